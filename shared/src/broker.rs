@@ -1,0 +1,82 @@
+//! Where the broker is, and how a process presents itself to it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use async_nats::{ConnectOptions, ServerAddr};
+
+/// The broker's addresses, from a comma-separated `NATS_URL`. Shows itself without credentials.
+#[derive(Clone)]
+pub struct Servers(Vec<ServerAddr>);
+
+/// An address that can't be understood; deliberately says nothing of its text, which may hold a
+/// password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is not a comma-separated list of addresses like nats://host:4222")]
+pub struct BadAddress;
+
+impl FromStr for Servers {
+    type Err = BadAddress;
+
+    fn from_str(text: &str) -> Result<Self, BadAddress> {
+        let servers: Vec<ServerAddr> = text
+            .split(',')
+            .map(|address| address.trim().parse().map_err(|_| BadAddress))
+            .collect::<Result<_, _>>()?;
+        if servers.iter().any(|server| server.host().is_empty()) {
+            return Err(BadAddress);
+        }
+        Ok(Self(servers))
+    }
+}
+
+impl Servers {
+    /// The addresses.
+    #[must_use]
+    pub fn addresses(&self) -> &[ServerAddr] {
+        &self.0
+    }
+
+    /// Options that every Ackline process shares. `role` names the connection and its inbox
+    /// prefix, so that the broker's permissions can tell the roles apart.
+    #[must_use]
+    pub fn options(role: &str) -> ConnectOptions {
+        ConnectOptions::new()
+            .name(format!("ackline-{role}"))
+            .custom_inbox_prefix(format!("_INBOX_{}", role.to_uppercase()))
+            .connection_timeout(Duration::from_secs(3))
+            .ping_interval(Duration::from_secs(5))
+    }
+}
+
+impl fmt::Display for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, server) in self.0.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            write!(f, "{comma}{}:{}", server.host(), server.port())?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_not_shown() {
+        let servers: Servers = "nats://user:hunter2@a:4222, b:4333".parse().unwrap();
+        assert_eq!(servers.to_string(), "a:4222,b:4333");
+        assert_eq!(format!("{servers:?}"), "a:4222,b:4333");
+        assert_eq!(servers.addresses().len(), 2);
+        let error = "nats://user:hunter2@:x".parse::<Servers>().unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("hunter2"));
+    }
+}

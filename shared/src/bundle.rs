@@ -1,0 +1,190 @@
+//! The wire format of the stream: a message is a bundle of callbacks.
+//!
+//! For each callback a line of JSON metadata, then the verbatim signed body, then a newline. The
+//! format is readable with any NATS tool (`nats stream view CALLBACKS-00`).
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+/// The header that names the format, and its value.
+pub const VERSION_HEADER: (&str, &str) = ("Ackline-Bundle", "1");
+/// The most callbacks in a bundle.
+pub const MAX_CALLBACKS: usize = 256;
+/// The largest bundle, in bytes of payload.
+pub const MAX_BYTES: usize = 512 * 1024;
+/// What a callback's metadata may add to its body, in bytes; its texts are bounded, and JSON
+/// escapes a byte into six at the most.
+pub const MAX_METADATA_BYTES: usize = 4096;
+/// What the server counts of a message beside its payload, in bytes.
+pub const MAX_HEADER_BYTES: usize = 512;
+
+/// What is known of a callback beside its body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// The job, for people who read the stream; workers parse the body.
+    pub job: String,
+    /// The id of the key that signed the callback.
+    pub key: String,
+    /// When ingress had received the body, in Unix milliseconds.
+    pub received_ms: i64,
+    /// The sender's idempotency key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_id: Option<String>,
+    /// The W3C trace context of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line<M> {
+    #[serde(flatten)]
+    metadata: M,
+    len: usize,
+}
+
+/// A callback on its way: its metadata and its verbatim body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// What ingress wrote down.
+    pub metadata: Metadata,
+    /// The signed body.
+    pub body: Bytes,
+}
+
+/// Why a payload is not a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotABundle {
+    /// It holds no callback.
+    #[error("the bundle is empty")]
+    Empty,
+    /// A metadata line is missing or is not the JSON that it must be.
+    #[error("the metadata of callback {0} is malformed")]
+    Metadata(usize),
+    /// The payload ends inside a body, or no newline follows it.
+    #[error("the body of callback {0} does not have the length that its metadata says")]
+    Length(usize),
+    /// It holds more callbacks than any bundle may.
+    #[error("the bundle holds more than {MAX_CALLBACKS} callbacks")]
+    TooMany,
+}
+
+/// Encodes one callback as it stands in a bundle.
+#[must_use]
+pub fn encode(metadata: &Metadata, body: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(body.len() + 256).writer();
+    // Strings and numbers always serialize, and writing to memory does not fail.
+    let line = serde_json::to_writer(&mut out, &Line { metadata, len: body.len() });
+    debug_assert!(line.is_ok());
+    let mut out = out.into_inner();
+    out.put_u8(b'\n');
+    out.put_slice(body);
+    out.put_u8(b'\n');
+    out.freeze()
+}
+
+/// Decodes a message's payload, sharing its memory.
+///
+/// # Errors
+/// [`NotABundle`]; nothing of a payload that is damaged anywhere is believed.
+pub fn decode(payload: &Bytes) -> Result<Vec<Entry>, NotABundle> {
+    let mut entries = Vec::new();
+    let mut rest = payload.clone();
+    while !rest.is_empty() {
+        let index = entries.len();
+        if index == MAX_CALLBACKS {
+            return Err(NotABundle::TooMany);
+        }
+        let end = rest.iter().position(|byte| *byte == b'\n').ok_or(NotABundle::Metadata(index))?;
+        let head = rest.split_to(end + 1);
+        // A JSON array would also deserialize into the struct, field by field.
+        if head.first() != Some(&b'{') {
+            return Err(NotABundle::Metadata(index));
+        }
+        let Line { metadata, len } = serde_json::from_slice::<Line<Metadata>>(&head)
+            .map_err(|_| NotABundle::Metadata(index))?;
+        if rest.get(len) != Some(&b'\n') {
+            return Err(NotABundle::Length(index));
+        }
+        let body = rest.split_to(len);
+        let _newline = rest.split_to(1);
+        entries.push(Entry { metadata, body });
+    }
+    if entries.is_empty() { Err(NotABundle::Empty) } else { Ok(entries) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(job: &str, body: &[u8]) -> Entry {
+        Entry {
+            metadata: Metadata {
+                job: job.into(),
+                key: "default".into(),
+                received_ms: 1_700_000_000_123,
+                event_id: (job == "a").then(|| "e-1".into()),
+                traceparent: None,
+            },
+            body: Bytes::copy_from_slice(body),
+        }
+    }
+
+    fn payload(entries: &[Entry]) -> Bytes {
+        entries
+            .iter()
+            .map(|entry| encode(&entry.metadata, &entry.body))
+            .collect::<Vec<_>>()
+            .concat()
+            .into()
+    }
+
+    #[test]
+    fn the_format_is_pinned() {
+        assert_eq!(
+            payload(&[entry("a", b"{\"x\":1}"), entry("b", b"")]),
+            Bytes::from_static(
+                b"{\"job\":\"a\",\"key\":\"default\",\"received_ms\":1700000000123,\"event_id\":\"e-1\",\"len\":7}\n\
+                  {\"x\":1}\n\
+                  {\"job\":\"b\",\"key\":\"default\",\"received_ms\":1700000000123,\"len\":0}\n\n"
+            )
+        );
+    }
+
+    #[test]
+    fn what_was_encoded_is_decoded() {
+        let entries =
+            vec![entry("a", b"line\nline\n\n"), entry("b\n", b""), entry("c", &[0, 255, 10])];
+        assert_eq!(decode(&payload(&entries)).unwrap(), entries);
+    }
+
+    #[test]
+    fn damage_anywhere_refuses_the_whole_bundle() {
+        let good = payload(&[entry("a", b"12345"), entry("b", b"67890")]);
+        for end in 1..good.len() {
+            let whole_first = end == payload(&[entry("a", b"12345")]).len();
+            assert_eq!(decode(&good.slice(..end)).is_ok(), whole_first, "cut at {end}");
+        }
+        assert_eq!(decode(&Bytes::new()), Err(NotABundle::Empty));
+        assert_eq!(decode(&Bytes::from_static(b"hello")), Err(NotABundle::Metadata(0)));
+        assert_eq!(
+            decode(&Bytes::from_static(b"[\"a\",\"k\",1,0]\n\n")),
+            Err(NotABundle::Metadata(0))
+        );
+        let far = br#"{"job":"a","key":"k","received_ms":1,"len":18446744073709551615}"#;
+        assert_eq!(decode(&[far.as_slice(), b"\n\n"].concat().into()), Err(NotABundle::Length(0)));
+        let many = vec![entry("a", b"{}"); MAX_CALLBACKS + 1];
+        assert_eq!(decode(&payload(&many)), Err(NotABundle::TooMany));
+    }
+
+    #[test]
+    fn metadata_stays_within_its_bound() {
+        let worst = Metadata {
+            job: "\"".repeat(crate::callback::MAX_JOB_ID_BYTES),
+            key: "k".repeat(64),
+            received_ms: i64::MIN,
+            event_id: Some("\u{1}".repeat(crate::callback::MAX_EVENT_ID_BYTES)),
+            traceparent: Some("0".repeat(55)),
+        };
+        assert!(encode(&worst, b"").len() <= MAX_METADATA_BYTES);
+    }
+}

@@ -1,0 +1,106 @@
+//! Configuration is checked whole: every bad value is named, then nothing starts.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Collects what is wrong with a configuration.
+#[derive(Debug, Default)]
+pub struct Problems(Vec<String>);
+
+/// A configuration that can't be used; one line for each bad value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the configuration can't be used:\n{}", .0.iter().map(|problem| format!("  {problem}")).collect::<Vec<_>>().join("\n"))]
+pub struct Invalid(Vec<String>);
+
+impl Problems {
+    /// Takes the value, or notes what is wrong with the setting of that name.
+    pub fn take<T, E: fmt::Display>(&mut self, name: &str, value: Result<T, E>) -> Option<T> {
+        value.map_err(|problem| self.0.push(format!("{name}: {problem}"))).ok()
+    }
+
+    /// Notes a problem that concerns no single value.
+    pub fn note(&mut self, problem: impl Into<String>) {
+        self.0.push(problem.into());
+    }
+
+    /// The value, if nothing at all was wrong.
+    ///
+    /// # Errors
+    /// Every problem that was noted.
+    pub fn finish<T>(mut self, value: Option<T>) -> Result<T, Invalid> {
+        match value {
+            Some(value) if self.0.is_empty() => Ok(value),
+            _ => {
+                if self.0.is_empty() {
+                    self.note("a value is missing");
+                }
+                Err(Invalid(self.0))
+            }
+        }
+    }
+}
+
+/// Reads a duration: `500ms`, `12s`, `10m`, `7d`, or a bare number of seconds.
+///
+/// # Errors
+/// What the text should have been; zero is refused.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = match text.trim().parse::<u64>() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text.trim()).ok(),
+    };
+    parsed
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| format!("\"{text}\" is not a duration above zero like 500ms, 12s or 10m"))
+}
+
+/// Reads a whole number within bounds.
+///
+/// # Errors
+/// The bounds.
+pub fn number<T>(text: &str, min: T, max: T) -> Result<T, String>
+where
+    T: std::str::FromStr + PartialOrd + fmt::Display,
+{
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|number| *number >= min && *number <= max)
+        .ok_or_else(|| format!("\"{text}\" is not a whole number from {min} to {max}"))
+}
+
+/// Reads an address to listen on.
+///
+/// # Errors
+/// What the text should have been.
+pub fn listen_address(text: &str) -> Result<std::net::SocketAddr, String> {
+    text.trim()
+        .parse()
+        .map_err(|_| format!("\"{text}\" is not an address like 127.0.0.1:8080 or [::]:8080"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let mut problems = Problems::default();
+        let a = problems.take("--a", duration("fast"));
+        let b = problems.take("--b", number::<u16>("70000", 1, 100));
+        let c = problems.take("--c", listen_address("127.0.0.1:80"));
+        let error = problems.finish(a.zip(b).zip(c)).unwrap_err().to_string();
+        assert!(error.contains("--a: \"fast\"") && error.contains("--b: \"70000\""), "{error}");
+        assert!(!error.contains("--c"));
+    }
+
+    #[test]
+    fn durations_come_in_the_usual_forms() {
+        assert_eq!(duration("12"), Ok(Duration::from_secs(12)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        for bad in ["", "0", "0s", "-1s", "soon"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! What ingress and worker must agree on: what a callback is, which partition it belongs to, how
+//! callbacks travel through the stream, and how both processes are configured, observed and ended.
+
+pub mod callback;
+pub mod partition;
+
+pub mod bundle;
+pub mod stream;
+
+pub mod broker;
+pub mod config;
+pub mod ops;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,205 @@
+//! The stream contract: a partition is a stream, and these are its settings.
+//!
+//! `worker migrate` creates the streams; ingress and the workers only check them.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType,
+};
+use async_nats::jetstream::{self, ErrorCode};
+
+use crate::partition::{MAX_PARTITIONS, Partition};
+
+/// How many partitions a deployment has unless it chooses otherwise.
+pub const DEFAULT_PARTITIONS: u16 = 16;
+/// How long the stream recognises a message id that it has seen.
+pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(600);
+/// The stream metadata that holds the number of partitions.
+pub const PARTITIONS_KEY: &str = "ackline-partitions";
+
+/// Why the streams can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ContractError {
+    /// A stream does not exist.
+    #[error("the stream {0} is missing: run `worker migrate`")]
+    Missing(String),
+    /// A stream has other settings than Ackline relies on.
+    #[error("the stream {stream} differs from the contract: {}", differences.join("; "))]
+    Differs {
+        /// The stream's name.
+        stream: String,
+        /// What differs, for people.
+        differences: Vec<String>,
+    },
+    /// The broker did not answer.
+    #[error("the broker did not describe the stream {stream}")]
+    Broker {
+        /// The stream's name.
+        stream: String,
+        /// What async-nats says.
+        source: jetstream::context::GetStreamError,
+    },
+}
+
+/// The settings of a partition's stream.
+#[must_use]
+pub fn config(partition: Partition, partitions: u16, replicas: usize, max_bytes: i64) -> Config {
+    Config {
+        name: partition.stream(),
+        subjects: vec![partition.callbacks_subject(), partition.internal_subject()],
+        storage: StorageType::File,
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::New,
+        max_bytes,
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        max_consumers: -1,
+        max_message_size: -1,
+        deny_delete: true,
+        duplicate_window: DUPLICATE_WINDOW,
+        num_replicas: replicas,
+        metadata: HashMap::from([(PARTITIONS_KEY.to_owned(), partitions.to_string())]),
+        ..Config::default()
+    }
+}
+
+/// The number of partitions that a stream's metadata names.
+#[must_use]
+pub fn partitions_of(config: &Config) -> Option<u16> {
+    config.metadata.get(PARTITIONS_KEY)?.parse().ok().filter(|n| (1..=MAX_PARTITIONS).contains(n))
+}
+
+/// What of a stream's settings breaks the contract; replicas and `max_bytes` are the operator's.
+#[must_use]
+pub fn differences(found: &Config, partition: Partition, partitions: u16) -> Vec<String> {
+    let expected = config(partition, partitions, found.num_replicas, found.max_bytes);
+    let mut differences = Vec::new();
+    let mut check = |name: &str, holds: bool, must: String| {
+        if !holds {
+            differences.push(format!("{name} must be {must}"));
+        }
+    };
+    let mut subjects = found.subjects.clone();
+    subjects.sort();
+    check("subjects", subjects == expected.subjects, expected.subjects.join(", "));
+    check(
+        PARTITIONS_KEY,
+        partitions_of(found) == Some(partitions),
+        format!("{partitions} (metadata)"),
+    );
+    check("storage", found.storage == StorageType::File, "file".into());
+    check("retention", found.retention == RetentionPolicy::Limits, "limits".into());
+    check("discard", found.discard == DiscardPolicy::New, "new".into());
+    check("max_bytes", found.max_bytes > 0, "set".into());
+    check("max_age", found.max_age.is_zero(), "0".into());
+    check("max_msgs", found.max_messages <= 0, "unlimited".into());
+    check("max_msgs_per_subject", found.max_messages_per_subject <= 0, "unlimited".into());
+    check("max_msg_size", found.max_message_size <= 0, "unlimited".into());
+    check("deny_delete", found.deny_delete, "true".into());
+    check("deny_purge", !found.deny_purge, "false".into());
+    check("duplicate_window", found.duplicate_window == DUPLICATE_WINDOW, "10m".into());
+    check("no_ack", !found.no_ack, "false".into());
+    check("sealed", !found.sealed, "false".into());
+    check("allow_rollup_hdrs", !found.allow_rollup, "false".into());
+    check("allow_msg_ttl", !found.allow_message_ttl, "false".into());
+    check("allow_msg_schedules", !found.allow_message_schedules, "false".into());
+    check("allow_msg_counter", !found.allow_message_counter, "false".into());
+    check("mirror and sources", found.mirror.is_none() && found.sources.is_none(), "unset".into());
+    check("subject_transform", found.subject_transform.is_none(), "unset".into());
+    check(
+        "persist_mode",
+        !matches!(found.persist_mode, Some(PersistenceMode::Async)),
+        "default: a confirmation must follow the disk".into(),
+    );
+    differences
+}
+
+/// Reads one partition's stream; `None` when it does not exist.
+///
+/// # Errors
+/// What the broker answers otherwise.
+pub async fn find(
+    jetstream: &jetstream::Context,
+    partition: Partition,
+) -> Result<Option<Info>, jetstream::context::GetStreamError> {
+    match jetstream.get_stream(partition.stream()).await {
+        Ok(stream) => Ok(Some(stream.cached_info().clone())),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(api)
+                if api.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+            {
+                Ok(None)
+            }
+            _ => Err(error),
+        },
+    }
+}
+
+/// Reads the number of partitions and checks every stream against the contract.
+///
+/// # Errors
+/// The first stream that is missing or differs, or that the broker does not describe.
+pub async fn check(jetstream: &jetstream::Context) -> Result<u16, ContractError> {
+    let describe = async |partition: Partition| {
+        find(jetstream, partition)
+            .await
+            .map_err(|source| ContractError::Broker { stream: partition.stream(), source })?
+            .ok_or_else(|| ContractError::Missing(partition.stream()))
+    };
+    let first = describe(Partition::new(0)).await?;
+    let partitions = partitions_of(&first.config).ok_or_else(|| ContractError::Differs {
+        stream: first.config.name.clone(),
+        differences: vec![format!("its metadata must name {PARTITIONS_KEY}")],
+    })?;
+    for partition in Partition::all(partitions) {
+        let info = describe(partition).await?;
+        let differences = differences(&info.config, partition, partitions);
+        if !differences.is_empty() {
+            return Err(ContractError::Differs { stream: partition.stream(), differences });
+        }
+    }
+    Ok(partitions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_made_by_the_contract_keeps_it() {
+        let made = config(Partition::new(3), 16, 3, 1 << 30);
+        assert_eq!(differences(&made, Partition::new(3), 16), Vec::<String>::new());
+        assert_eq!(partitions_of(&made), Some(16));
+    }
+
+    #[test]
+    fn every_setting_that_could_lose_a_callback_is_checked() {
+        type Change = (&'static str, fn(&mut Config));
+        let changes: [Change; 12] = [
+            ("subjects", |c| c.subjects.push("other".into())),
+            ("storage", |c| c.storage = StorageType::Memory),
+            ("retention", |c| c.retention = RetentionPolicy::WorkQueue),
+            ("discard", |c| c.discard = DiscardPolicy::Old),
+            ("max_bytes", |c| c.max_bytes = -1),
+            ("max_age", |c| c.max_age = Duration::from_secs(1)),
+            ("max_msgs", |c| c.max_messages = 5),
+            ("deny_delete", |c| c.deny_delete = false),
+            ("duplicate_window", |c| c.duplicate_window = Duration::from_secs(1)),
+            ("no_ack", |c| c.no_ack = true),
+            ("allow_msg_ttl", |c| c.allow_message_ttl = true),
+            ("persist_mode", |c| c.persist_mode = Some(PersistenceMode::Async)),
+        ];
+        for (name, change) in changes {
+            let mut found = config(Partition::new(0), 16, 1, 1 << 20);
+            change(&mut found);
+            let differences = differences(&found, Partition::new(0), 16);
+            assert_eq!(differences.len(), 1, "{name}: {differences:?}");
+            assert!(differences[0].starts_with(name), "{differences:?}");
+        }
+        let other_number = config(Partition::new(0), 8, 1, 1 << 20);
+        assert_eq!(differences(&other_number, Partition::new(0), 16).len(), 1);
+    }
+}

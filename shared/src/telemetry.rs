@@ -1,0 +1,43 @@
+//! Logs and metrics.
+
+use std::io::{self, IsTerminal};
+
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+/// Libraries whose finer levels print addresses with credentials, or bytes of a request.
+const QUIET: [&str; 4] = ["async_nats=info", "hyper=info", "hyper_util=info", "sqlx=warn"];
+
+/// Sends logs to standard error: text on a terminal, a JSON object a line elsewhere. `RUST_LOG`
+/// chooses what is logged, `info` by default.
+pub fn init_logs() {
+    let filter = QUIET.iter().filter_map(|directive| directive.parse().ok()).fold(
+        EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy(),
+        EnvFilter::add_directive,
+    );
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    if io::stderr().is_terminal() {
+        builder.init();
+    } else {
+        builder.json().flatten_event(true).with_current_span(false).init();
+    }
+}
+
+/// Installs the process's metrics recorder and keeps it tidy in the background.
+///
+/// # Errors
+/// When there is a recorder already.
+pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
+    // Seconds from a fast publish to a publish deadline.
+    const BUCKETS: [f64; 14] =
+        [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 12.0];
+    let handle = PrometheusBuilder::new().set_buckets(&BUCKETS)?.install_recorder()?;
+    let upkeep = handle.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+            upkeep.run_upkeep();
+        }
+    });
+    Ok(handle)
+}
