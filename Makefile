@@ -1,0 +1,42 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# NATS_SERVER, ACT, POSTGRES_BIN (a folder) and ZIZMOR name programs to use instead of the installed ones.
+ZIZMOR ?= .tools/bin/zizmor
+
+.PHONY: help tools build check test demo up clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+tools: ## Install nats-server, PostgreSQL, act and zizmor into .tools, once
+	@.ci/tools
+
+build: ## Build the programs
+	$(CARGO) build --workspace --bins --locked
+
+check: tools ## Check the formatting, the lints, the documentation and the workflows
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+	"$(ZIZMOR)" --offline --no-progress .github/
+
+test: tools build ## Run every test
+	$(CARGO) test --workspace --locked --no-fail-fast --doc
+	if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    $(CARGO) nextest run --workspace --locked --no-fail-fast; \
+	else \
+	    $(CARGO) test --workspace --locked --no-fail-fast --lib --bins --tests; \
+	fi
+
+demo: tools build ## Show two workflow runs, one of which fails, from their callbacks to their rows
+	@$(CARGO) run --quiet --package e2e --bin demo --locked
+
+up: tools build ## Run Ackline on its default ports with its data in .data, until Ctrl-C
+	@$(CARGO) run --quiet --package e2e --bin up --locked
+
+clean: ## Remove what was built and the installed tools
+	$(CARGO) clean
+	rm -rf .tools
