@@ -2,7 +2,8 @@
 
 use std::io::{self, IsTerminal};
 
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+pub use metrics_exporter_prometheus::PrometheusHandle;
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder};
 use tracing_subscriber::EnvFilter;
 
 /// Libraries whose finer levels print addresses with credentials, or bytes of a request.

@@ -1,1 +1,19 @@
-//! worker
+//! Worker: consumes each partition in order and applies it, exactly once in effect.
+
+pub mod config;
+
+pub mod consumer;
+pub mod event;
+pub mod ownership;
+
+pub mod batch;
+pub mod transition;
+
+pub mod apply;
+pub mod store;
+
+pub mod entity;
+pub mod migration;
+
+pub mod ops;
+pub mod run;

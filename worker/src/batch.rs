@@ -1,0 +1,200 @@
+//! Folds a batch of events over the jobs that they concern. Pure: what it needs was loaded, what
+//! it decides is written by `store`.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::entity::dead_letter::{Model as DeadLetter, State};
+use crate::entity::job::Model as Job;
+use crate::entity::job_event::{Effect, Kind, Model as JobEvent};
+use crate::event::{Body, Event, Incoming};
+use crate::transition::{self, Outcome};
+
+/// What the database knows of the jobs of a batch.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// The jobs, by id.
+    pub jobs: HashMap<String, Job>,
+    /// The kinds that each (job, `event_id`) has been seen with.
+    pub seen: HashMap<(String, String), HashSet<Kind>>,
+    /// The jobs with a dead letter: their callbacks are held behind it.
+    pub held: HashSet<String>,
+}
+
+/// What a batch does.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Plan {
+    /// The rows that changed, in the order of their ids.
+    pub jobs: Vec<Job>,
+    /// The rows of `job_events`, in the order of the stream.
+    pub events: Vec<JobEvent>,
+    /// What can't be decoded or is held, in the order of the stream.
+    pub dead_letters: Vec<DeadLetter>,
+    /// How many events had which effect.
+    pub effects: BTreeMap<&'static str, u64>,
+    /// Dead letters in a row at the end of the batch, and the most of them within it.
+    pub in_row: InRow,
+}
+
+/// Counts dead letters since a callback was last applied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InRow {
+    /// The count now.
+    pub now: i32,
+    /// The highest count so far.
+    pub most: i32,
+}
+
+impl InRow {
+    /// Starts from the checkpoint's count.
+    #[must_use]
+    pub fn from(now: i32) -> Self {
+        Self { now, most: now }
+    }
+
+    fn dead(&mut self) {
+        self.now += 1;
+        self.most = self.most.max(self.now);
+    }
+
+    /// Goes on where another count ended.
+    pub fn then(&mut self, later: Self) {
+        self.now = later.now;
+        self.most = self.most.max(later.most);
+    }
+}
+
+/// Folds events, in the order of the stream, over what is known.
+#[must_use]
+pub fn fold(mut known: Known, incoming: &[Incoming], partition: i32, in_row: i32) -> Plan {
+    let mut plan = Plan { in_row: InRow::from(in_row), ..Plan::default() };
+    let mut changed = HashSet::new();
+    for incoming in incoming {
+        let event = match &incoming.event {
+            Ok(event) if known.held.contains(event.job_id()) => {
+                let reason = "an earlier callback of the job is a dead letter";
+                plan.dead_letters.push(dead_letter(incoming, partition, State::Held, reason));
+                plan.count("held");
+                continue;
+            }
+            Ok(event) => event,
+            Err(error) => {
+                plan.dead_letters.push(dead_letter(incoming, partition, State::Dead, error));
+                plan.in_row.dead();
+                plan.count("dead");
+                continue;
+            }
+        };
+        let kind = transition::kind(event);
+        let (duplicate, reused) = look_up(&mut known.seen, event, kind);
+        let outcome = transition::apply(known.jobs.remove(event.job_id()), event, duplicate);
+        plan.in_row.now = 0;
+        plan.count(name(outcome.effect));
+        if outcome.leaves_row(kind) {
+            let reason = outcome.reason.or(reused.then_some("event_id reused"));
+            plan.events.push(job_event(event, kind, &outcome, reason, partition));
+        }
+        if let Some(mut job) = outcome.job {
+            if outcome.changed {
+                job.partition = partition;
+                changed.insert(job.id.clone());
+            }
+            known.jobs.insert(job.id.clone(), job);
+        }
+    }
+    plan.jobs = changed.iter().filter_map(|id| known.jobs.remove(id)).collect();
+    plan.jobs.sort_by(|a, b| a.id.cmp(&b.id));
+    plan
+}
+
+/// The plan for the one callback that the database refuses whenever it is tried.
+#[must_use]
+pub fn bury(incoming: &Incoming, partition: i32, in_row: i32, reason: &str) -> Plan {
+    let mut plan = Plan { in_row: InRow::from(in_row), ..Plan::default() };
+    plan.dead_letters.push(dead_letter(incoming, partition, State::Dead, reason));
+    plan.in_row.dead();
+    plan.count("dead");
+    plan
+}
+
+impl Plan {
+    fn count(&mut self, effect: &'static str) {
+        *self.effects.entry(effect).or_default() += 1;
+    }
+}
+
+/// Whether the job has had this event id with this status, and whether with another one.
+fn look_up(
+    seen: &mut HashMap<(String, String), HashSet<Kind>>,
+    event: &Event,
+    kind: Kind,
+) -> (bool, bool) {
+    let Body::Callback(callback) = &event.body else { return (false, false) };
+    let Some(event_id) = callback.event_id.as_ref().filter(|_| kind != Kind::Heartbeat) else {
+        return (false, false);
+    };
+    let kinds = seen.entry((callback.job_id.clone(), event_id.clone())).or_default();
+    let reused = !kinds.is_empty();
+    let duplicate = !kinds.insert(kind);
+    (duplicate, reused)
+}
+
+fn name(effect: Effect) -> &'static str {
+    match effect {
+        Effect::Applied => "applied",
+        Effect::Unchanged => "unchanged",
+        Effect::Ignored => "ignored",
+        Effect::Revived => "revived",
+    }
+}
+
+fn job_event(
+    event: &Event,
+    kind: Kind,
+    outcome: &Outcome,
+    reason: Option<&str>,
+    partition: i32,
+) -> JobEvent {
+    let callback = match &event.body {
+        Body::Callback(callback) => Some(callback),
+        Body::Lost { .. } => None,
+    };
+    let presumed = (kind == Kind::Lost && outcome.changed)
+        .then(|| outcome.job.as_ref().and_then(|job| job.error.clone()))
+        .flatten();
+    JobEvent {
+        partition,
+        seq: event.position.seq,
+        idx: event.position.idx,
+        job_id: event.job_id().to_owned(),
+        kind,
+        from_status: outcome.from,
+        to_status: outcome.to,
+        outcome: outcome.effect,
+        reason: reason.map(Into::into),
+        event_id: callback.and_then(|callback| callback.event_id.clone()),
+        workflow_run_id: callback.and_then(|callback| callback.workflow_run_id.clone()),
+        run_attempt: callback.and_then(|callback| callback.run_attempt),
+        error: callback.and_then(|callback| callback.error.clone()).or(presumed),
+        failed_step: callback.and_then(|callback| callback.failed_step.clone()),
+        received_at: event.at,
+    }
+}
+
+fn dead_letter(incoming: &Incoming, partition: i32, state: State, reason: &str) -> DeadLetter {
+    let event = incoming.event.as_ref().ok();
+    DeadLetter {
+        partition,
+        seq: incoming.position.seq,
+        idx: incoming.position.idx,
+        job_id: event.map(|event| event.job_id().to_owned()),
+        state,
+        reason: reason.to_owned(),
+        subject: incoming.subject.clone(),
+        event_id: event.and_then(|event| match &event.body {
+            Body::Callback(callback) => callback.event_id.clone(),
+            Body::Lost { .. } => None,
+        }),
+        payload: incoming.payload.to_vec(),
+        received_at: incoming.at,
+    }
+}

@@ -1,0 +1,284 @@
+//! Reads a partition's stream in order, through a consumer of its own; the only place that acks.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::pull::{Config, Stream as Messages};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use async_nats::jetstream::{self, Context};
+use chrono::{DateTime, Utc};
+use futures::{FutureExt, StreamExt};
+use shared::bundle;
+use shared::partition::Partition;
+
+use crate::entity::partition::Model as Row;
+use crate::event::{Incoming, Message, decode};
+
+/// How long the broker waits before it delivers an unacked message again: never, in practice. An
+/// owner that needs messages again makes a new consumer.
+const ACK_WAIT: Duration = Duration::from_secs(3600);
+/// After this long without a pull the broker forgets a consumer whose owner died.
+const INACTIVE_THRESHOLD: Duration = Duration::from_secs(300);
+/// A message that is known to be there must come within this time.
+const FIRST_MESSAGE_LIMIT: Duration = Duration::from_secs(10);
+/// What a pull may bring: bounds this process's memory per partition.
+const PULL_MESSAGES: usize = 256;
+const PULL_BYTES: usize = 4 * 1024 * 1024;
+
+/// Why a partition can't be read on.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// Going on would skip or repeat something: a person must look.
+    #[error("{0}")]
+    Stop(String),
+    /// Anything else has one recovery: drop the buffer and acquire the partition anew.
+    #[error("{0}")]
+    Anomaly(String),
+}
+
+impl Trouble {
+    fn anomaly(what: &str, error: impl std::fmt::Display) -> Self {
+        Self::Anomaly(format!("{what}: {error}"))
+    }
+}
+
+/// A message with its decoded entries.
+#[derive(Debug)]
+pub struct Received {
+    /// The stream sequence.
+    pub seq: i64,
+    /// Its `Nats-Msg-Id`.
+    pub msg_id: Option<String>,
+    /// Its entries, in order.
+    pub incoming: Vec<Incoming>,
+    message: jetstream::Message,
+}
+
+/// The messages of a partition after its checkpoint, in order and without holes.
+pub struct Feed {
+    /// When the stream was created.
+    pub stream_created_at: DateTime<Utc>,
+    partition: Partition,
+    partitions: u16,
+    stream: Stream,
+    consumer: String,
+    messages: Messages,
+    next_seq: i64,
+    carried: Option<Received>,
+}
+
+/// The name of the consumer of one epoch and process.
+fn consumer_name(epoch: i64, owner: &str) -> String {
+    format!("worker-{epoch}-{owner}")
+}
+
+impl Feed {
+    /// Opens the feed for a partition that was just acquired: checks that the stream is the one
+    /// that was applied, deletes the predecessor's consumer, and makes a new one that starts *at*
+    /// the checkpoint, because the message there proves that the stream still is the same.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn open(
+        jetstream: &Context,
+        row: &Row,
+        owner: &str,
+        partition: Partition,
+        partitions: u16,
+    ) -> Result<Self, Trouble> {
+        let stream = jetstream
+            .get_stream(partition.stream())
+            .await
+            .map_err(|error| Trouble::anomaly("the stream is not described", error))?;
+        let info = stream.cached_info();
+        let stream_created_at = micros(info.created);
+        identify(row, stream_created_at, info.state.first_sequence, info.state.last_sequence)?;
+
+        if let Some(previous) = &row.previous_owner {
+            let name = consumer_name(row.epoch - 1, previous);
+            // It is gone already when its owner ended in order.
+            let _ = stream.delete_consumer(&name).await;
+        }
+        let consumer = consumer_name(row.epoch, owner);
+        let messages = stream
+            .create_consumer(Config {
+                name: Some(consumer.clone()),
+                deliver_policy: DeliverPolicy::ByStartSequence {
+                    start_sequence: u64::try_from(row.applied_seq.max(1)).unwrap_or(1),
+                },
+                ack_policy: AckPolicy::All,
+                ack_wait: ACK_WAIT,
+                max_deliver: -1,
+                max_ack_pending: -1,
+                inactive_threshold: INACTIVE_THRESHOLD,
+                num_replicas: 1,
+                ..Config::default()
+            })
+            .await
+            .map_err(|error| Trouble::anomaly("the consumer can't be made", error))?
+            .stream()
+            .max_messages_per_batch(PULL_MESSAGES)
+            .max_bytes_per_batch(PULL_BYTES)
+            .expires(Duration::from_secs(30))
+            .heartbeat(Duration::from_secs(5))
+            .messages()
+            .await
+            .map_err(|error| Trouble::anomaly("the consumer can't be read", error))?;
+        let mut feed = Self {
+            stream_created_at,
+            partition,
+            partitions,
+            stream,
+            consumer,
+            messages,
+            next_seq: row.applied_seq.max(1),
+            carried: None,
+        };
+        if row.applied_seq > 0 {
+            feed.check_first(row).await?;
+        }
+        Ok(feed)
+    }
+
+    /// The first message must be the one that was applied last.
+    async fn check_first(&mut self, row: &Row) -> Result<(), Trouble> {
+        let first =
+            tokio::time::timeout(FIRST_MESSAGE_LIMIT, self.receive()).await.map_err(|_| {
+                Trouble::Anomaly("the message at the checkpoint does not come".into())
+            })??;
+        if first.msg_id != row.applied_msg_id {
+            return Err(Trouble::Stop(format!(
+                "the message {} is not the one that was applied: the stream was recreated or \
+                 restored from another backup",
+                row.applied_seq
+            )));
+        }
+        Ok(())
+    }
+
+    /// Waits for a message and takes with it what has arrived, whole messages up to `max`
+    /// callbacks; a single larger one comes alone.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn next_batch(&mut self, max: usize) -> Result<Vec<Received>, Trouble> {
+        let first = match self.carried.take() {
+            Some(carried) => carried,
+            None => self.receive().await?,
+        };
+        let mut callbacks = first.incoming.len();
+        let mut batch = vec![first];
+        while let Some(received) = self.receive().now_or_never() {
+            let received = received?;
+            callbacks += received.incoming.len();
+            if callbacks > max {
+                self.carried = Some(received);
+                break;
+            }
+            batch.push(received);
+        }
+        Ok(batch)
+    }
+
+    /// The next message in order. Cancel-safe: nothing is lost when it is dropped while it waits.
+    async fn receive(&mut self) -> Result<Received, Trouble> {
+        loop {
+            let message = match self.messages.next().await {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => return Err(Trouble::anomaly("the consumer failed", error)),
+                None => return Err(Trouble::Anomaly("the consumer ended".into())),
+            };
+            let info = message
+                .info()
+                .map_err(|error| Trouble::anomaly("a message without its position", error))?;
+            let seq = i64::try_from(info.stream_sequence)
+                .map_err(|error| Trouble::anomaly("a sequence out of range", error))?;
+            if seq < self.next_seq {
+                // Delivered again; it is applied, or waits in this process already.
+                continue;
+            }
+            if seq > self.next_seq {
+                return Err(self.explain_gap(seq).await);
+            }
+            let (at, headers) = (info.published, message.headers.as_ref());
+            let decoded = Message {
+                seq,
+                msg_id: header(headers, async_nats::header::NATS_MESSAGE_ID.as_ref()),
+                version: header(headers, bundle::VERSION_HEADER.0),
+                subject: message.subject.to_string(),
+                at,
+                payload: message.payload.clone(),
+            };
+            self.next_seq += 1;
+            metrics::gauge!("ackline_worker_lag_messages", "partition" => self.partition.to_string())
+                .set(info.pending as f64);
+            return Ok(Received {
+                seq,
+                incoming: decode(&decoded, self.partition, self.partitions),
+                msg_id: decoded.msg_id,
+                message,
+            });
+        }
+    }
+
+    /// A jump in the sequence is the broker's hiccup when the message is still there, and a loss
+    /// when it is not.
+    async fn explain_gap(&self, found: i64) -> Trouble {
+        let missing = self.next_seq;
+        match self.stream.get_raw_message(u64::try_from(missing).unwrap_or(0)).await {
+            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => {
+                Trouble::Stop(format!("the unapplied message {missing} is gone from the stream"))
+            }
+            _ => Trouble::Anomaly(format!("message {found} came before message {missing}")),
+        }
+    }
+
+    /// Tells the broker how far the partition is applied. A courtesy to those who look at the
+    /// broker: losing it is harmless, and it is never sent before the commit.
+    pub async fn ack(&self, last: &Received) {
+        if let Err(error) = last.message.ack().await {
+            tracing::debug!(partition = %self.partition, seq = last.seq, %error, "ack not sent");
+        }
+    }
+
+    /// Deletes the consumer.
+    pub async fn close(self) {
+        let Self { stream, consumer, messages, .. } = self;
+        drop(messages);
+        // The broker forgets it by itself when this fails.
+        let _ = stream.delete_consumer(&consumer).await;
+    }
+}
+
+/// Whether the stream can be the one that was applied, as far as its description tells.
+fn identify(row: &Row, created: DateTime<Utc>, first: u64, last: u64) -> Result<(), Trouble> {
+    let applied = u64::try_from(row.applied_seq).unwrap_or(0);
+    let stop = |reason: String| Err(Trouble::Stop(reason));
+    if row.stream_created_at.is_some_and(|known| known != created) {
+        return stop(format!(
+            "the stream was created at {created}, not the one that was applied: it was recreated"
+        ));
+    }
+    if last < applied {
+        return stop(format!(
+            "the stream ends at {last}, but {applied} was applied: it lost its tail"
+        ));
+    }
+    // An empty stream describes its first message as 0, or as the one after its last.
+    if first > applied.max(1) {
+        return stop(format!(
+            "the stream begins at {first}, but only {applied} is applied: messages were removed \
+             that the checkpoint needs"
+        ));
+    }
+    Ok(())
+}
+
+fn micros(time: DateTime<Utc>) -> DateTime<Utc> {
+    chrono::SubsecRound::trunc_subsecs(time, 6)
+}
+
+fn header(headers: Option<&HeaderMap>, name: &str) -> Option<String> {
+    Some(headers?.get(name)?.as_str().to_owned())
+}

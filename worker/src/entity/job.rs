@@ -1,0 +1,93 @@
+//! `jobs`: where each job stands. One row a job, written only by the owner of its partition.
+
+use sea_orm::entity::prelude::*;
+use serde::Serialize;
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, DeriveActiveEnum, Serialize)]
+#[sea_orm(rs_type = "String", db_type = "Text", rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Entered when the job is created, or by a heartbeat of a new run; left by any word of the
+    /// workflow, or by silence. A crash of a worker leaves it as it is.
+    Queued,
+    /// Entered when the workflow has begun; left by its success, its failure or its silence.
+    Provisioning,
+    /// The workflow succeeded. Final within a run; a new run leaves it.
+    Running,
+    /// The workflow failed, or fell silent (`failure` says which). Final within a run when it was
+    /// reported; a presumed failure is taken back by any sign of life.
+    Failed,
+}
+
+/// How Ackline knows of a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, DeriveActiveEnum, Serialize)]
+#[sea_orm(rs_type = "String", db_type = "Text", rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
+pub enum Failure {
+    /// The workflow said so.
+    Reported,
+    /// The workflow fell silent.
+    Presumed,
+}
+
+/// One job. Times come from the stream, in microseconds.
+#[sea_orm::model]
+#[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel, Serialize)]
+#[sea_orm(table_name = "jobs")]
+pub struct Model {
+    /// The sender's name of the job.
+    #[sea_orm(primary_key, auto_increment = false, column_type = "Text")]
+    pub id: String,
+    /// Where it stands.
+    pub status: Status,
+    /// The current run, a number in decimal.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub workflow_run_id: Option<String>,
+    /// The current run's attempt, from 1.
+    pub run_attempt: Option<i32>,
+    /// How many runs the job has known.
+    pub run_count: i32,
+    /// Why it failed.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub error: Option<String>,
+    /// The step that failed.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub failed_step: Option<String>,
+    /// How the failure is known; set only when `status` is `failed`.
+    pub failure: Option<Failure>,
+    /// Who provisions.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub agent_id: Option<String>,
+    /// Where it is provisioned.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub region: Option<String>,
+    /// Heartbeats of the current run.
+    pub heartbeat_count: i32,
+    /// When the current run's last heartbeat was stored.
+    pub last_heartbeat_at: Option<DateTimeUtc>,
+    /// The `sent_at` of that heartbeat, never later than when it was stored.
+    pub last_heartbeat_sent_at: Option<DateTimeUtc>,
+    /// When the job was queued.
+    pub queued_at: Option<DateTimeUtc>,
+    /// When the current run began.
+    pub started_at: Option<DateTimeUtc>,
+    /// When the current run succeeded or failed.
+    pub finished_at: Option<DateTimeUtc>,
+    /// When the job was first heard of.
+    pub created_at: DateTimeUtc,
+    /// When the row last changed.
+    pub updated_at: DateTimeUtc,
+    /// The partition that the job belongs to.
+    pub partition: i32,
+    /// The stream sequence of the first callback.
+    pub first_seq: i64,
+    /// Its index in the bundle.
+    pub first_idx: i32,
+    /// The stream sequence of the last sign of life.
+    pub last_seq: i64,
+    /// Its index in the bundle.
+    pub last_idx: i32,
+}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,88 @@
+//! `job_events`: what every status callback did. Rows are only ever added.
+
+use sea_orm::entity::prelude::*;
+use serde::Serialize;
+
+use super::job::Status;
+
+/// What an event reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, DeriveActiveEnum, Serialize)]
+#[sea_orm(rs_type = "String", db_type = "Text", rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A status callback.
+    Queued,
+    /// A status callback.
+    Provisioning,
+    /// A status callback.
+    Running,
+    /// A status callback.
+    Failed,
+    /// A heartbeat; only those that changed the status have a row.
+    Heartbeat,
+    /// The worker's own event: the job fell silent.
+    Lost,
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, DeriveActiveEnum, Serialize)]
+#[sea_orm(rs_type = "String", db_type = "Text", rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// It changed the job.
+    Applied,
+    /// The job already stood there.
+    Unchanged,
+    /// It was late, repeated or from another run; the reason says which.
+    Ignored,
+    /// It took a presumed failure back.
+    Revived,
+}
+
+/// One event at its position (partition, stream sequence, index in the bundle).
+#[sea_orm::model]
+#[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel, Serialize)]
+#[sea_orm(table_name = "job_events")]
+pub struct Model {
+    /// The partition.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub partition: i32,
+    /// The stream sequence.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub seq: i64,
+    /// The index in the bundle.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub idx: i32,
+    /// The job.
+    #[sea_orm(column_type = "Text")]
+    pub job_id: String,
+    /// What it reports.
+    pub kind: Kind,
+    /// The job's status before; none when it created the job or concerns none.
+    pub from_status: Option<Status>,
+    /// The job's status after.
+    pub to_status: Option<Status>,
+    /// What became of it.
+    pub outcome: Effect,
+    /// Why, where that needs saying.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub reason: Option<String>,
+    /// The sender's idempotency key.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub event_id: Option<String>,
+    /// The run that spoke, as it was sent.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub workflow_run_id: Option<String>,
+    /// That run's attempt.
+    pub run_attempt: Option<i32>,
+    /// The error that it carried.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub error: Option<String>,
+    /// The failed step that it carried.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub failed_step: Option<String>,
+    /// When the stream stored it.
+    pub received_at: DateTimeUtc,
+}
+
+impl ActiveModelBehavior for ActiveModel {}

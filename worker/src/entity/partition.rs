@@ -1,0 +1,41 @@
+//! `partitions`: who owns each partition, and how far it is applied. The database's row, not the
+//! broker's acks, is the truth about progress.
+
+use sea_orm::entity::prelude::*;
+use serde::Serialize;
+
+/// One partition.
+#[sea_orm::model]
+#[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel, Serialize)]
+#[sea_orm(table_name = "partitions")]
+pub struct Model {
+    /// Its number.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub partition: i32,
+    /// Grows by one with every acquisition; a batch of an older epoch does not commit.
+    pub epoch: i64,
+    /// The random id of the process that owns it.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub owner: Option<String>,
+    /// The owner of the epoch before, whose consumer the owner deletes.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub previous_owner: Option<String>,
+    /// Until when others leave it alone, by the database's clock. For liveness only.
+    pub lease_until: Option<DateTimeUtc>,
+    /// The checkpoint: the stream sequence of the last message that is applied; 0 for none.
+    pub applied_seq: i64,
+    /// That message's `Nats-Msg-Id`, by which a foreign stream is told from the applied one.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub applied_msg_id: Option<String>,
+    /// When the stream that was applied was created.
+    pub stream_created_at: Option<DateTimeUtc>,
+    /// The version of the transition rules that applied the last batch.
+    pub rules_version: i32,
+    /// Dead letters since a callback was last applied.
+    pub dead_letters_in_row: i32,
+    /// Why the partition is stopped; none while it is not.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub stopped_reason: Option<String>,
+}
+
+impl ActiveModelBehavior for ActiveModel {}

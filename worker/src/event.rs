@@ -1,0 +1,255 @@
+//! From a message of the stream to events. Pure: every time comes from the message.
+
+use bytes::Bytes;
+use chrono::{DateTime, SubsecRound, Utc};
+use serde::Deserialize;
+use shared::bundle::{self, Entry};
+use shared::callback::{self, Callback};
+use shared::partition::Partition;
+
+/// Where a callback stands in its partition's stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Position {
+    /// The stream sequence, from 1.
+    pub seq: i64,
+    /// The index in the bundle, from 0.
+    pub idx: i32,
+}
+
+/// What an event says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// A callback of a sender.
+    Callback(Callback),
+    /// The owner of the partition has heard nothing of the job since `witness`.
+    Lost {
+        /// The job.
+        job_id: String,
+        /// The position of its last sign of life.
+        witness: Position,
+    },
+}
+
+/// Something that happened to a job, ready to be applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Where it stands.
+    pub position: Position,
+    /// When the stream stored it, in microseconds.
+    pub at: DateTime<Utc>,
+    /// What it says.
+    pub body: Body,
+}
+
+impl Event {
+    /// The job that it concerns.
+    #[must_use]
+    pub fn job_id(&self) -> &str {
+        match &self.body {
+            Body::Callback(callback) => &callback.job_id,
+            Body::Lost { job_id, .. } => job_id,
+        }
+    }
+}
+
+/// One entry of a message: what is applied, or what becomes a dead letter. The payload stays with
+/// it, because whatever can't be applied is kept verbatim.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    /// Where it stands.
+    pub position: Position,
+    /// When the stream stored it, in microseconds.
+    pub at: DateTime<Utc>,
+    /// The subject that it came on.
+    pub subject: String,
+    /// The verbatim body.
+    pub payload: Bytes,
+    /// The event, or why there is none.
+    pub event: Result<Event, String>,
+}
+
+/// A message as the broker delivers it.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// The stream sequence, from 1.
+    pub seq: i64,
+    /// Its `Nats-Msg-Id`.
+    pub msg_id: Option<String>,
+    /// The value of its `Ackline-Bundle` header.
+    pub version: Option<String>,
+    /// The subject that it came on.
+    pub subject: String,
+    /// When the stream stored it.
+    pub at: DateTime<Utc>,
+    /// The payload.
+    pub payload: Bytes,
+}
+
+/// Decodes a message into its entries, in order. A message that is no bundle is one undecodable
+/// entry with index 0.
+#[must_use]
+pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<Incoming> {
+    let at = message.at.trunc_subsecs(6);
+    let incoming = |idx: usize, payload: Bytes, event: Result<Body, String>| {
+        // Bundles hold at most 256 callbacks.
+        let position = Position { seq: message.seq, idx: idx as i32 };
+        Incoming {
+            position,
+            at,
+            subject: message.subject.clone(),
+            payload,
+            event: event.map(|body| Event { position, at, body }),
+        }
+    };
+    let is_internal = message.subject == partition.internal_subject();
+    let bundle = if message.version.as_deref() == Some(bundle::VERSION_HEADER.1) {
+        bundle::decode(&message.payload).map_err(|error| error.to_string())
+    } else {
+        Err(format!(
+            "the message has no header {}: {}",
+            bundle::VERSION_HEADER.0,
+            bundle::VERSION_HEADER.1
+        ))
+    };
+    let entries = match bundle {
+        Ok(entries) => entries,
+        Err(error) => return vec![incoming(0, message.payload.clone(), Err(error))],
+    };
+    entries
+        .into_iter()
+        .enumerate()
+        .map(|(idx, entry)| {
+            let body = if is_internal { internal(&entry) } else { external(&entry) };
+            let body = body.and_then(|body| in_partition(body, partition, partitions));
+            incoming(idx, entry.body, body)
+        })
+        .collect()
+}
+
+fn external(entry: &Entry) -> Result<Body, String> {
+    let mut callback = callback::parse(&entry.body).map_err(|error| error.to_string())?;
+    if callback.event_id.is_none() {
+        callback.event_id.clone_from(&entry.metadata.event_id);
+    }
+    Ok(Body::Callback(callback))
+}
+
+fn internal(entry: &Entry) -> Result<Body, String> {
+    #[derive(Deserialize)]
+    #[serde(tag = "type", rename_all = "lowercase")]
+    enum Internal {
+        Lost { job_id: String, witness: (i64, i32) },
+    }
+    match serde_json::from_slice(&entry.body) {
+        Ok(Internal::Lost { job_id, witness: (seq, idx) }) => {
+            Ok(Body::Lost { job_id, witness: Position { seq, idx } })
+        }
+        Err(error) => Err(format!("not an internal event: {error}")),
+    }
+}
+
+/// A job in a foreign partition would have two writers.
+fn in_partition(body: Body, partition: Partition, partitions: u16) -> Result<Body, String> {
+    let job_id = match &body {
+        Body::Callback(callback) => &callback.job_id,
+        Body::Lost { job_id, .. } => job_id,
+    };
+    let home = Partition::of_job(job_id, partitions);
+    if home == partition {
+        Ok(body)
+    } else {
+        Err(format!("the job belongs to partition {home}, not to {partition}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::bundle::Metadata;
+
+    fn entry(event_id: Option<&str>, body: &str) -> Bytes {
+        let metadata = Metadata {
+            job: "a".into(),
+            key: "callback".into(),
+            received_ms: 0,
+            event_id: event_id.map(Into::into),
+            traceparent: None,
+        };
+        bundle::encode(&metadata, body.as_bytes())
+    }
+
+    fn message(subject: &str, payload: impl Into<Bytes>) -> Message {
+        Message {
+            seq: 7,
+            msg_id: None,
+            version: Some("1".into()),
+            subject: subject.into(),
+            at: DateTime::from_timestamp_nanos(1_700_000_000_123_456_789),
+            payload: payload.into(),
+        }
+    }
+
+    #[test]
+    fn a_bundle_becomes_events_at_their_positions() {
+        let payload = [
+            entry(Some("meta"), r#"{"job_id":"a","status":"running"}"#),
+            entry(Some("meta"), r#"{"job_id":"a","type":"heartbeat","event_id":"own"}"#),
+            entry(None, "{}"),
+        ]
+        .concat();
+        let decoded = decode(&message("callbacks.00", payload), Partition::new(0), 1);
+        assert_eq!(decoded.len(), 3);
+        let event_ids: Vec<_> = decoded[..2]
+            .iter()
+            .map(|incoming| match &incoming.event.as_ref().unwrap().body {
+                Body::Callback(callback) => callback.event_id.clone().unwrap(),
+                Body::Lost { .. } => panic!("not a callback"),
+            })
+            .collect();
+        assert_eq!(event_ids, ["meta", "own"]);
+        assert_eq!(decoded[1].position, Position { seq: 7, idx: 1 });
+        assert_eq!(decoded[1].at.timestamp_subsec_nanos(), 123_456_000);
+        assert_eq!(decoded[2].event, Err("Missing job_id".into()));
+        assert_eq!(decoded[2].payload, "{}");
+    }
+
+    #[test]
+    fn what_is_no_bundle_is_one_undecodable_entry() {
+        let mut without_header =
+            message("callbacks.00", entry(None, r#"{"job_id":"a","status":"running"}"#));
+        without_header.version = None;
+        for message in
+            [message("callbacks.00", "hello"), message("callbacks.00", ""), without_header]
+        {
+            let decoded = decode(&message, Partition::new(0), 1);
+            assert_eq!(decoded.len(), 1);
+            assert!(decoded[0].event.is_err());
+            assert_eq!(decoded[0].payload, message.payload);
+        }
+    }
+
+    #[test]
+    fn a_subject_decides_what_may_be_said_on_it() {
+        let lost = entry(None, r#"{"type":"lost","job_id":"a","witness":[3,1]}"#);
+        let on_internal = decode(&message("internal.00", lost.clone()), Partition::new(0), 1);
+        assert_eq!(
+            on_internal[0].event.as_ref().unwrap().body,
+            Body::Lost { job_id: "a".into(), witness: Position { seq: 3, idx: 1 } }
+        );
+        let on_callbacks = decode(&message("callbacks.00", lost), Partition::new(0), 1);
+        assert!(on_callbacks[0].event.is_err());
+        let status = entry(None, r#"{"job_id":"a","status":"running"}"#);
+        assert!(decode(&message("internal.00", status), Partition::new(0), 1)[0].event.is_err());
+    }
+
+    #[test]
+    fn a_job_of_another_partition_is_not_believed() {
+        let status = entry(None, r#"{"job_id":"a","status":"running"}"#);
+        let home = Partition::of_job("a", 16);
+        for partition in Partition::all(16) {
+            let decoded =
+                decode(&message(&partition.callbacks_subject(), status.clone()), partition, 16);
+            assert_eq!(decoded[0].event.is_ok(), partition == home);
+        }
+    }
+}

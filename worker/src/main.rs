@@ -1,0 +1,51 @@
+//! The worker's command line.
+
+use std::io;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use shared::config::Invalid;
+use shared::{shutdown, telemetry};
+use tokio::net::TcpListener;
+use worker::config::{Cli, Command};
+use worker::{ops, run};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    telemetry::init_logs();
+    let Err(error) = execute(Cli::parse().command).await else { return ExitCode::SUCCESS };
+    if is_closed_pipe(&error) {
+        return ExitCode::SUCCESS;
+    }
+    #[expect(clippy::print_stderr, reason = "the last words of a command are for its caller")]
+    {
+        eprintln!("worker: {error:#}");
+    }
+    if error.is::<Invalid>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+async fn execute(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Migrate(args) => ops::migrate::migrate(args.check()?).await,
+        Command::Run(args) => {
+            let config = args.check()?;
+            let shutdown = shutdown::on_signal()?;
+            let metrics = telemetry::init_metrics()?;
+            let listener = TcpListener::bind(config.ops_listen)
+                .await
+                .with_context(|| format!("--ops-listen: {} can't be bound", config.ops_listen))?;
+            run::run(config, listener, metrics, shutdown).await
+        }
+        Command::Jobs { command } => ops::jobs::run(command, &mut io::stdout().lock()).await,
+    }
+}
+
+/// Whoever read the output has had enough, as with `| head`.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}

@@ -1,0 +1,146 @@
+//! The first schema. Names are strings, so that later changes of the entities can't alter it.
+
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::sea_query::ColumnType;
+
+#[derive(DeriveMigrationName)]
+pub(super) struct Migration;
+
+fn text(name: &'static str) -> ColumnDef {
+    ColumnDef::new_with_type(name, ColumnType::Text)
+}
+
+fn int(name: &'static str) -> ColumnDef {
+    ColumnDef::new_with_type(name, ColumnType::Integer)
+}
+
+fn bigint(name: &'static str) -> ColumnDef {
+    ColumnDef::new_with_type(name, ColumnType::BigInteger)
+}
+
+fn time(name: &'static str) -> ColumnDef {
+    ColumnDef::new_with_type(name, ColumnType::TimestampWithTimeZone)
+}
+
+fn blob(name: &'static str) -> ColumnDef {
+    ColumnDef::new_with_type(name, ColumnType::Blob)
+}
+
+fn required(mut column: ColumnDef) -> ColumnDef {
+    column.not_null().take()
+}
+
+fn table(
+    name: &'static str,
+    columns: Vec<ColumnDef>,
+    key: &[&'static str],
+) -> TableCreateStatement {
+    let mut table = Table::create();
+    table.table(name);
+    for column in columns {
+        table.col(column);
+    }
+    let mut primary = Index::create();
+    for column in key {
+        primary.col(*column);
+    }
+    table.primary_key(&mut primary).take()
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let jobs = vec![
+            required(text("id")),
+            required(text("status")),
+            text("workflow_run_id"),
+            int("run_attempt"),
+            required(int("run_count")),
+            text("error"),
+            text("failed_step"),
+            text("failure"),
+            text("agent_id"),
+            text("region"),
+            required(int("heartbeat_count")),
+            time("last_heartbeat_at"),
+            time("last_heartbeat_sent_at"),
+            time("queued_at"),
+            time("started_at"),
+            time("finished_at"),
+            required(time("created_at")),
+            required(time("updated_at")),
+            required(int("partition")),
+            required(bigint("first_seq")),
+            required(int("first_idx")),
+            required(bigint("last_seq")),
+            required(int("last_idx")),
+        ];
+        let job_events = vec![
+            required(int("partition")),
+            required(bigint("seq")),
+            required(int("idx")),
+            required(text("job_id")),
+            required(text("kind")),
+            text("from_status"),
+            text("to_status"),
+            required(text("outcome")),
+            text("reason"),
+            text("event_id"),
+            text("workflow_run_id"),
+            int("run_attempt"),
+            text("error"),
+            text("failed_step"),
+            required(time("received_at")),
+        ];
+        let dead_letters = vec![
+            required(int("partition")),
+            required(bigint("seq")),
+            required(int("idx")),
+            text("job_id"),
+            required(text("state")),
+            required(text("reason")),
+            required(text("subject")),
+            text("event_id"),
+            required(blob("payload")),
+            required(time("received_at")),
+        ];
+        let partitions = vec![
+            required(int("partition")),
+            required(bigint("epoch")),
+            text("owner"),
+            text("previous_owner"),
+            time("lease_until"),
+            required(bigint("applied_seq")),
+            text("applied_msg_id"),
+            time("stream_created_at"),
+            required(int("rules_version")),
+            required(int("dead_letters_in_row")),
+            text("stopped_reason"),
+        ];
+        let workers =
+            vec![required(text("id")), required(text("name")), required(time("alive_until"))];
+
+        let position = ["partition", "seq", "idx"];
+        for table in [
+            table("jobs", jobs, &["id"]),
+            table("job_events", job_events, &position),
+            table("dead_letters", dead_letters, &position),
+            table("partitions", partitions, &["partition"]),
+            table("workers", workers, &["id"]),
+        ] {
+            manager.create_table(table).await?;
+        }
+        for (name, table, columns) in [
+            ("job_events_job_id", "job_events", ["job_id", "event_id"].as_slice()),
+            ("dead_letters_job_id", "dead_letters", ["job_id"].as_slice()),
+        ] {
+            let mut index = Index::create();
+            index.name(name).table(table);
+            for column in columns {
+                index.col(*column);
+            }
+            manager.create_index(index).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,16 @@
+//! The schema, as forward-only steps. A step that has been released is never edited.
+
+mod m20261101_000001_first;
+
+use sea_orm_migration::prelude::*;
+
+/// All steps, oldest first.
+#[derive(Debug)]
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m20261101_000001_first::Migration)]
+    }
+}

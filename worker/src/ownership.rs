@@ -1,0 +1,275 @@
+//! Owns one partition: acquires it, reads it, applies it, and begins anew after any anomaly.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use chrono::{DateTime, Utc};
+use sea_orm::{DatabaseConnection, DbErr};
+use shared::partition::Partition;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::{ApplyError, Limits, apply};
+use crate::consumer::{Feed, Received, Trouble};
+use crate::entity::partition::Model as Row;
+use crate::store::batch::Ownership;
+use crate::store::partitions;
+
+/// How long a batch may take before it counts as failed.
+const BATCH_LIMIT: Duration = Duration::from_secs(60);
+/// How often a stopped partition looks whether the reason is gone.
+const STOPPED_RECHECK: Duration = Duration::from_secs(30);
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How the reason of a stop begins that only a successful batch takes back.
+const DEAD_LETTERS: &str = "too many dead letters in a row";
+
+/// What all partitions of a process share.
+#[derive(Debug)]
+pub struct Process {
+    /// The random id of this process.
+    pub id: String,
+    /// The database.
+    pub db: DatabaseConnection,
+    /// The broker.
+    pub jetstream: jetstream::Context,
+    /// How many partitions there are.
+    pub partitions: u16,
+    /// For how long an acquisition or a batch holds a partition.
+    pub lease: Duration,
+    /// The most callbacks in a batch.
+    pub batch_max: usize,
+    /// How many dead letters may follow each other.
+    pub dead_letter_limit: i32,
+    /// Whether no other process can be alive: SQLite's lock proves it.
+    pub alone: bool,
+    /// What the last renewal found to be ours.
+    pub renewed: watch::Receiver<Renewed>,
+}
+
+/// The result of a renewal of all leases.
+#[derive(Debug, Clone)]
+pub struct Renewed {
+    /// When the renewal began.
+    pub at: Instant,
+    /// The partitions and epochs that it found to be ours.
+    pub owned: Arc<HashSet<(i32, i64)>>,
+}
+
+/// Why an owner stopped serving.
+enum End {
+    Shutdown,
+    /// Somebody else owns the partition now.
+    Fenced,
+    Anomaly(String),
+    Stopped(String),
+}
+
+impl From<Trouble> for End {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Stop(reason) => Self::Stopped(reason),
+            Trouble::Anomaly(reason) => Self::Anomaly(reason),
+        }
+    }
+}
+
+/// Owns a partition whenever it can, until `shutdown`.
+pub async fn own(process: Arc<Process>, partition: Partition, shutdown: CancellationToken) {
+    let number = i32::from(partition.number());
+    let mut backoff = BACKOFF.0;
+    while !shutdown.is_cancelled() {
+        let acquired =
+            partitions::acquire(&process.db, number, &process.id, process.lease, process.alone);
+        let row = match acquired.await {
+            Ok(Some(row)) => row,
+            Ok(None) => {
+                pause(process.lease / 4, &shutdown).await;
+                continue;
+            }
+            Err(error) => {
+                tracing::warn!(%partition, %error, "the partition can't be acquired");
+                pause(grow(&mut backoff), &shutdown).await;
+                continue;
+            }
+        };
+        metrics::counter!("ackline_worker_acquisitions_total").increment(1);
+        tracing::debug!(%partition, epoch = row.epoch, applied_seq = row.applied_seq, "acquired");
+        let applied_before = row.applied_seq;
+        let mut mine = Ownership {
+            partition: number,
+            epoch: row.epoch,
+            owner: process.id.clone(),
+            applied_seq: row.applied_seq,
+            dead_letters_in_row: row.dead_letters_in_row,
+        };
+        let end = serve(&process, partition, &row, &mut mine, &shutdown).await;
+        if mine.applied_seq > applied_before {
+            backoff = BACKOFF.0;
+        }
+        match end {
+            End::Shutdown => {
+                if let Err(error) =
+                    partitions::release(&process.db, number, &process.id, mine.epoch).await
+                {
+                    tracing::warn!(%partition, %error, "not released: its lease must run out");
+                }
+            }
+            End::Fenced => {
+                metrics::counter!("ackline_worker_fences_total").increment(1);
+                tracing::warn!(%partition, epoch = mine.epoch, "fenced: another worker owns it");
+            }
+            End::Anomaly(reason) => {
+                tracing::warn!(%partition, reason, "reading the partition anew");
+                pause(grow(&mut backoff), &shutdown).await;
+            }
+            End::Stopped(reason) => {
+                report_stop(&process, &mine, partition, &reason).await;
+                pause(STOPPED_RECHECK, &shutdown).await;
+            }
+        }
+    }
+}
+
+async fn pause(duration: Duration, shutdown: &CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(duration) => {}
+        () = shutdown.cancelled() => {}
+    }
+}
+
+fn grow(backoff: &mut Duration) -> Duration {
+    let now = *backoff;
+    *backoff = (now * 2).min(BACKOFF.1);
+    now
+}
+
+async fn report_stop(process: &Process, mine: &Ownership, partition: Partition, reason: &str) {
+    tracing::error!(%partition, reason, "the partition is stopped; nothing of it is lost or skipped");
+    metrics::gauge!("ackline_worker_partition_stopped", "partition" => partition.to_string())
+        .set(1.0);
+    let written =
+        partitions::set_stopped(&process.db, mine.partition, &mine.owner, mine.epoch, Some(reason));
+    if let Err(error) = written.await {
+        tracing::warn!(%partition, %error, "the reason of the stop is not written down");
+    }
+}
+
+/// Serves a partition from its acquisition to whatever ends that.
+async fn serve(
+    process: &Process,
+    partition: Partition,
+    row: &Row,
+    mine: &mut Ownership,
+    shutdown: &CancellationToken,
+) -> End {
+    let acquired_at = Instant::now();
+    let opened = Feed::open(&process.jetstream, row, &process.id, partition, process.partitions);
+    let mut feed = tokio::select! {
+        opened = opened => match opened {
+            Ok(feed) => feed,
+            Err(trouble) => return trouble.into(),
+        },
+        () = shutdown.cancelled() => return End::Shutdown,
+    };
+    if let Err(error) = forget_stop(process, mine, row, partition).await {
+        return End::Anomaly(error.to_string());
+    }
+    let end = read(process, &mut feed, mine, acquired_at, shutdown).await;
+    feed.close().await;
+    end
+}
+
+/// The stream is in order again, so a stop that it was the reason of is over.
+async fn forget_stop(
+    process: &Process,
+    mine: &Ownership,
+    row: &Row,
+    partition: Partition,
+) -> Result<(), DbErr> {
+    let Some(reason) = &row.stopped_reason else { return Ok(()) };
+    if reason.starts_with(DEAD_LETTERS) {
+        return Ok(());
+    }
+    metrics::gauge!("ackline_worker_partition_stopped", "partition" => partition.to_string())
+        .set(0.0);
+    partitions::set_stopped(&process.db, mine.partition, &mine.owner, mine.epoch, None).await
+}
+
+async fn read(
+    process: &Process,
+    feed: &mut Feed,
+    mine: &mut Ownership,
+    acquired_at: Instant,
+    shutdown: &CancellationToken,
+) -> End {
+    let mut renewed = process.renewed.clone();
+    let lost = |renewed: &Renewed, mine: &Ownership| {
+        renewed.at > acquired_at && !renewed.owned.contains(&(mine.partition, mine.epoch))
+    };
+    loop {
+        let batch = tokio::select! {
+            () = shutdown.cancelled() => return End::Shutdown,
+            changed = renewed.changed() => {
+                if changed.is_ok() && lost(&renewed.borrow_and_update(), mine) {
+                    return End::Fenced;
+                }
+                continue;
+            }
+            batch = feed.next_batch(process.batch_max) => match batch {
+                Ok(batch) => batch,
+                Err(trouble) => return trouble.into(),
+            },
+        };
+        let applying = apply_counted(process, feed.stream_created_at, mine, &batch);
+        match tokio::time::timeout(BATCH_LIMIT, applying).await {
+            Ok(Ok(())) => {}
+            Ok(Err(ApplyError::Fenced)) => return End::Fenced,
+            Ok(Err(ApplyError::DeadLetterLimit)) => {
+                return End::Stopped(format!(
+                    "{DEAD_LETTERS}, after {}: a broken deployment rather than broken callbacks",
+                    mine.applied_seq
+                ));
+            }
+            Ok(Err(ApplyError::Failed(error))) => {
+                return End::Anomaly(format!("the database failed: {error}"));
+            }
+            Err(_) => return End::Anomaly("a batch took too long".into()),
+        }
+        if let Some(last) = batch.last() {
+            feed.ack(last).await;
+        }
+    }
+}
+
+/// Applies a batch; one with too many dead letters message by message, so that what comes before
+/// the callback that is one too many takes effect.
+async fn apply_counted(
+    process: &Process,
+    stream_created_at: DateTime<Utc>,
+    mine: &mut Ownership,
+    batch: &[Received],
+) -> Result<(), ApplyError> {
+    let limits = Limits { lease: process.lease, dead_letter_limit: process.dead_letter_limit };
+    let begun = Instant::now();
+    match apply(&process.db, mine, batch, stream_created_at, limits).await {
+        Ok(applied) => {
+            metrics::histogram!("ackline_worker_batch_seconds")
+                .record(begun.elapsed().as_secs_f64());
+            for (effect, count) in applied.effects {
+                metrics::counter!("ackline_worker_events_total", "effect" => effect)
+                    .increment(count);
+            }
+            Ok(())
+        }
+        Err(ApplyError::DeadLetterLimit) if batch.len() > 1 => {
+            for message in batch.chunks(1) {
+                Box::pin(apply_counted(process, stream_created_at, mine, message)).await?;
+            }
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}

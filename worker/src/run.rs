@@ -1,0 +1,226 @@
+//! `worker run`: the life of a worker process.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use async_nats::connection::State;
+use async_nats::{Client, jetstream};
+
+use sea_orm::DatabaseConnection;
+use shared::broker::Servers;
+use shared::ops::{self, Readiness};
+use shared::partition::Partition;
+use shared::stream::{self, ContractError};
+use shared::telemetry::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Run;
+use crate::ownership::{Process, Renewed, own};
+use crate::store::connection::{self, DatabaseUrl};
+use crate::store::{partitions, schema};
+
+/// How long to wait before something that is unreachable at the start is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Consumes and applies until `shutdown`.
+///
+/// # Errors
+/// When the database or the streams are not what this binary needs, or the shutdown took longer
+/// than its grace. What is merely unreachable is waited for.
+pub async fn run(
+    config: Run,
+    ops_listener: TcpListener,
+    metrics: PrometheusHandle,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let sole_worker = connection::lock(&config.database)?;
+    let renewals = watch::channel(Renewed { at: Instant::now(), owned: Arc::default() });
+    let (health, status) = watch::channel(Health { broker: None, renewed_at: None });
+    tracing::info!(ops = %ops_listener.local_addr()?, worker = config.name, "listening");
+    let ops_end = CancellationToken::new();
+    let ops_task = tokio::spawn(ops::serve(
+        ops_listener,
+        readiness(status, config.lease),
+        metrics,
+        ops_end.clone(),
+    ));
+
+    let Some((db, client)) = connect(&config, &shutdown).await? else { return Ok(()) };
+    health.send_modify(|health| health.broker = Some(client.clone()));
+    let jetstream = jetstream::new(client.clone());
+    let Some(partitions) = check_streams(&jetstream, &shutdown).await? else { return Ok(()) };
+    let rows = schema::count_partitions(&db).await?;
+    if rows != usize::from(partitions) {
+        bail!("the database has {rows} partitions, the broker {partitions}: run `worker migrate`");
+    }
+
+    let process = Arc::new(Process {
+        id: uuid::Uuid::new_v4().simple().to_string(),
+        db: db.clone(),
+        jetstream,
+        partitions,
+        lease: config.lease,
+        batch_max: config.batch_max,
+        dead_letter_limit: config.dead_letter_limit,
+        alone: sole_worker.is_some(),
+        renewed: renewals.1,
+    });
+    tracing::info!(
+        worker = config.name, id = process.id, partitions, database = ?config.database,
+        broker = %config.servers, "consuming"
+    );
+    let owners = TaskTracker::new();
+    for partition in Partition::all(partitions) {
+        owners.spawn(own(Arc::clone(&process), partition, shutdown.clone()));
+    }
+    owners.close();
+    let renewing = tokio::spawn(renew(
+        db.clone(),
+        process.id.clone(),
+        config.name.clone(),
+        config.lease,
+        renewals.0,
+        health,
+    ));
+
+    shutdown.cancelled().await;
+    let ended = tokio::time::timeout(config.grace, async {
+        owners.wait().await;
+        renewing.abort();
+        if let Err(error) = partitions::leave(&db, &process.id).await {
+            tracing::warn!(%error, "this worker's row stays until it is out of date");
+        }
+        // Acks and deletions are sent without an answer; they must leave before the process does.
+        let _ = client.flush().await;
+        ops_end.cancel();
+        let _ = ops_task.await;
+        let _ = db.close().await;
+    })
+    .await;
+    if ended.is_err() {
+        bail!(
+            "the shutdown took longer than its grace; what was in flight is applied by the next worker"
+        );
+    }
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Connects to both, waiting for what is unreachable; none when the shutdown came first.
+async fn connect(
+    config: &Run,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<(DatabaseConnection, Client)>> {
+    let db = retry("the database can't be reached", shutdown, async || {
+        connection::connect(&config.database, config.lease).await
+    })
+    .await;
+    let Some(db) = db else { return Ok(None) };
+    schema::check(&db).await?;
+    if let DatabaseUrl::Sqlite { .. } = &config.database {
+        tracing::debug!("SQLite: this is the one worker process");
+    }
+    let client = retry("the broker can't be reached", shutdown, async || {
+        Servers::options("worker").connect(config.servers.addresses()).await
+    })
+    .await;
+    Ok(client.map(|client| (db, client)))
+}
+
+async fn retry<T, E: std::fmt::Display>(
+    problem: &str,
+    shutdown: &CancellationToken,
+    attempt: impl AsyncFn() -> Result<T, E>,
+) -> Option<T> {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return None,
+            result = attempt() => match result {
+                Ok(value) => return Some(value),
+                Err(error) => tracing::warn!(%error, "{problem}; trying again"),
+            },
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return None,
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+/// The number of partitions, once the broker describes the streams.
+async fn check_streams(
+    jetstream: &jetstream::Context,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<u16>> {
+    loop {
+        match stream::check(jetstream).await {
+            Ok(partitions) => return Ok(Some(partitions)),
+            Err(error @ ContractError::Broker { .. }) => {
+                tracing::warn!(%error, "trying again");
+            }
+            Err(error) => return Err(error).context("the streams can't be used"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+/// What `/readyz` judges by.
+#[derive(Debug)]
+struct Health {
+    broker: Option<Client>,
+    renewed_at: Option<Instant>,
+}
+
+fn readiness(health: watch::Receiver<Health>, lease: Duration) -> Readiness {
+    Arc::new(move || {
+        let health = health.borrow();
+        let mut reasons = Vec::new();
+        match &health.broker {
+            Some(client) if client.connection_state() == State::Connected => {}
+            _ => reasons.push("the broker is not connected".to_owned()),
+        }
+        if health.renewed_at.is_none_or(|at| at.elapsed() >= lease) {
+            reasons.push("the database has not answered for a whole lease".to_owned());
+        }
+        reasons
+    })
+}
+
+/// Renews the leases of this process, all in one statement, and says that it is alive.
+async fn renew(
+    db: DatabaseConnection,
+    id: String,
+    name: String,
+    lease: Duration,
+    renewals: watch::Sender<Renewed>,
+    health: watch::Sender<Health>,
+) {
+    let mut ticks = tokio::time::interval(lease / 3);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let at = Instant::now();
+        let renewed = async {
+            partitions::keep_alive(&db, &id, &name, lease).await?;
+            partitions::renew(&db, &id, lease).await
+        };
+        match renewed.await {
+            Ok(owned) => {
+                metrics::gauge!("ackline_worker_partitions_owned").set(owned.len() as f64);
+                let owned: Arc<HashSet<_>> = Arc::new(owned.into_iter().collect());
+                renewals.send_replace(Renewed { at, owned });
+                health.send_modify(|health| health.renewed_at = Some(Instant::now()));
+            }
+            Err(error) => tracing::warn!(%error, "the leases are not renewed"),
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The only place that writes. Plain functions over a connection or a transaction.
+
+pub mod batch;
+pub mod connection;
+pub mod partitions;
+pub mod read;
+pub mod schema;
+
+use sea_orm::{DbErr, RuntimeErr};
+
+/// A database error, sorted by what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The same statement fails whenever it is tried: bad data or a violated constraint.
+    #[error("the database refuses it: {0}")]
+    Deterministic(#[source] DbErr),
+    /// Anything else: back off and try again.
+    #[error("the database failed: {0}")]
+    Transient(#[source] DbErr),
+}
+
+impl From<DbErr> for StoreError {
+    fn from(error: DbErr) -> Self {
+        if is_deterministic(&error) { Self::Deterministic(error) } else { Self::Transient(error) }
+    }
+}
+
+/// SQLSTATE classes 22 (data exception) and 23 (integrity constraint violation), and SQLite's
+/// constraint errors (primary result code 19).
+fn is_deterministic(error: &DbErr) -> bool {
+    let (DbErr::Conn(runtime) | DbErr::Exec(runtime) | DbErr::Query(runtime)) = error else {
+        return false;
+    };
+    let RuntimeErr::SqlxError(error) = runtime else { return false };
+    let Some(database) = error.as_database_error() else { return false };
+    let Some(code) = database.code() else { return false };
+    if database.try_downcast_ref::<sea_orm::sqlx::sqlite::SqliteError>().is_some() {
+        code.parse::<i32>().is_ok_and(|code| code & 0xff == 19)
+    } else {
+        code.starts_with("22") || code.starts_with("23")
+    }
+}

@@ -1,0 +1,161 @@
+//! Ownership in the checkpoint rows. Leases run by the database's clock and are for liveness
+//! only; what makes a late owner harmless is the fence in [`super::batch::fence`].
+
+use std::time::Duration;
+
+use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait,
+    QueryFilter,
+};
+
+use crate::entity::{partition, worker};
+
+/// Now, by the database's clock, plus a duration, in the form that the columns hold.
+pub(super) fn clock(backend: DbBackend, ahead: Duration) -> Expr {
+    // A duration in whole milliseconds has nothing that would need escaping.
+    let ms = ahead.as_millis();
+    Expr::cust(match backend {
+        DbBackend::Sqlite => {
+            let seconds = format!("{}.{:03}", ms / 1000, ms % 1000);
+            format!("strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '+{seconds} seconds')")
+        }
+        // Not now(): that is when the transaction began, before it waited for a lock.
+        _ => format!("clock_timestamp() + interval '{ms} milliseconds'"),
+    })
+}
+
+/// Acquires a partition that is free, expired or already ours; `alone` says that no other process
+/// can be alive. One statement: it waits for a commit in flight and reads the checkpoint that this
+/// commit left. Returns the new row, or none while somebody else's lease runs.
+///
+/// # Errors
+/// When the database fails.
+pub async fn acquire(
+    db: &DatabaseConnection,
+    number: i32,
+    me: &str,
+    lease: Duration,
+    alone: bool,
+) -> Result<Option<partition::Model>, DbErr> {
+    use partition::Column;
+    let backend = db.get_database_backend();
+    let mut free = Condition::any()
+        .add(Column::Owner.is_null())
+        .add(Column::Owner.eq(me))
+        .add(Column::LeaseUntil.is_null())
+        .add(Expr::col(Column::LeaseUntil).lt(clock(backend, Duration::ZERO)));
+    if alone {
+        free = free.add(Expr::value(true));
+    }
+    let rows = partition::Entity::update_many()
+        .col_expr(Column::Epoch, Expr::col(Column::Epoch).add(1))
+        .col_expr(Column::PreviousOwner, Expr::col(Column::Owner))
+        .col_expr(Column::Owner, Expr::value(me))
+        .col_expr(Column::LeaseUntil, clock(backend, lease))
+        .filter(Column::Partition.eq(number))
+        .filter(free)
+        .exec_with_returning(db)
+        .await?;
+    Ok(rows.into_iter().next())
+}
+
+/// Renews the leases of all partitions of this process and returns what it still owns, with the
+/// epochs.
+///
+/// # Errors
+/// When the database fails.
+pub async fn renew(
+    db: &DatabaseConnection,
+    me: &str,
+    lease: Duration,
+) -> Result<Vec<(i32, i64)>, DbErr> {
+    let rows = partition::Entity::update_many()
+        .col_expr(partition::Column::LeaseUntil, clock(db.get_database_backend(), lease))
+        .filter(partition::Column::Owner.eq(me))
+        .exec_with_returning(db)
+        .await?;
+    Ok(rows.into_iter().map(|row| (row.partition, row.epoch)).collect())
+}
+
+/// Gives a partition back, if it is still ours.
+///
+/// # Errors
+/// When the database fails; the lease then ends by itself.
+pub async fn release(
+    db: &DatabaseConnection,
+    number: i32,
+    me: &str,
+    epoch: i64,
+) -> Result<(), DbErr> {
+    owned(number, me, epoch)
+        .col_expr(partition::Column::Owner, Expr::value(Option::<String>::None))
+        .col_expr(partition::Column::LeaseUntil, Expr::cust("NULL"))
+        .exec(db)
+        .await?;
+    Ok(())
+}
+
+/// Writes down why a partition is stopped, or that it no longer is, if it is still ours.
+///
+/// # Errors
+/// When the database fails.
+pub async fn set_stopped(
+    db: &DatabaseConnection,
+    number: i32,
+    me: &str,
+    epoch: i64,
+    reason: Option<&str>,
+) -> Result<(), DbErr> {
+    owned(number, me, epoch)
+        .col_expr(partition::Column::StoppedReason, Expr::value(reason))
+        .exec(db)
+        .await?;
+    Ok(())
+}
+
+fn owned(number: i32, me: &str, epoch: i64) -> sea_orm::UpdateMany<partition::Entity> {
+    partition::Entity::update_many()
+        .filter(partition::Column::Partition.eq(number))
+        .filter(partition::Column::Epoch.eq(epoch))
+        .filter(partition::Column::Owner.eq(me))
+}
+
+/// Says that this process is alive, for a while.
+///
+/// # Errors
+/// When the database fails.
+pub async fn keep_alive(
+    db: &DatabaseConnection,
+    me: &str,
+    name: &str,
+    lease: Duration,
+) -> Result<(), DbErr> {
+    use worker::Column;
+    // The time is an expression of the database, which the entity's insert can't carry.
+    let statement = Query::insert()
+        .into_table(worker::Entity)
+        .columns([Column::Id, Column::Name, Column::AliveUntil])
+        .values_panic([Expr::value(me), Expr::value(name), clock(db.get_database_backend(), lease)])
+        .on_conflict(OnConflict::column(Column::Id).update_column(Column::AliveUntil).to_owned())
+        .to_owned();
+    db.execute(&statement).await?;
+    Ok(())
+}
+
+/// Takes this process's row away, and those of processes that ended without a word.
+///
+/// # Errors
+/// When the database fails.
+pub async fn leave(db: &DatabaseConnection, me: &str) -> Result<(), DbErr> {
+    let backend = db.get_database_backend();
+    worker::Entity::delete_many()
+        .filter(
+            Condition::any()
+                .add(worker::Column::Id.eq(me))
+                .add(Expr::col(worker::Column::AliveUntil).lt(clock(backend, Duration::ZERO))),
+        )
+        .exec(db)
+        .await?;
+    Ok(())
+}

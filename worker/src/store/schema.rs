@@ -1,0 +1,142 @@
+//! Creating and checking the schema.
+
+use std::collections::BTreeSet;
+
+use sea_orm::{
+    ActiveValue::Set, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait,
+    QueryOrder,
+};
+use sea_orm_migration::MigratorTrait;
+
+use super::connection::begin;
+use crate::entity::partition;
+use crate::migration::Migrator;
+use crate::transition::RULES_VERSION;
+
+/// Any number that no other program on the database is likely to lock.
+const ADVISORY_LOCK: i64 = 0x0061_636b_6c69_6e65;
+
+/// Why a schema can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// It is older than this binary.
+    #[error("the database has no Ackline schema of this version: run `worker migrate`")]
+    Old,
+    /// The number of partitions is chosen once.
+    #[error("the database has {found} partitions, not {wanted}: their number can't be changed")]
+    Partitions {
+        /// What the database has.
+        found: usize,
+        /// What was asked for.
+        wanted: u16,
+    },
+    /// The database failed.
+    #[error("the database failed")]
+    Database(#[from] DbErr),
+}
+
+/// Brings the schema up to date, under a lock, so that processes starting together do not race.
+///
+/// # Errors
+/// When the database fails; then nothing has changed.
+pub async fn migrate(db: &DatabaseConnection) -> Result<(), SchemaError> {
+    let transaction = begin(db).await?;
+    if db.get_database_backend() == DbBackend::Postgres {
+        transaction
+            .execute_unprepared(&format!("SELECT pg_advisory_xact_lock({ADVISORY_LOCK})"))
+            .await?;
+    }
+    // A newer binary may have gone before; its steps only expand the schema.
+    if !missing(&transaction).await?.is_empty() || known(&transaction).await?.is_none() {
+        Migrator::up(&transaction, None).await?;
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Checks, read-only, that the schema is not older than this binary.
+///
+/// # Errors
+/// [`SchemaError::Old`], or that the database failed.
+pub async fn check(db: &DatabaseConnection) -> Result<(), SchemaError> {
+    if known(db).await?.is_some() && missing(db).await?.is_empty() {
+        Ok(())
+    } else {
+        Err(SchemaError::Old)
+    }
+}
+
+/// The steps that the database has; none when it has never been migrated.
+async fn known(db: &impl ConnectionTrait) -> Result<Option<BTreeSet<String>>, DbErr> {
+    let has_table = match db.get_database_backend() {
+        DbBackend::Sqlite => {
+            "SELECT 1 AS found FROM sqlite_master WHERE type = 'table' AND name = 'seaql_migrations'"
+        }
+        _ => "SELECT 1 AS found WHERE to_regclass('seaql_migrations') IS NOT NULL",
+    };
+    let statement = sea_orm::Statement::from_string(db.get_database_backend(), has_table);
+    if db.query_one_raw(statement).await?.is_none() {
+        return Ok(None);
+    }
+    let applied = sea_orm_migration::seaql_migrations::Entity::find().all(db).await?;
+    Ok(Some(applied.into_iter().map(|step| step.version).collect()))
+}
+
+async fn missing(db: &impl ConnectionTrait) -> Result<Vec<String>, DbErr> {
+    let known = known(db).await?.unwrap_or_default();
+    let steps = Migrator::migrations();
+    Ok(steps
+        .iter()
+        .map(|step| step.name().to_owned())
+        .filter(|name| !known.contains(name))
+        .collect())
+}
+
+/// How many partitions the database has; 0 before the first migration chose.
+///
+/// # Errors
+/// When the database fails.
+pub async fn count_partitions(db: &impl ConnectionTrait) -> Result<usize, DbErr> {
+    use sea_orm::PaginatorTrait;
+    Ok(usize::try_from(partition::Entity::find().count(db).await?).unwrap_or(usize::MAX))
+}
+
+/// Creates the checkpoint rows, or checks that their number is the wanted one.
+///
+/// # Errors
+/// [`SchemaError::Partitions`], or that the database failed.
+pub async fn create_partitions(db: &DatabaseConnection, wanted: u16) -> Result<(), SchemaError> {
+    let rows = (0..wanted).map(|number| partition::ActiveModel {
+        partition: Set(i32::from(number)),
+        epoch: Set(0),
+        owner: Set(None),
+        previous_owner: Set(None),
+        lease_until: Set(None),
+        applied_seq: Set(0),
+        applied_msg_id: Set(None),
+        stream_created_at: Set(None),
+        rules_version: Set(RULES_VERSION),
+        dead_letters_in_row: Set(0),
+        stopped_reason: Set(None),
+    });
+    let transaction = begin(db).await?;
+    let found = count_partitions(&transaction).await?;
+    if found == 0 {
+        partition::Entity::insert_many(rows)
+            .on_conflict_do_nothing_on([partition::Column::Partition])
+            .exec_without_returning(&transaction)
+            .await?;
+    } else if found != usize::from(wanted) {
+        return Err(SchemaError::Partitions { found, wanted });
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// All checkpoint rows, by number.
+///
+/// # Errors
+/// When the database fails.
+pub async fn partitions(db: &impl ConnectionTrait) -> Result<Vec<partition::Model>, DbErr> {
+    partition::Entity::find().order_by_asc(partition::Column::Partition).all(db).await
+}

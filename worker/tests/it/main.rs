@@ -1,0 +1,7 @@
+//! The rules of the worker, without any server.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
+
+mod events;
+mod properties;
+mod table;
