@@ -1,1 +1,103 @@
-//! ingress
+//! Ingress: takes signed callbacks over HTTP and answers 200 once the stream has stored them.
+//!
+//! A callback's way through this crate: `server` accepts its connection and finds the path,
+//! `callback` reads the body and decides, [`signature`] verifies it, `bundler` puts it together
+//! with its neighbours, `publish` sends them until the stream confirms, and [`link`] keeps the
+//! connection that they are sent on.
+
+pub mod config;
+mod server;
+
+mod body;
+mod callback;
+pub mod signature;
+
+mod bundler;
+pub mod link;
+mod publish;
+
+mod answer;
+mod clock;
+mod measure;
+
+pub mod send;
+pub mod sign;
+
+use std::sync::Arc;
+
+use shared::telemetry::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::bundler::Bundlers;
+use crate::callback::Door;
+use crate::config::Config;
+use crate::link::{Link, State};
+
+/// Why ingress ended other than as it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration does not fit the broker.
+    #[error(transparent)]
+    Broker(#[from] link::TooSmall),
+    /// A task ended by a panic, whose message is in the log.
+    #[error("the task that keeps the connection to the broker failed")]
+    Link(#[from] tokio::task::JoinError),
+    /// Requests or bundles were still unfinished at the end of the grace.
+    #[error("not everything was finished within --shutdown-grace")]
+    Unfinished,
+}
+
+/// Serves callbacks on `listener` and operators on `ops_listener` until `shutdown`, then finishes
+/// what is in flight.
+///
+/// # Errors
+/// [`ServeError`]; bad configuration that only the broker can reveal ends the process too.
+pub async fn serve(
+    config: Config,
+    listener: TcpListener,
+    ops_listener: TcpListener,
+    metrics: PrometheusHandle,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    measure::describe();
+    let (state, link_state) = watch::channel(State::Connecting);
+    let link = Link::new(config.servers, state, config.limits.max_body_bytes);
+    let unlink = CancellationToken::new();
+    let mut link = tokio::spawn(link.run(unlink.clone()));
+
+    let readiness = readiness(link_state.clone(), shutdown.clone());
+    let ops = tokio::spawn(shared::ops::serve(ops_listener, readiness, metrics, unlink.clone()));
+
+    let bundlers = Arc::new(Bundlers::new(link_state.clone(), config.limits.max_in_flight));
+    let limits = config.limits;
+    let door = Door::new(config.keys, limits, link_state, Arc::clone(&bundlers), shutdown.clone());
+    let connections = {
+        let serving = server::accept(listener, config.callback_path, door, limits, &shutdown);
+        tokio::select! {
+            connections = serving => connections,
+            // It ends by itself only when it can't go on.
+            ended = &mut link => return Ok(ended??),
+        }
+    };
+
+    let end = Instant::now() + config.shutdown_grace;
+    let finished = timeout_at(end, async {
+        connections.wait().await;
+        bundlers.close().await;
+    });
+    let finished = finished.await.is_ok();
+    unlink.cancel();
+    link.await??;
+    ops.await?;
+    if finished { Ok(()) } else { Err(ServeError::Unfinished) }
+}
+
+fn readiness(link: watch::Receiver<State>, shutdown: CancellationToken) -> shared::ops::Readiness {
+    Arc::new(move || {
+        let leaving = shutdown.is_cancelled().then(|| "shutting down".to_owned());
+        leaving.into_iter().chain(link.borrow().reason()).collect()
+    })
+}

@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use async_nats::{ConnectOptions, ServerAddr};
+use async_nats::{Client, ConnectError, ConnectOptions, ServerAddr};
+use percent_encoding::percent_decode_str;
 
 /// The broker's addresses, from a comma-separated `NATS_URL`. Shows itself without credentials.
 #[derive(Clone)]
@@ -41,12 +42,33 @@ impl Servers {
     /// Options that every Ackline process shares. `role` names the connection and its inbox
     /// prefix, so that the broker's permissions can tell the roles apart.
     #[must_use]
-    pub fn options(role: &str) -> ConnectOptions {
-        ConnectOptions::new()
+    pub fn options(&self, role: &str) -> ConnectOptions {
+        let options = ConnectOptions::new()
             .name(format!("ackline-{role}"))
             .custom_inbox_prefix(format!("_INBOX_{}", role.to_uppercase()))
             .connection_timeout(Duration::from_secs(3))
-            .ping_interval(Duration::from_secs(5))
+            .ping_interval(Duration::from_secs(5));
+        // async-nats does not look at the credentials of an address by itself.
+        match self.credentials() {
+            Some((user, password)) => options.user_and_password(user, password),
+            None => options,
+        }
+    }
+
+    /// Connects in a role.
+    ///
+    /// # Errors
+    /// When no address can be connected to.
+    pub async fn connect(&self, role: &str) -> Result<Client, ConnectError> {
+        self.options(role).connect(self.addresses()).await
+    }
+
+    /// The first credentials in the list; a cluster has the same users everywhere.
+    fn credentials(&self) -> Option<(String, String)> {
+        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        self.0.iter().find_map(|server| {
+            Some((decode(server.username()?), decode(server.password().unwrap_or_default())))
+        })
     }
 }
 
@@ -76,6 +98,9 @@ mod tests {
         assert_eq!(servers.to_string(), "a:4222,b:4333");
         assert_eq!(format!("{servers:?}"), "a:4222,b:4333");
         assert_eq!(servers.addresses().len(), 2);
+        assert_eq!(servers.credentials(), Some(("user".into(), "hunter2".into())));
+        let odd: Servers = "nats://u%40x:p%3Aw@a:4222".parse().unwrap();
+        assert_eq!(odd.credentials(), Some(("u@x".into(), "p:w".into())));
         let error = "nats://user:hunter2@:x".parse::<Servers>().unwrap_err();
         assert!(!format!("{error} {error:?}").contains("hunter2"));
     }

@@ -3,11 +3,14 @@
 use std::io::{self, IsTerminal};
 
 pub use metrics_exporter_prometheus::PrometheusHandle;
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 use tracing_subscriber::EnvFilter;
 
 /// Libraries whose finer levels print addresses with credentials, or bytes of a request.
-const QUIET: [&str; 4] = ["async_nats=info", "hyper=info", "hyper_util=info", "sqlx=warn"];
+/// async-nats' connector also reports as an error that a connection which is replaced does not
+/// come back.
+const QUIET: [&str; 5] =
+    ["async_nats=info", "async_nats::connector=off", "hyper=info", "hyper_util=info", "sqlx=warn"];
 
 /// Sends logs to standard error: text on a terminal, a JSON object a line elsewhere. `RUST_LOG`
 /// chooses what is logged, `info` by default.
@@ -30,9 +33,14 @@ pub fn init_logs() {
 /// When there is a recorder already.
 pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
     // Seconds from a fast publish to a publish deadline.
-    const BUCKETS: [f64; 14] =
+    const SECONDS: [f64; 14] =
         [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 12.0];
-    let handle = PrometheusBuilder::new().set_buckets(&BUCKETS)?.install_recorder()?;
+    // Up to the largest bundle.
+    const CALLBACKS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+    let handle = PrometheusBuilder::new()
+        .set_buckets(&SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_callbacks".into()), &CALLBACKS)?
+        .install_recorder()?;
     let upkeep = handle.clone();
     tokio::spawn(async move {
         loop {

@@ -234,6 +234,11 @@ impl Feed {
         }
     }
 
+    /// The partition that is read.
+    pub fn partition(&self) -> Partition {
+        self.partition
+    }
+
     /// Tells the broker how far the partition is applied. A courtesy to those who look at the
     /// broker: losing it is harmless, and it is never sent before the commit.
     pub async fn ack(&self, last: &Received) {

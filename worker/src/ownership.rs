@@ -20,6 +20,8 @@ use crate::store::partitions;
 
 /// How long a batch may take before it counts as failed.
 const BATCH_LIMIT: Duration = Duration::from_secs(60);
+/// How often a partition that somebody else owns is looked at, at the least.
+const FREE_RECHECK: Duration = Duration::from_secs(3);
 /// How often a stopped partition looks whether the reason is gone.
 const STOPPED_RECHECK: Duration = Duration::from_secs(30);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -86,7 +88,7 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
         let row = match acquired.await {
             Ok(Some(row)) => row,
             Ok(None) => {
-                pause(process.lease / 4, &shutdown).await;
+                pause((process.lease / 4).min(FREE_RECHECK), &shutdown).await;
                 continue;
             }
             Err(error) => {
@@ -148,13 +150,17 @@ fn grow(backoff: &mut Duration) -> Duration {
 
 async fn report_stop(process: &Process, mine: &Ownership, partition: Partition, reason: &str) {
     tracing::error!(%partition, reason, "the partition is stopped; nothing of it is lost or skipped");
-    metrics::gauge!("ackline_worker_partition_stopped", "partition" => partition.to_string())
-        .set(1.0);
+    show_stopped(partition, true);
     let written =
         partitions::set_stopped(&process.db, mine.partition, &mine.owner, mine.epoch, Some(reason));
     if let Err(error) = written.await {
         tracing::warn!(%partition, %error, "the reason of the stop is not written down");
     }
+}
+
+fn show_stopped(partition: Partition, stopped: bool) {
+    metrics::gauge!("ackline_worker_partition_stopped", "partition" => partition.to_string())
+        .set(f64::from(u8::from(stopped)));
 }
 
 /// Serves a partition from its acquisition to whatever ends that.
@@ -193,8 +199,7 @@ async fn forget_stop(
     if reason.starts_with(DEAD_LETTERS) {
         return Ok(());
     }
-    metrics::gauge!("ackline_worker_partition_stopped", "partition" => partition.to_string())
-        .set(0.0);
+    show_stopped(partition, false);
     partitions::set_stopped(&process.db, mine.partition, &mine.owner, mine.epoch, None).await
 }
 
@@ -238,6 +243,7 @@ async fn read(
             }
             Err(_) => return End::Anomaly("a batch took too long".into()),
         }
+        show_stopped(feed.partition(), false);
         if let Some(last) = batch.last() {
             feed.ack(last).await;
         }

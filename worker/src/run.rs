@@ -9,7 +9,6 @@ use async_nats::connection::State;
 use async_nats::{Client, jetstream};
 
 use sea_orm::DatabaseConnection;
-use shared::broker::Servers;
 use shared::ops::{self, Readiness};
 use shared::partition::Partition;
 use shared::stream::{self, ContractError};
@@ -28,6 +27,24 @@ use crate::store::{partitions, schema};
 /// How long to wait before something that is unreachable at the start is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+fn describe_metrics() {
+    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+    describe_counter!("ackline_worker_events_total", "Events by effect, dead letters included.");
+    describe_counter!("ackline_worker_acquisitions_total", "Partitions that were acquired.");
+    describe_counter!(
+        "ackline_worker_fences_total",
+        "Partitions that were lost to another worker."
+    );
+    describe_gauge!("ackline_worker_partitions_owned", "Partitions that this process owns.");
+    describe_gauge!("ackline_worker_partition_stopped", "Whether a partition is stopped.");
+    describe_gauge!("ackline_worker_lag_messages", "Messages of a partition still to be read.");
+    describe_histogram!(
+        "ackline_worker_batch_seconds",
+        Unit::Seconds,
+        "From a batch's first statement to its commit."
+    );
+}
+
 /// Consumes and applies until `shutdown`.
 ///
 /// # Errors
@@ -39,6 +56,7 @@ pub async fn run(
     metrics: PrometheusHandle,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    describe_metrics();
     let sole_worker = connection::lock(&config.database)?;
     let renewals = watch::channel(Renewed { at: Instant::now(), owned: Arc::default() });
     let (health, status) = watch::channel(Health { broker: None, renewed_at: None });
@@ -127,7 +145,7 @@ async fn connect(
         tracing::debug!("SQLite: this is the one worker process");
     }
     let client = retry("the broker can't be reached", shutdown, async || {
-        Servers::options("worker").connect(config.servers.addresses()).await
+        config.servers.connect("worker").await
     })
     .await;
     Ok(client.map(|client| (db, client)))

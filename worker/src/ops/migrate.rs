@@ -3,7 +3,6 @@
 use anyhow::{Context, bail};
 use async_nats::jetstream;
 use sea_orm::DatabaseConnection;
-use shared::broker::Servers;
 use shared::partition::Partition;
 use shared::stream::{self, DEFAULT_PARTITIONS};
 
@@ -21,8 +20,9 @@ pub async fn migrate(config: Migrate) -> anyhow::Result<()> {
     let db = connection::connect(&config.database, DEFAULT_LEASE)
         .await
         .context("the database can't be reached")?;
-    let client = Servers::options("operator")
-        .connect(config.servers.addresses())
+    let client = config
+        .servers
+        .connect("operator")
         .await
         .with_context(|| format!("the broker at {} can't be reached", config.servers))?;
     let jetstream = jetstream::new(client);

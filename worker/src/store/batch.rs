@@ -59,6 +59,8 @@ pub async fn fence(
         .col_expr(Column::AppliedMsgId, Expr::value(checkpoint.msg_id))
         .col_expr(Column::StreamCreatedAt, Expr::value(checkpoint.stream_created_at))
         .col_expr(Column::RulesVersion, Expr::value(RULES_VERSION))
+        // A batch that commits is the proof that nothing stops the partition any more.
+        .col_expr(Column::StoppedReason, Expr::value(Option::<String>::None))
         .col_expr(Column::LeaseUntil, clock(transaction.get_database_backend(), lease))
         .filter(Column::Partition.eq(mine.partition))
         .filter(Column::Epoch.eq(mine.epoch))

@@ -1,0 +1,178 @@
+//! What ingress answers: one success, and every refusal with its status, its text and its reason.
+//!
+//! Senders use `curl --retry`, so a fault that stays must not wear a retryable status, nor the
+//! other way round.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+use shared::callback::Malformed;
+
+/// An answer on its way out.
+pub(crate) type Answer = Response<Full<Bytes>>;
+
+/// Why a request is not answered with 200.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The path is not the callback path.
+    NotFound,
+    /// The path is, the method is not POST.
+    MethodNotAllowed,
+    /// The process is leaving.
+    ShuttingDown,
+    /// `--max-in-flight` requests are being worked on.
+    TooMany,
+    /// There is no usable connection to the broker.
+    BrokerDown,
+    /// The body exceeds `--max-body-bytes`, as declared or as it came.
+    BodyTooLarge,
+    /// The body did not arrive within `--body-timeout`.
+    BodyTooSlow,
+    /// The body broke off, or its transfer coding is wrong.
+    BodyBroken,
+    /// The signature is missing, malformed, repeated or wrong.
+    Signature,
+    /// The signature holds, but the callback is outside the replay window: answered like a wrong
+    /// signature, so that nothing is given away.
+    Replay,
+    /// The signed body is no callback.
+    Malformed(Malformed),
+    /// The broker has no room.
+    StreamFull,
+    /// No confirmation came by the deadline: what becomes of the callback is unknown.
+    NotConfirmed,
+}
+
+impl From<Malformed> for Refusal {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
+}
+
+impl Refusal {
+    /// The status of the answer.
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Signature | Self::Replay => StatusCode::UNAUTHORIZED,
+            Self::BodyBroken | Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::ShuttingDown
+            | Self::TooMany
+            | Self::BrokerDown
+            | Self::StreamFull
+            | Self::NotConfirmed => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The reason as a metric's label and in logs.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::ShuttingDown => "shutting_down",
+            Self::TooMany => "too_many_in_flight",
+            Self::BrokerDown => "broker_down",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BodyTooSlow => "body_too_slow",
+            Self::BodyBroken => "body_broken",
+            Self::Signature => "signature",
+            Self::Replay => "replay_window",
+            Self::Malformed(_) => "malformed",
+            Self::StreamFull => "stream_full",
+            Self::NotConfirmed => "not_confirmed",
+        }
+    }
+
+    fn error(self) -> String {
+        match self {
+            Self::NotFound => "Not found".into(),
+            Self::MethodNotAllowed => "Method not allowed".into(),
+            Self::ShuttingDown => "Shutting down".into(),
+            Self::TooMany => "Too many requests in flight".into(),
+            Self::BrokerDown => "Broker not available".into(),
+            Self::BodyTooLarge => "Body too large".into(),
+            Self::BodyTooSlow => "Body not received in time".into(),
+            Self::BodyBroken => "Body not received".into(),
+            Self::Signature | Self::Replay => "Invalid signature".into(),
+            Self::Malformed(malformed) => malformed.to_string(),
+            Self::StreamFull => "Stream full".into(),
+            Self::NotConfirmed => "Not confirmed in time".into(),
+        }
+    }
+
+    /// The answer that tells the sender.
+    pub(crate) fn answer(self) -> Answer {
+        let body = serde_json::json!({ "error": self.error() }).to_string();
+        let mut answer = json(self.status(), body.into());
+        let headers = answer.headers_mut();
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        match self {
+            Self::MethodNotAllowed => {
+                headers.insert(ALLOW, HeaderValue::from_static("POST"));
+            }
+            Self::BodyTooLarge | Self::BodyTooSlow | Self::BodyBroken | Self::ShuttingDown => {
+                close(&mut answer);
+            }
+            _ => {}
+        }
+        answer
+    }
+}
+
+/// The answer to a callback that the stream has confirmed.
+pub(crate) fn received() -> Answer {
+    json(StatusCode::OK, Bytes::from_static(b"{\"received\":true}"))
+}
+
+/// Ends the connection after this answer.
+pub(crate) fn close(answer: &mut Answer) {
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+}
+
+fn json(status: StatusCode, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_heal_by_itself_is_retryable() {
+        for (refusal, status) in [
+            (Refusal::NotFound, 404),
+            (Refusal::MethodNotAllowed, 405),
+            (Refusal::ShuttingDown, 503),
+            (Refusal::TooMany, 503),
+            (Refusal::BrokerDown, 503),
+            (Refusal::BodyTooLarge, 413),
+            (Refusal::BodyTooSlow, 408),
+            (Refusal::BodyBroken, 400),
+            (Refusal::Signature, 401),
+            (Refusal::Replay, 401),
+            (Refusal::Malformed(Malformed::Json), 400),
+            (Refusal::StreamFull, 503),
+            (Refusal::NotConfirmed, 503),
+        ] {
+            let answer = refusal.answer();
+            assert_eq!(answer.status(), status, "{refusal:?}");
+            assert_eq!(answer.headers().contains_key(RETRY_AFTER), status == 503, "{refusal:?}");
+            assert_eq!(answer.headers()[CONTENT_TYPE], "application/json");
+        }
+    }
+
+    #[test]
+    fn a_replay_is_answered_like_a_wrong_signature() {
+        assert_eq!(Refusal::Replay.error(), Refusal::Signature.error());
+        assert_eq!(Refusal::Replay.answer().headers(), Refusal::Signature.answer().headers());
+    }
+}

@@ -1,0 +1,9 @@
+//! The edge where this process reads the time; everything else is told it.
+
+use chrono::{DateTime, Utc};
+
+/// The time, by this machine's clock.
+#[expect(clippy::disallowed_methods, reason = "this is the edge that reads the clock")]
+pub(crate) fn now() -> DateTime<Utc> {
+    Utc::now()
+}

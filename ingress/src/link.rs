@@ -1,0 +1,294 @@
+//! The connection to the broker.
+//!
+//! Nothing is published while disconnected. async-nats would queue such publishes without bound
+//! and send them after it has reconnected, long after their senders were told 503. So its clients
+//! are kept from reconnecting: a client whose connection is lost ends, with everything that it
+//! had queued, and a new one is made here.
+
+use std::time::Duration;
+
+use async_nats::jetstream::context::ContextBuilder;
+use async_nats::{Client, ConnectError, Event, connection, jetstream};
+use shared::broker::Servers;
+use shared::bundle;
+use shared::stream::{self, ContractError};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::measure;
+
+/// How long one answer of the broker is waited for: a confirmation, or a stream's description.
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+/// How long connecting to any of the servers may take, looking their names up included.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// How often the streams are looked at again while they are as they must be, and while not.
+const RECHECK_GOOD: Duration = Duration::from_secs(30);
+const RECHECK_BAD: Duration = Duration::from_secs(2);
+const RECHECK_SILENT: Duration = Duration::from_secs(1);
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+/// More than there are partitions, each of which waits for one confirmation at a time.
+const MAX_UNCONFIRMED: usize = 1024;
+/// An address that nothing can ever be connected to.
+const NOWHERE: &str = "nats://127.0.0.1:0";
+
+/// What is known of the broker.
+#[derive(Clone, Debug)]
+pub(crate) enum State {
+    /// Entered at start, left by the first attempt to connect.
+    Connecting,
+    /// There is no connection, for this reason; new attempts are made until one succeeds.
+    Unreachable(String),
+    /// There is a connection, but what is at its end can't be used, for this reason.
+    Unfit(String),
+    /// Callbacks can be published. Left the moment the connection is lost.
+    Up(Box<Up>),
+}
+
+/// A connection that can be published on.
+#[derive(Clone, Debug)]
+pub(crate) struct Up {
+    /// Waits [`ANSWER_LIMIT`] for each confirmation.
+    pub(crate) jetstream: jetstream::Context,
+    /// How many partitions there are; never changes while the process runs.
+    pub(crate) partitions: u16,
+    /// The largest bundle that this connection takes, in bytes.
+    pub(crate) bundle_limit: usize,
+    /// Counts the connections.
+    pub(crate) generation: u64,
+}
+
+impl State {
+    /// Why callbacks can't be published, for people.
+    pub(crate) fn reason(&self) -> Option<String> {
+        match self {
+            Self::Connecting => Some("connecting to the broker".into()),
+            Self::Unreachable(why) => Some(format!("the broker can't be reached: {why}")),
+            Self::Unfit(why) => Some(format!("the broker can't be used: {why}")),
+            Self::Up(_) => None,
+        }
+    }
+}
+
+/// The broker takes no message as large as a callback may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "--max-body-bytes {max_body_bytes} does not fit the broker's max_payload of {max_payload}: \
+     a callback needs up to {} bytes beside its body",
+    bundle::MAX_METADATA_BYTES + bundle::MAX_HEADER_BYTES
+)]
+pub struct TooSmall {
+    max_body_bytes: usize,
+    max_payload: usize,
+}
+
+/// The keeper of the connection.
+pub(crate) struct Link {
+    servers: Servers,
+    state: watch::Sender<State>,
+    max_body_bytes: usize,
+    /// Known from the first usable connection on.
+    partitions: Option<u16>,
+    generation: u64,
+}
+
+impl Link {
+    pub(crate) fn new(
+        servers: Servers,
+        state: watch::Sender<State>,
+        max_body_bytes: usize,
+    ) -> Self {
+        Self { servers, state, max_body_bytes, partitions: None, generation: 0 }
+    }
+
+    /// Connects, and connects again, until `stop`.
+    ///
+    /// # Errors
+    /// [`TooSmall`] before there was a usable connection: that is a wrong configuration. Later it
+    /// is a change at the broker, and waited out.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), TooSmall> {
+        let mut pause = RETRY_MIN;
+        loop {
+            let lost = CancellationToken::new();
+            let why = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                connected = connect(&self.servers, lost.clone()) => match connected {
+                    Err(why) => why,
+                    Ok(client) => {
+                        self.generation += 1;
+                        tokio::select! {
+                            biased;
+                            () = stop.cancelled() => {
+                                // The end is near: what was not flushed by then is lost anyway.
+                                let _ = timeout(FLUSH_LIMIT, client.flush()).await;
+                                return Ok(());
+                            }
+                            () = lost.cancelled() => {
+                                pause = RETRY_MIN;
+                                "the connection was lost".to_owned()
+                            }
+                            ended = self.attend(&client) => ended?,
+                        }
+                    }
+                },
+            };
+            self.set(State::Unreachable(why));
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = sleep(with_jitter(pause)) => {}
+            }
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// Watches over one connection; returns only why it is of no use any more.
+    async fn attend(&mut self, client: &Client) -> Result<String, TooSmall> {
+        // From here on the client can't reconnect. Nothing was published on it before.
+        if let Err(error) = client.set_server_pool(NOWHERE).await {
+            return Ok(error.to_string());
+        }
+        let max_payload = client.server_info().max_payload;
+        let small = TooSmall { max_body_bytes: self.max_body_bytes, max_payload };
+        let needed = self.max_body_bytes + bundle::MAX_METADATA_BYTES + bundle::MAX_HEADER_BYTES;
+        if max_payload < needed {
+            if self.partitions.is_none() {
+                return Err(small);
+            }
+            self.set(State::Unfit(small.to_string()));
+            sleep(RECHECK_BAD).await;
+            return Ok(small.to_string());
+        }
+        let jetstream = ContextBuilder::new()
+            .timeout(ANSWER_LIMIT)
+            .ack_timeout(ANSWER_LIMIT)
+            .max_ack_inflight(MAX_UNCONFIRMED)
+            .build(client.clone());
+        let bundle_limit = bundle::MAX_BYTES.min(max_payload - bundle::MAX_HEADER_BYTES);
+        loop {
+            let checked = self.check(&jetstream).await;
+            // The event that says so is dropped when too many others wait to be handled.
+            if client.connection_state() == connection::State::Disconnected {
+                return Ok("the connection was lost".to_owned());
+            }
+            let recheck = match checked {
+                Ok(partitions) => {
+                    let generation = self.generation;
+                    let jetstream = jetstream.clone();
+                    let up = Up { jetstream, partitions, bundle_limit, generation };
+                    self.set(State::Up(Box::new(up)));
+                    RECHECK_GOOD
+                }
+                // A leader election answers nothing for seconds. Callbacks wait for it until
+                // their deadline; it is no reason to refuse them.
+                Err(Unfit::Silent(why)) if matches!(*self.state.borrow(), State::Up(_)) => {
+                    tracing::warn!("{why}");
+                    RECHECK_BAD
+                }
+                Err(Unfit::Silent(why)) => {
+                    self.set(State::Unfit(why));
+                    RECHECK_SILENT
+                }
+                Err(Unfit::Wrong(why)) => {
+                    self.set(State::Unfit(why));
+                    RECHECK_BAD
+                }
+            };
+            sleep(recheck).await;
+        }
+    }
+
+    async fn check(&mut self, jetstream: &jetstream::Context) -> Result<u16, Unfit> {
+        let found = stream::check(jetstream).await.map_err(|error| match error {
+            ContractError::Broker { ref source, .. } => Unfit::Silent(format!("{error}: {source}")),
+            _ => Unfit::Wrong(error.to_string()),
+        })?;
+        // The bundlers are per partition, and a job's callbacks must not change theirs.
+        let partitions = *self.partitions.get_or_insert(found);
+        if found == partitions {
+            Ok(found)
+        } else {
+            Err(Unfit::Wrong(format!(
+                "there were {partitions} partitions and now there are {found}: restart ingress \
+                 if that is meant"
+            )))
+        }
+    }
+
+    fn set(&self, state: State) {
+        let was = self.state.borrow().reason();
+        match (was, state.reason()) {
+            (Some(_), None) => tracing::info!(servers = %self.servers, "the broker is up"),
+            (was, Some(why)) if was.as_ref() != Some(&why) => {
+                tracing::warn!(servers = %self.servers, "{why}");
+            }
+            _ => {}
+        }
+        measure::broker_up(matches!(state, State::Up(_)));
+        self.state.send_if_modified(|now| {
+            let same = match (&*now, &state) {
+                (State::Up(now), State::Up(new)) => now.generation == new.generation,
+                _ => now.reason() == state.reason(),
+            };
+            *now = state;
+            !same
+        });
+    }
+}
+
+/// What a check of the streams found.
+enum Unfit {
+    Silent(String),
+    Wrong(String),
+}
+
+/// Connects once; `lost` is cancelled as soon as that connection is.
+async fn connect(servers: &Servers, lost: CancellationToken) -> Result<Client, String> {
+    let addresses = servers.addresses();
+    let options = servers
+        .options("ingress")
+        // One attempt for each server now; and as many at NOWHERE when the connection is lost,
+        // which fail at once and end the client.
+        .max_reconnects(addresses.len())
+        .ignore_discovered_servers()
+        .event_callback(move |event| {
+            if matches!(event, Event::Disconnected | Event::Closed) {
+                lost.cancel();
+            }
+            async {}
+        });
+    match timeout(CONNECT_LIMIT, options.connect(addresses)).await {
+        Ok(connected) => connected.map_err(|error: ConnectError| error.to_string()),
+        Err(_) => Err("connecting took too long".into()),
+    }
+}
+
+/// Between a half and the whole of a pause, so that many ingresses don't come back at once.
+fn with_jitter(pause: Duration) -> Duration {
+    let random = (uuid::Uuid::new_v4().as_u128() as u32) >> 16;
+    pause / 2 + pause / 2 * random / (1 << 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_stays_within_the_pause() {
+        for _ in 0..100 {
+            let pause = with_jitter(RETRY_MAX);
+            assert!(pause >= RETRY_MAX / 2 && pause <= RETRY_MAX, "{pause:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_can_be_connected_to_nowhere() {
+        let nowhere: async_nats::ServerAddr = NOWHERE.parse().unwrap();
+        let address = nowhere.socket_addrs().await.unwrap().next().unwrap();
+        assert_eq!(address.port(), 0);
+        let attempt = tokio::net::TcpStream::connect(address);
+        let attempt = timeout(Duration::from_millis(500), attempt).await;
+        assert!(attempt.expect("fails at once").is_err());
+    }
+}

@@ -1,0 +1,51 @@
+//! The `ingress` binary.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use ingress::ServeError;
+use ingress::config::{Cli, Command, ServeArgs};
+use tokio::net::TcpListener;
+
+/// Exit code for a configuration or arguments that can't be used, as clap's own.
+const UNUSABLE: u8 = 2;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        None => serve(&cli.serve).await,
+        Some(Command::Sign(args)) => ingress::sign::run(&args),
+        Some(Command::Send(args)) => ingress::send::run(&args).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell when standard error is gone.
+            let _ = writeln!(std::io::stderr(), "Error: {error:#}");
+            let unusable = error.is::<shared::config::Invalid>()
+                || matches!(error.downcast_ref(), Some(ServeError::Broker(_)));
+            if unusable { UNUSABLE.into() } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
+    shared::telemetry::init_logs();
+    let config = args.check(|name| std::env::var_os(name))?;
+    let metrics = shared::telemetry::init_metrics()?;
+    let shutdown = shared::shutdown::on_signal()?;
+    let listener = listen(config.listen).await?;
+    let ops_listener = listen(config.ops_listen).await?;
+    let (addr, ops) = (listener.local_addr()?, ops_listener.local_addr()?);
+    tracing::info!(%addr, %ops, "listening");
+    ingress::serve(config, listener, ops_listener, metrics, shutdown).await?;
+    tracing::info!("ended");
+    Ok(())
+}
+
+async fn listen(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("can't listen on {address}"))
+}

@@ -1,0 +1,185 @@
+//! Publishes one bundle until the stream confirms it.
+
+use std::error::Error;
+use std::time::Duration;
+
+use async_nats::jetstream::context::PublishError;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{self, ErrorCode};
+use bytes::Bytes;
+use shared::bundle;
+use shared::partition::Partition;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::bundler::up;
+use crate::link::{State, Up};
+use crate::measure;
+
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// A bundle: the same bytes under the same id, however often they are sent.
+#[derive(Debug)]
+pub(crate) struct Bundle {
+    pub(crate) id: String,
+    pub(crate) partition: Partition,
+    pub(crate) payload: Bytes,
+    pub(crate) callbacks: usize,
+}
+
+impl Bundle {
+    pub(crate) fn new(partition: Partition, payload: Bytes, callbacks: usize) -> Self {
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        Self { id, partition, payload, callbacks }
+    }
+}
+
+/// What has become of a bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Confirmed {
+    /// The stream has it.
+    Stored,
+    /// The broker has no room for it, and trying again at once would change nothing.
+    Full,
+    /// Ingress ends, and there will be no connection any more.
+    Ended,
+}
+
+/// Publishes the bundle, again and again, until it is known what has become of it. Whoever waits
+/// no longer drops this.
+///
+/// The stream recognises the id of a bundle that it has already, so sending it again after a
+/// timeout or on another connection is harmless.
+pub(crate) async fn publish(bundle: &Bundle, link: &mut watch::Receiver<State>) -> Confirmed {
+    let began = Instant::now();
+    let mut pause = RETRY_MIN;
+    loop {
+        let Some(up) = up(link).await else { return Confirmed::Ended };
+        let left = async |link: &mut watch::Receiver<State>| {
+            let same =
+                |state: &State| matches!(state, State::Up(now) if now.generation == up.generation);
+            // An error means that ingress ends, which is a change too.
+            let _ = link.wait_for(|state| !same(state)).await;
+        };
+        let failure = tokio::select! {
+            biased;
+            attempt = attempt(&up, bundle) => match attempt {
+                Ok(()) => {
+                    measure::confirmed(began.elapsed(), bundle.callbacks);
+                    return Confirmed::Stored;
+                }
+                Err(failure) => failure,
+            },
+            () = left(link) => continue,
+        };
+        let partition = bundle.partition;
+        match failure {
+            Failure::Full(why) => {
+                tracing::warn!(%partition, message_id = %bundle.id, "no room for a bundle: {why}");
+                return Confirmed::Full;
+            }
+            Failure::Unconfirmed(why) => {
+                tracing::info!(%partition, message_id = %bundle.id, "trying a bundle again: {why}");
+            }
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = left(link) => {}
+        }
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+/// Why an attempt was not confirmed: the decision what to do now.
+#[derive(Debug, PartialEq, Eq)]
+enum Failure {
+    /// Refused for want of room.
+    Full(String),
+    /// Everything else, known to be refused or not: try again.
+    Unconfirmed(String),
+}
+
+async fn attempt(up: &Up, bundle: &Bundle) -> Result<(), Failure> {
+    let stream = bundle.partition.stream();
+    let message = PublishMessage::build()
+        .payload(bundle.payload.clone())
+        .message_id(&bundle.id)
+        .expected_stream(&stream)
+        .header(bundle::VERSION_HEADER.0, bundle::VERSION_HEADER.1);
+    let sent = up.jetstream.send_publish(bundle.partition.callbacks_subject(), message).await;
+    let ack = match sent {
+        Ok(sent) => sent.await,
+        Err(error) => Err(error),
+    }
+    .map_err(|error| Failure::of(&error))?;
+    if ack.stream != stream {
+        return Err(Failure::Unconfirmed(format!("the stream {} confirmed it", ack.stream)));
+    }
+    Ok(())
+}
+
+impl Failure {
+    fn of(error: &PublishError) -> Self {
+        let api = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
+        match api {
+            Some(api) if is_full(api) => Self::Full(api.to_string()),
+            Some(api) => Self::Unconfirmed(api.to_string()),
+            None => Self::Unconfirmed(error.to_string()),
+        }
+    }
+}
+
+/// Whether the broker has refused for want of room, in the stream or on its disk. A failure to
+/// store has one code for all reasons; those of a limit say "maximum … exceeded".
+fn is_full(error: &jetstream::Error) -> bool {
+    match error.error_code() {
+        ErrorCode::STREAM_STORE_FAILED => error.to_string().contains("maximum"),
+        code => [
+            ErrorCode::INSUFFICIENT_RESOURCES,
+            ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+            ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
+        ]
+        .contains(&code),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::jetstream::context::PublishErrorKind;
+
+    use super::*;
+
+    fn refused(code: u64, description: &str) -> Failure {
+        let error: jetstream::Error = serde_json::from_value(serde_json::json!({
+            "code": 503, "err_code": code, "description": description,
+        }))
+        .unwrap();
+        Failure::of(&PublishError::with_source(PublishErrorKind::Other, error))
+    }
+
+    #[test]
+    fn only_want_of_room_is_refused_at_once() {
+        for (code, description, full) in [
+            (10077, "maximum bytes exceeded", true),
+            (10077, "maximum messages exceeded", true),
+            (10077, "unexpected end of file", false),
+            (10023, "insufficient resources", true),
+            (10047, "insufficient storage resources available", true),
+            (10002, "resource limits exceeded for account", true),
+            (10008, "JetStream system temporarily unavailable", false),
+            (10060, "expected stream does not match", false),
+        ] {
+            let failure = refused(code, description);
+            assert_eq!(matches!(failure, Failure::Full(_)), full, "{failure:?}");
+        }
+        for kind in [
+            PublishErrorKind::TimedOut,
+            PublishErrorKind::BrokenPipe,
+            PublishErrorKind::StreamNotFound,
+        ] {
+            let failure = Failure::of(&PublishError::new(kind));
+            assert!(matches!(failure, Failure::Unconfirmed(_)), "{failure:?}");
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! `ingress send`: sends one signed callback, with the retries of a workflow.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::bail;
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+use clap::{ArgGroup, Args};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
+use hyper::{HeaderMap, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::{Map, Value};
+use shared::config::{Invalid, Problems, duration};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+use url::Url;
+
+use crate::clock;
+use crate::config::signing_secret;
+use crate::signature::{PLAIN_HEADER, Secret, sign};
+
+/// Longer than ingress takes for any answer.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(30);
+const ANSWER_BYTES: usize = 64 * 1024;
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// What to send, and where.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["status", "heartbeat"])))]
+pub struct SendArgs {
+    /// Where callbacks are taken (http only).
+    #[arg(long, env = "CALLBACK_URL", default_value = "http://127.0.0.1:8080/api/webhooks/github")]
+    url: String,
+    /// The job that the callback is about.
+    #[arg(long)]
+    job_id: String,
+    /// The status to report.
+    #[arg(long, value_parser = ["queued", "provisioning", "running", "failed"])]
+    status: Option<String>,
+    /// Report that the job is alive.
+    #[arg(long)]
+    heartbeat: bool,
+    /// The workflow run that speaks.
+    #[arg(long)]
+    workflow_run_id: Option<String>,
+    /// Which attempt of that run.
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
+    run_attempt: Option<i32>,
+    /// Why it failed.
+    #[arg(long)]
+    error: Option<String>,
+    /// The step that failed.
+    #[arg(long)]
+    failed_step: Option<String>,
+    /// Who provisions.
+    #[arg(long)]
+    agent_id: Option<String>,
+    /// Where it is provisioned.
+    #[arg(long)]
+    region: Option<String>,
+    /// The callback's idempotency key; random without it.
+    #[arg(long)]
+    event_id: Option<String>,
+    /// How long to go on trying; 0 for a single attempt.
+    #[arg(long, default_value = "60s")]
+    retry_for: String,
+}
+
+/// Sends the callback until it is answered for good, and prints that answer.
+///
+/// # Errors
+/// [`Invalid`] arguments; a refusal; or no acceptance within `--retry-for`.
+pub async fn run(args: &SendArgs) -> anyhow::Result<()> {
+    let secret = signing_secret(|name| std::env::var_os(name))?;
+    let sender = Sender::new(args)?;
+    let end = Instant::now() + sender.retry_for;
+    let mut pause = RETRY_MIN;
+    loop {
+        let (why, wait) = match sender.attempt(&secret).await {
+            Ok(answer) => {
+                let text = String::from_utf8_lossy(&answer.body);
+                writeln!(std::io::stdout(), "{}", text.trim_end())?;
+                if answer.status == StatusCode::OK {
+                    return Ok(());
+                }
+                if !is_retryable(answer.status) {
+                    bail!("the callback was refused: {}", answer.status);
+                }
+                (answer.status.to_string(), answer.retry_after)
+            }
+            Err(why) => (why.to_string(), None),
+        };
+        let wait = wait.unwrap_or_default().max(pause);
+        if Instant::now() + wait > end {
+            bail!("gave up: {why}");
+        }
+        writeln!(std::io::stderr(), "trying again in {wait:?}: {why}")?;
+        sleep(wait).await;
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+struct Sender {
+    url: Url,
+    /// The body but for the time, which is each attempt's own.
+    fields: Map<String, Value>,
+    retry_for: Duration,
+}
+
+struct Answered {
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    body: Bytes,
+}
+
+impl Sender {
+    fn new(args: &SendArgs) -> Result<Self, Invalid> {
+        let mut problems = Problems::default();
+        let url = problems.take("--url", target(&args.url));
+        let retry_for = match args.retry_for.trim() {
+            "0" => Some(Duration::ZERO),
+            text => problems.take("--retry-for", duration(text)),
+        };
+        let fields = fields(args);
+        // The answer would be the same, only later.
+        let checked = shared::callback::parse(&body(&fields, DateTime::UNIX_EPOCH));
+        problems.take("the callback would be refused", checked);
+        let sender = (|| Some(Self { url: url?, fields, retry_for: retry_for? }))();
+        problems.finish(sender)
+    }
+
+    async fn attempt(&self, secret: &Secret) -> anyhow::Result<Answered> {
+        let body = body(&self.fields, clock::now());
+        let request = Request::post(self.path_and_query())
+            .header(HOST, self.url.authority())
+            .header(CONTENT_TYPE, "application/json")
+            .header(PLAIN_HEADER, sign(secret, &body))
+            .body(Full::new(Bytes::from(body)))?;
+        let answered = timeout(ATTEMPT_LIMIT, self.exchange(request)).await;
+        answered.unwrap_or_else(|_| bail!("no answer within {ATTEMPT_LIMIT:?}"))
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Answered> {
+        let host = self.url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let port = self.url.port_or_known_default().unwrap_or(80);
+        let stream = TcpStream::connect((host, port)).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let connection = tokio::spawn(connection);
+        let response = sender.send_request(request).await?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES).collect().await;
+        let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
+        connection.abort();
+        Ok(Answered { status: head.status, retry_after: retry_after(&head.headers), body })
+    }
+
+    fn path_and_query(&self) -> String {
+        match self.url.query() {
+            Some(query) => format!("{}?{query}", self.url.path()),
+            None => self.url.path().to_owned(),
+        }
+    }
+}
+
+fn target(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("\"{text}\" is not a URL: {error}"))?;
+    match url.scheme() {
+        "http" if url.has_host() => Ok(url),
+        "https" => Err("https is not supported: use curl, or http on the inner side".into()),
+        _ => Err(format!("\"{text}\" is not a URL like http://host:8080/path")),
+    }
+}
+
+fn fields(args: &SendArgs) -> Map<String, Value> {
+    let event_id =
+        args.event_id.clone().unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
+    let texts = [
+        ("job_id", Some(&args.job_id)),
+        ("status", args.status.as_ref()),
+        ("workflow_run_id", args.workflow_run_id.as_ref()),
+        ("error", args.error.as_ref()),
+        ("failed_step", args.failed_step.as_ref()),
+        ("agent_id", args.agent_id.as_ref()),
+        ("region", args.region.as_ref()),
+        ("event_id", Some(&event_id)),
+    ];
+    let mut fields: Map<String, Value> = texts
+        .into_iter()
+        .filter_map(|(name, text)| Some((name.to_owned(), Value::from(text?.as_str()))))
+        .collect();
+    if args.heartbeat {
+        fields.insert("type".into(), "heartbeat".into());
+    }
+    if let Some(attempt) = args.run_attempt {
+        fields.insert("run_attempt".into(), attempt.into());
+    }
+    fields
+}
+
+fn body(fields: &Map<String, Value>, sent_at: DateTime<Utc>) -> Vec<u8> {
+    let mut fields = fields.clone();
+    let sent_at = sent_at.to_rfc3339_opts(SecondsFormat::Micros, true);
+    fields.insert("sent_at".into(), sent_at.into());
+    Value::Object(fields).to_string().into_bytes()
+}
+
+/// The statuses that `curl --retry` tries again.
+fn is_retryable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use shared::callback::{Kind, Status, parse};
+
+    use super::*;
+    use crate::config::{Cli, Command};
+
+    fn sender(args: &[&str]) -> Result<Sender, String> {
+        let args = [&["ingress", "send"], args].concat();
+        let cli = Cli::try_parse_from(args).map_err(|error| error.to_string())?;
+        let Some(Command::Send(args)) = cli.command else { panic!("not send") };
+        Sender::new(&args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_sent_is_a_callback() {
+        let sender = sender(&[
+            "--job-id=j",
+            "--status=failed",
+            "--workflow-run-id=7",
+            "--run-attempt=2",
+            "--error=quota",
+            "--failed-step=apply",
+            "--url=http://[::1]:80/hook?x=1",
+        ])
+        .unwrap();
+        let now = DateTime::from_timestamp_micros(1_700_000_000_000_001).unwrap();
+        let callback = parse(&body(&sender.fields, now)).unwrap();
+        assert_eq!(callback.kind, Kind::Status(Status::Failed));
+        assert_eq!(callback.workflow_run_id.as_deref(), Some("7"));
+        assert_eq!(callback.run_attempt, Some(2));
+        assert_eq!(callback.failed_step.as_deref(), Some("apply"));
+        assert_eq!(callback.sent_at, Some(now));
+        // Each attempt is made from the same fields.
+        assert!(callback.event_id.is_some_and(|id| id.len() == 32));
+        assert_eq!(sender.path_and_query(), "/hook?x=1");
+    }
+
+    #[test]
+    fn a_heartbeat_needs_no_status() {
+        let sender = sender(&["--job-id=j", "--heartbeat", "--event-id=e"]).unwrap();
+        let callback = parse(&body(&sender.fields, DateTime::UNIX_EPOCH)).unwrap();
+        assert_eq!((callback.kind, callback.event_id), (Kind::Heartbeat, Some("e".into())));
+    }
+
+    #[test]
+    fn bad_arguments_are_named() {
+        for (args, named) in [
+            (&["--job-id=j"][..], "--status"),
+            (&["--job-id=j", "--status=done"], "provisioning"),
+            (&["--job-id=j", "--status=running", "--heartbeat"], "cannot be used with"),
+            (&["--heartbeat"], "--job-id"),
+            (&["--job-id=", "--heartbeat"], "Missing job_id"),
+            (&["--job-id=a\nb", "--heartbeat"], "Invalid job_id"),
+            (&["--job-id=j", "--heartbeat", "--event-id="], "Invalid event_id"),
+            (&["--job-id=j", "--heartbeat", "--run-attempt=0"], "--run-attempt"),
+            (&["--job-id=j", "--heartbeat", "--url=https://x/"], "https is not supported"),
+            (&["--job-id=j", "--heartbeat", "--url=x"], "--url"),
+            (&["--job-id=j", "--heartbeat", "--retry-for=never"], "--retry-for"),
+        ] {
+            let problem = sender(args).err().expect("refused");
+            assert!(problem.contains(named), "{args:?}: {problem}");
+        }
+        assert_eq!(
+            sender(&["--job-id=j", "--heartbeat", "--retry-for=0"]).unwrap().retry_for,
+            Duration::ZERO
+        );
+    }
+}
