@@ -1,1 +1,21 @@
-//! e2e
+//! Starts the real parts of Ackline (nats-server, PostgreSQL, act, `ingress`, `worker`) for
+//! whole-system tests, the demo and `make up`. Nothing is mocked, every process ends with the one
+//! that started it, and any number of tests may run at once.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the harness plays the sender, whose clock is its own"
+)]
+
+pub mod process;
+pub mod tools;
+
+pub mod nats;
+pub mod port;
+pub mod postgres;
+
+pub mod http;
+pub mod stack;
+
+pub mod act;
+pub mod load;

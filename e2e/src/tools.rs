@@ -1,0 +1,74 @@
+//! Where the programs are: tools from `make tools`, our own binaries from `make build`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+/// The workspace that this crate was built in.
+#[must_use]
+pub fn workspace() -> PathBuf {
+    let e2e = Path::new(env!("CARGO_MANIFEST_DIR"));
+    e2e.parent().unwrap_or(e2e).to_owned()
+}
+
+/// nats-server: `NATS_SERVER`, or the pinned one.
+///
+/// # Errors
+/// When it is not there.
+pub fn nats_server() -> Result<PathBuf> {
+    tool("NATS_SERVER", "bin/nats-server")
+}
+
+/// act, which runs GitHub Actions workflows: `ACT`, or the pinned one.
+///
+/// # Errors
+/// When it is not there.
+pub fn act() -> Result<PathBuf> {
+    tool("ACT", "bin/act")
+}
+
+/// The directory of PostgreSQL's programs: `POSTGRES_BIN`, or the pinned ones.
+///
+/// # Errors
+/// When it is not there.
+pub fn postgres_bin() -> Result<PathBuf> {
+    let bin = tool("POSTGRES_BIN", "postgres/bin")?;
+    ensure!(bin.join("initdb").is_file(), "there is no initdb in {}", bin.display());
+    Ok(bin)
+}
+
+fn tool(variable: &str, pinned: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
+        return PathBuf::from(&path)
+            .canonicalize()
+            .with_context(|| format!("{variable} is {}, which is not there", path.display()));
+    }
+    let path = workspace().join(".tools").join(pinned);
+    path.canonicalize().with_context(|| {
+        format!("{} is missing: run `make tools`, or set {variable}", path.display())
+    })
+}
+
+/// One of our binaries, `ingress` or `worker`: from `ACKLINE_BIN_DIR`, or from where the running
+/// executable was built.
+///
+/// # Errors
+/// When it is not there.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let dir = match std::env::var_os("ACKLINE_BIN_DIR").filter(|dir| !dir.is_empty()) {
+        Some(dir) => std::path::absolute(dir)?,
+        None => {
+            let executable = std::env::current_exe().context("can't find the running program")?;
+            let dir = executable.parent().context("the running program has no directory")?;
+            // Cargo puts tests one level deeper than binaries.
+            if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir }.to_owned()
+        }
+    };
+    let path = dir.join(name);
+    ensure!(
+        path.is_file(),
+        "{} is missing: run `make build`, or set ACKLINE_BIN_DIR",
+        path.display()
+    );
+    Ok(path)
+}

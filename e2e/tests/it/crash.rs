@@ -1,0 +1,141 @@
+//! The worker is killed with `kill -9` wherever it hurts.
+
+use std::time::Duration;
+
+use e2e::load::Load;
+use e2e::stack::{Db, Stack};
+use sea_orm::{ConnectionTrait, DatabaseBackend, Statement, TransactionTrait};
+use worker::entity::job::Status;
+
+use crate::expect::*;
+
+/// Kills the worker again and again while callbacks arrive; then everything has taken effect
+/// exactly once. The rate is printed for a first look, and judged nowhere.
+async fn killed_under_load(stack: &mut Stack, jobs: usize) {
+    let running = Load::new(stack.ingress.addr, stack.secret(), jobs).start();
+    let all = (jobs * 10) as u64;
+    for part in 1..=5 {
+        stack
+            .wait_until("the load goes on", SOON, async || running.accepted() >= all * part / 6)
+            .await;
+        stack.worker.process.kill9();
+        stack.start_worker().await.unwrap();
+    }
+    let report = running.finish().await.unwrap();
+    let db = stack.db().await.unwrap();
+    wait_until_applied(stack, &db).await;
+    assert_exactly_once(&db, &report).await;
+    assert_eq!(report.accepted(), jobs * 10);
+    println!(
+        "{} callbacks accepted, {:.0}/s, p50 {:?}, p99 {:?}, {} retries, 5 kills",
+        report.accepted(),
+        report.rate(),
+        report.latency(0.5),
+        report.latency(0.99),
+        report.retries
+    );
+}
+
+#[tokio::test]
+async fn a_worker_killed_under_load_applies_exactly_once_on_sqlite() {
+    let mut stack = Stack::start(Db::Sqlite).await.unwrap();
+    killed_under_load(&mut stack, 300).await;
+}
+
+#[tokio::test]
+async fn a_worker_killed_under_load_applies_exactly_once_on_postgres() {
+    let mut stack = Stack::builder().db(Db::Postgres).env("LEASE", "1s").start().await.unwrap();
+    killed_under_load(&mut stack, 300).await;
+}
+
+/// The broker never gets an ack, so every kill finds each commit between itself and its ack.
+async fn killed_between_commit_and_ack(db: Db) {
+    let deny_acks = r#"
+        authorization {
+            users: [{ user: deaf, password: deaf, permissions: { publish: { deny: ["$JS.ACK.>"] } } }]
+        }
+        no_auth_user: deaf
+    "#;
+    let mut stack =
+        Stack::builder().db(db).env("LEASE", "1s").nats_config(deny_acks).start().await.unwrap();
+    killed_under_load(&mut stack, 60).await;
+
+    let jetstream = async_nats::jetstream::new(stack.nats.client().await.unwrap());
+    let database = stack.db().await.unwrap();
+    for row in partitions(&database).await.iter().filter(|row| row.applied_seq > 0) {
+        let stream = format!("CALLBACKS-{:02}", row.partition);
+        let name = format!("worker-{}-{}", row.epoch, row.owner.as_ref().unwrap());
+        let stream = jetstream.get_stream(stream).await.unwrap();
+        let consumer = stream.consumer_info(name).await.unwrap();
+        assert_eq!(consumer.ack_floor.consumer_sequence, 0, "an ack got through");
+        assert!(consumer.num_ack_pending > 0, "nothing was delivered");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_killed_between_commit_and_ack_applies_once_on_sqlite() {
+    killed_between_commit_and_ack(Db::Sqlite).await;
+}
+
+#[tokio::test]
+async fn a_worker_killed_between_commit_and_ack_applies_once_on_postgres() {
+    killed_between_commit_and_ack(Db::Postgres).await;
+}
+
+#[tokio::test]
+async fn a_worker_killed_before_its_commit_leaves_nothing_and_applies_once() {
+    let mut stack = Stack::builder().db(Db::Postgres).env("LEASE", "1s").start().await.unwrap();
+    let db = stack.db().await.unwrap();
+    accept(&stack, status("a", "queued")).await;
+    wait_for_status(&stack, &db, "a", Status::Queued).await;
+
+    // The batch has passed its fence and waits for this table when it is killed.
+    let lock = db.begin().await.unwrap();
+    lock.execute_unprepared("LOCK TABLE job_events IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    accept(&stack, status("a", "provisioning")).await;
+    accept(&stack, status("a", "running")).await;
+    let waiting = Statement::from_string(
+        DatabaseBackend::Postgres,
+        "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'job_events'::regclass",
+    );
+    let postgres = stack.postgres.as_ref().unwrap();
+    stack
+        .wait_until("the worker's transaction is open", SOON, async || {
+            db.query_one_raw(waiting.clone()).await.unwrap().is_some()
+        })
+        .await;
+    stack.worker.process.kill9();
+    lock.rollback().await.unwrap();
+    stack
+        .wait_until("its transaction is gone", SOON, async || {
+            let open = "SELECT count(*) FROM pg_stat_activity \
+                        WHERE application_name = 'ackline-worker' AND xact_start IS NOT NULL";
+            postgres.psql(open).await.unwrap().trim() == "0"
+        })
+        .await;
+    assert_eq!(job(&db, "a").await.unwrap().status, Status::Queued, "nothing was applied");
+    let applied: Vec<i64> = partitions(&db).await.iter().map(|row| row.applied_seq).collect();
+    assert_eq!(applied.iter().sum::<i64>(), 1, "the checkpoint did not move");
+
+    stack.start_worker().await.unwrap();
+    wait_for_status(&stack, &db, "a", Status::Running).await;
+    let statuses: Vec<_> = events(&db).await.into_iter().map(|event| event.to_status).collect();
+    assert_eq!(statuses, [Status::Queued, Status::Provisioning, Status::Running].map(Some));
+}
+
+#[tokio::test]
+async fn a_worker_outlives_its_database() {
+    let mut stack = Stack::builder().db(Db::Postgres).env("LEASE", "1s").start().await.unwrap();
+    let running = Load::new(stack.ingress.addr, stack.secret(), 100).start();
+    stack.wait_until("the load goes on", SOON, async || running.accepted() >= 200).await;
+    let postgres = stack.postgres.as_mut().unwrap();
+    postgres.kill9();
+    postgres.restart().await.unwrap();
+    let report = running.finish().await.unwrap();
+    let db = stack.db().await.unwrap();
+    wait_until_applied(&stack, &db).await;
+    assert_exactly_once(&db, &report).await;
+    assert!(stack.worker.process.is_running(), "it was not restarted");
+    let ended = stack.worker.process.terminate(Duration::from_secs(30)).await.unwrap();
+    assert!(ended.success());
+}

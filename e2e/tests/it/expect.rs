@@ -1,0 +1,139 @@
+//! What several tests ask of the system.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use e2e::load::Report;
+use e2e::stack::Stack;
+use sea_orm::{DatabaseConnection, EntityTrait, QueryOrder};
+use serde_json::json;
+use worker::entity::{dead_letter, job, job_event, partition};
+
+/// Long enough for a slow machine; nothing waits for it to pass.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+
+/// A status callback of the older form: no event id, no time.
+pub(crate) fn status(job_id: &str, status: &str) -> String {
+    json!({ "job_id": job_id, "status": status }).to_string()
+}
+
+/// Posts a callback, which must be accepted.
+pub(crate) async fn accept(stack: &Stack, body: impl Into<String>) {
+    let body = body.into();
+    let answer = stack.post(body.clone()).await.unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (200, r#"{"received":true}"#), "{body}");
+}
+
+pub(crate) async fn jobs(db: &DatabaseConnection) -> Vec<job::Model> {
+    job::Entity::find().order_by_asc(job::Column::Id).all(db).await.unwrap()
+}
+
+pub(crate) async fn job(db: &DatabaseConnection, id: &str) -> Option<job::Model> {
+    job::Entity::find_by_id(id).one(db).await.unwrap()
+}
+
+pub(crate) async fn events(db: &DatabaseConnection) -> Vec<job_event::Model> {
+    job_event::Entity::find()
+        .order_by_asc(job_event::Column::Partition)
+        .order_by_asc(job_event::Column::Seq)
+        .order_by_asc(job_event::Column::Idx)
+        .all(db)
+        .await
+        .unwrap()
+}
+
+pub(crate) async fn dead_letters(db: &DatabaseConnection) -> Vec<dead_letter::Model> {
+    dead_letter::Entity::find()
+        .order_by_asc(dead_letter::Column::Partition)
+        .order_by_asc(dead_letter::Column::Seq)
+        .order_by_asc(dead_letter::Column::Idx)
+        .all(db)
+        .await
+        .unwrap()
+}
+
+pub(crate) async fn partitions(db: &DatabaseConnection) -> Vec<partition::Model> {
+    partition::Entity::find().order_by_asc(partition::Column::Partition).all(db).await.unwrap()
+}
+
+pub(crate) async fn wait_for_status(
+    stack: &Stack,
+    db: &DatabaseConnection,
+    id: &str,
+    status: job::Status,
+) -> job::Model {
+    stack
+        .wait_for(&format!("{id} is {status:?}"), SOON, async || {
+            job(db, id).await.filter(|job| job.status == status)
+        })
+        .await
+}
+
+/// The last sequence of every partition's stream.
+pub(crate) async fn stream_ends(stack: &Stack) -> Vec<u64> {
+    let jetstream = async_nats::jetstream::new(stack.nats.client().await.unwrap());
+    let mut ends = Vec::new();
+    for row in 0..shared::stream::check(&jetstream).await.unwrap() {
+        let stream = shared::partition::Partition::new(row).stream();
+        let stream = jetstream.get_stream(stream).await.unwrap();
+        ends.push(stream.cached_info().state.last_sequence);
+    }
+    ends
+}
+
+/// Waits until every stream is applied to its end.
+pub(crate) async fn wait_until_applied(stack: &Stack, db: &DatabaseConnection) {
+    let ends = stream_ends(stack).await;
+    stack
+        .wait_until("every stream is applied to its end", SOON, async || {
+            let rows = partitions(db).await;
+            rows.iter().zip(&ends).all(|(row, end)| row.applied_seq as u64 == *end)
+        })
+        .await;
+}
+
+/// Every accepted callback of a load has taken effect exactly once, in the order of its job.
+pub(crate) async fn assert_exactly_once(db: &DatabaseConnection, report: &Report) {
+    assert_statuses_exactly_once(db, report).await;
+    let jobs: HashMap<String, i32> =
+        jobs(db).await.into_iter().map(|job| (job.id, job.heartbeat_count)).collect();
+    for sent in &report.jobs {
+        let heartbeats = sent.accepted.iter().filter(|sent| sent.status.is_none()).count();
+        assert_eq!(jobs[&sent.job_id], heartbeats as i32, "heartbeats of {}", sent.job_id);
+    }
+}
+
+/// The same without the heartbeats: one that is sent again after an unknown outcome is signed
+/// anew, with another time, and counts as another one.
+pub(crate) async fn assert_statuses_exactly_once(db: &DatabaseConnection, report: &Report) {
+    let jobs: HashMap<String, job::Model> =
+        jobs(db).await.into_iter().map(|job| (job.id.clone(), job)).collect();
+    let mut effects: HashMap<String, Vec<(String, String)>> = HashMap::new();
+    for event in events(db).await {
+        // A sender's retry of a callback that was stored, but not answered, is a duplicate.
+        if event.reason.as_deref() != Some("duplicate") {
+            let kind = serde_json::to_value(event.kind).unwrap().as_str().unwrap().to_owned();
+            let event_id = event.event_id.unwrap_or_default();
+            effects.entry(event.job_id).or_default().push((event_id, kind));
+        }
+    }
+    assert_eq!(jobs.len(), report.jobs.len());
+    for sent in &report.jobs {
+        assert_eq!(sent.given_up, None, "{}", sent.job_id);
+        let job = &jobs[&sent.job_id];
+        let statuses: Vec<(String, String)> = sent
+            .accepted
+            .iter()
+            .filter_map(|sent| Some((sent.event_id.clone(), sent.status?.to_owned())))
+            .collect();
+        assert_eq!(effects[&sent.job_id], statuses, "{}", sent.job_id);
+        let last = serde_json::to_value(job.status).unwrap();
+        assert_eq!(last.as_str(), sent.last_status(), "{}", sent.job_id);
+    }
+}
+
+pub(crate) fn now() -> DateTime<Utc> {
+    #[expect(clippy::disallowed_methods, reason = "a sender has a clock")]
+    Utc::now()
+}

@@ -1,0 +1,19 @@
+//! The whole system: real processes, a real broker, real databases, a real workflow runner.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "tests fail by panicking"
+)]
+
+mod expect;
+mod harness;
+
+mod door;
+mod outage;
+mod workflow;
+
+mod crash;
+mod ownership;
+mod poison;

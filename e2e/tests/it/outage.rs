@@ -1,0 +1,71 @@
+//! The broker goes away and comes back.
+
+use std::time::{Duration, Instant};
+
+use e2e::stack::{Db, Stack};
+
+use crate::expect::*;
+
+#[tokio::test]
+async fn ingress_refuses_while_the_broker_is_gone_and_recovers_without_a_restart() {
+    let mut stack = Stack::builder().env("PUBLISH_DEADLINE", "2s").start().await.unwrap();
+    accept(&stack, status("before", "queued")).await;
+
+    stack.nats.kill9();
+    let asked = Instant::now();
+    let answer = stack.post(status("during", "queued")).await.unwrap();
+    assert_eq!(answer.status, 503);
+    assert!(answer.header("retry-after").parse::<u32>().is_ok());
+    // The client gives up after 30 s; the deadline must have ended this long before.
+    assert!(asked.elapsed() < Duration::from_secs(25));
+    stack
+        .wait_until("ingress says that it is not ready", SOON, async || {
+            let ready = e2e::http::get(stack.ingress.ops, "/readyz").await;
+            ready.is_ok_and(|answer| answer.status == 503)
+        })
+        .await;
+    for _ in 0..20 {
+        let answer = stack.post(status("during", "queued")).await.unwrap();
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (503, r#"{"error":"Broker not available"}"#)
+        );
+    }
+
+    stack.nats.restart().await.unwrap();
+    stack
+        .wait_until("callbacks are accepted again", SOON, async || {
+            stack.post(status("after", "queued")).await.is_ok_and(|answer| answer.status == 200)
+        })
+        .await;
+    assert!(stack.ingress.process.is_running());
+
+    // The first callback after the kill may have been on its way; the others were refused before
+    // their bodies were read, and nothing may come out of a queue now.
+    let db = stack.db().await.unwrap();
+    wait_until_applied(&stack, &db).await;
+    let ids: Vec<String> = events(&db).await.into_iter().map(|event| event.job_id).collect();
+    assert!(ids.iter().filter(|id| *id == "during").count() <= 1, "{ids:?}");
+    assert_eq!(ids.iter().filter(|id| *id == "before").count(), 1, "{ids:?}");
+    assert_eq!(ids.iter().filter(|id| *id == "after").count(), 1, "{ids:?}");
+}
+
+#[tokio::test]
+async fn a_load_over_broker_restarts_loses_and_repeats_nothing() {
+    let mut stack = Stack::builder().db(Db::Postgres).env("LEASE", "1s").start().await.unwrap();
+    let mut load = e2e::load::Load::new(stack.ingress.addr, stack.secret(), 60);
+    load.callbacks_per_job = 8;
+    load.max_tries = 2_000;
+    load.retry_pause = Duration::from_millis(50);
+    let running = load.start();
+    for accepted in [60, 180, 300] {
+        stack.wait_until("the load goes on", SOON, async || running.accepted() >= accepted).await;
+        stack.nats.kill9();
+        stack.nats.restart().await.unwrap();
+    }
+    let report = running.finish().await.unwrap();
+    let db = stack.db().await.unwrap();
+    wait_until_applied(&stack, &db).await;
+    assert_statuses_exactly_once(&db, &report).await;
+    println!("{} callbacks, {} retries", report.accepted(), report.retries);
+}

@@ -1,0 +1,254 @@
+//! Who owns a partition, and whether the stream is the one that was applied.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, stream::Config};
+use e2e::process::Process;
+use e2e::stack::{Db, Stack};
+use worker::entity::job::Status;
+
+use crate::expect::*;
+
+#[tokio::test]
+async fn a_batch_of_an_older_epoch_does_not_commit() {
+    // Renewals are twenty minutes apart: only the fence can notice.
+    let stack = Stack::builder().db(Db::Postgres).env("LEASE", "1h").start().await.unwrap();
+    let db = stack.db().await.unwrap();
+    accept(&stack, status("a", "queued")).await;
+    let row = wait_for_status(&stack, &db, "a", Status::Queued).await;
+
+    // Another worker acquires the partition, and its deletion of the consumer gets lost.
+    let postgres = stack.postgres.as_ref().unwrap();
+    let acquire = format!(
+        "UPDATE partitions SET epoch = epoch + 1, owner = 'another', \
+         lease_until = clock_timestamp() + interval '1 hour' WHERE partition = {}",
+        row.partition
+    );
+    postgres.psql(&acquire).await.unwrap();
+    accept(&stack, status("a", "provisioning")).await;
+    stack
+        .wait_until("the first worker is fenced", SOON, async || {
+            let page = e2e::http::get(stack.worker.ops, "/metrics").await.unwrap().text();
+            page.contains("ackline_worker_fences_total 1")
+        })
+        .await;
+    assert_eq!(job(&db, "a").await.unwrap().status, Status::Queued);
+
+    let expire = "UPDATE partitions SET lease_until = clock_timestamp() WHERE owner = 'another'";
+    postgres.psql(expire).await.unwrap();
+    wait_for_status(&stack, &db, "a", Status::Provisioning).await;
+    assert_eq!(events(&db).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_paused_owner_repeats_nothing_when_it_wakes_up() {
+    let stack = Stack::builder().db(Db::Postgres).env("LEASE", "1s").start().await.unwrap();
+    let db = stack.db().await.unwrap();
+    accept(&stack, status("a", "queued")).await;
+    wait_for_status(&stack, &db, "a", Status::Queued).await;
+    let before = partitions(&db).await;
+
+    stack.worker.process.stop();
+    let second = stack.start_worker_with(&[("WORKER_ID", "second")], &[]).await.unwrap();
+    stack
+        .wait_until("the second worker owns every partition", SOON, async || {
+            let rows = partitions(&db).await;
+            rows.iter()
+                .zip(&before)
+                .all(|(now, then)| now.epoch > then.epoch && now.owner != then.owner)
+        })
+        .await;
+    accept(&stack, status("a", "provisioning")).await;
+    wait_for_status(&stack, &db, "a", Status::Provisioning).await;
+
+    // It wakes up and believes that it still owns the partition.
+    stack.worker.process.cont();
+    accept(&stack, status("a", "running")).await;
+    wait_for_status(&stack, &db, "a", Status::Running).await;
+    let statuses: Vec<_> = events(&db).await.into_iter().map(|event| event.to_status).collect();
+    assert_eq!(statuses, [Status::Queued, Status::Provisioning, Status::Running].map(Some));
+    drop(second);
+}
+
+#[tokio::test]
+async fn a_worker_hands_over_when_it_ends() {
+    let mut stack = Stack::builder().db(Db::Postgres).env("LEASE", "1h").start().await.unwrap();
+    let db = stack.db().await.unwrap();
+    accept(&stack, status("a", "queued")).await;
+    wait_for_status(&stack, &db, "a", Status::Queued).await;
+    let ended = stack.worker.process.terminate(SOON).await.unwrap();
+    assert!(ended.success());
+    assert!(
+        partitions(&db).await.iter().all(|row| row.owner.is_none() && row.lease_until.is_none())
+    );
+    // Its leases would run for an hour.
+    stack.start_worker().await.unwrap();
+    accept(&stack, status("a", "running")).await;
+    wait_for_status(&stack, &db, "a", Status::Running).await;
+}
+
+#[tokio::test]
+async fn sqlite_has_one_worker() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let second = stack.program("worker").unwrap().args(["run"]).env("OPS_LISTEN", "127.0.0.1:0");
+    let mut second = stack.spawn(&second).unwrap();
+    let status = second.wait(SOON).await.unwrap();
+    assert_eq!(status.code(), Some(1));
+    assert!(second.log().text().contains("another worker process runs on this SQLite database"));
+    assert!(stack.worker.process.is_running());
+}
+
+async fn stopped(stack: &Stack, reason: &str) {
+    let db = stack.db().await.unwrap();
+    stack
+        .wait_until(&format!("the partition stops: {reason}"), SOON, async || {
+            let rows = partitions(&db).await;
+            rows[0].stopped_reason.as_ref().is_some_and(|stopped| stopped.contains(reason))
+        })
+        .await;
+}
+
+/// One partition with three applied callbacks, and the worker ended.
+async fn with_three_applied() -> (Stack, jetstream::Context, Config) {
+    let mut stack = Stack::builder().partitions(1).start().await.unwrap();
+    for step in ["queued", "provisioning", "running"] {
+        accept(&stack, status("a", step)).await;
+    }
+    let db = stack.db().await.unwrap();
+    wait_until_applied(&stack, &db).await;
+    assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
+    let jetstream = jetstream::new(stack.nats.client().await.unwrap());
+    let stream = jetstream.get_stream("CALLBACKS-00").await.unwrap();
+    let config = stream.cached_info().config.clone();
+    (stack, jetstream, config)
+}
+
+#[tokio::test]
+async fn a_recreated_stream_is_not_taken_for_the_one_that_was_applied() {
+    let (mut stack, jetstream, config) = with_three_applied().await;
+    jetstream.delete_stream("CALLBACKS-00").await.unwrap();
+    jetstream.create_stream(config).await.unwrap();
+    stack
+        .wait_until("ingress accepts again", SOON, async || {
+            stack.post(status("b", "queued")).await.is_ok_and(|answer| answer.status == 200)
+        })
+        .await;
+    stack.start_worker().await.unwrap();
+    stopped(&stack, "it was recreated").await;
+    let db = stack.db().await.unwrap();
+    assert!(job(&db, "b").await.is_none(), "nothing was skipped to go on");
+    assert_eq!(partitions(&db).await[0].applied_seq, 3);
+}
+
+#[tokio::test]
+async fn a_stream_whose_unapplied_messages_are_gone_stops_its_partition() {
+    let (mut stack, jetstream, _) = with_three_applied().await;
+    for step in ["queued", "provisioning"] {
+        accept(&stack, status("b", step)).await;
+    }
+    let stream = jetstream.get_stream("CALLBACKS-00").await.unwrap();
+    stream.purge().sequence(5).await.unwrap();
+    stack.start_worker().await.unwrap();
+    stopped(&stack, "the stream begins at 5").await;
+    let db = stack.db().await.unwrap();
+    assert!(job(&db, "b").await.is_none());
+}
+
+#[tokio::test]
+async fn a_stream_restored_from_an_older_backup_stops_its_partition() {
+    let (mut stack, _, _) = with_three_applied().await;
+    // What a restored snapshot looks like: the same creation time, fewer messages.
+    let store = stack.dir().join("nats");
+    stack.nats.stop_server().await.unwrap();
+    let backup = stack.dir().join("backup");
+    copy(&store, &backup);
+    stack.nats.restart().await.unwrap();
+    stack.start_worker().await.unwrap();
+    stack
+        .wait_until("ingress accepts again", SOON, async || {
+            stack.post(status("b", "queued")).await.is_ok_and(|answer| answer.status == 200)
+        })
+        .await;
+    let db = stack.db().await.unwrap();
+    wait_until_applied(&stack, &db).await;
+    assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
+    stack.nats.stop_server().await.unwrap();
+    std::fs::remove_dir_all(&store).unwrap();
+    copy(&backup, &store);
+    stack.nats.restart().await.unwrap();
+    stack.start_worker().await.unwrap();
+    stopped(&stack, "it lost its tail").await;
+
+    // New messages fill the places of the lost ones: they are others all the same.
+    stack.worker.process.kill9();
+    for _ in 0..3 {
+        stack
+            .wait_until("ingress accepts again", SOON, async || {
+                stack.post(status("c", "queued")).await.is_ok_and(|answer| answer.status == 200)
+            })
+            .await;
+    }
+    stack.start_worker().await.unwrap();
+    stopped(&stack, "is not the one that was applied").await;
+    assert!(job(&db, "c").await.is_none());
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn migrating_twice_and_at_once_is_harmless_and_the_number_of_partitions_stays() {
+    let stack = Stack::builder().db(Db::Postgres).partitions(4).start().await.unwrap();
+    let migrate = |partitions: &'static str| {
+        let program = stack.program("worker").unwrap().args(["migrate"]);
+        stack.spawn(&program.env("PARTITIONS", partitions)).unwrap()
+    };
+    let mut running: Vec<Process> = (0..8).map(|_| migrate("4")).collect();
+    for process in &mut running {
+        assert!(process.wait(SOON).await.unwrap().success(), "{}", process.log().text());
+    }
+    let mut other = migrate("8");
+    assert_eq!(other.wait(SOON).await.unwrap().code(), Some(1));
+    assert!(other.log().text().contains("there are 4 partitions"), "{}", other.log().text());
+    assert_eq!(partitions(&stack.db().await.unwrap()).await.len(), 4);
+}
+
+#[tokio::test]
+async fn processes_refuse_what_migrate_has_not_made() {
+    let stack = Stack::builder().partitions(1).start().await.unwrap();
+    let empty = stack.dir().join("empty.db");
+    let url = format!("sqlite:{}?mode=rwc", empty.display());
+    let program = stack.program("worker").unwrap().args(["run"]);
+    let mut without_schema =
+        stack.spawn(&program.env("DATABASE_URL", &url).env("OPS_LISTEN", "127.0.0.1:0")).unwrap();
+    assert_eq!(without_schema.wait(SOON).await.unwrap().code(), Some(1));
+    assert!(without_schema.log().text().contains("run `worker migrate`"));
+
+    let jetstream = jetstream::new(stack.nats.client().await.unwrap());
+    jetstream.delete_stream("CALLBACKS-00").await.unwrap();
+    let program = stack.program("ingress").unwrap();
+    let program = program.env("INGRESS_LISTEN", "127.0.0.1:0").env("OPS_LISTEN", "127.0.0.1:0");
+    let ingress = stack.spawn(&program).unwrap();
+    let ops = stack
+        .wait_for("ingress listens", SOON, async || {
+            let line = ingress.log().find_line(|line| line.contains("\"listening\""))?;
+            let line: serde_json::Value = serde_json::from_str(&line).ok()?;
+            line["ops"].as_str()?.parse().ok()
+        })
+        .await;
+    stack
+        .wait_until("ingress says why it is not ready", Duration::from_secs(30), async || {
+            let answer = e2e::http::get(ops, "/readyz").await.unwrap();
+            answer.status == 503 && answer.text().contains("CALLBACKS-00 is missing")
+        })
+        .await;
+}

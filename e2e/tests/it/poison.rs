@@ -1,0 +1,148 @@
+//! What can't be applied becomes a dead letter, and the partition goes on.
+
+use async_nats::HeaderMap;
+use async_nats::jetstream;
+use e2e::stack::{Db, Stack};
+use sea_orm::ConnectionTrait;
+use worker::entity::dead_letter::State;
+use worker::entity::job::Status;
+
+use crate::expect::*;
+
+#[tokio::test]
+async fn a_malformed_message_becomes_a_dead_letter_and_the_partition_goes_on() {
+    for db in [Db::Sqlite, Db::Postgres] {
+        let stack = Stack::builder().db(db).partitions(1).start().await.unwrap();
+        accept(&stack, status("a", "queued")).await;
+        let jetstream = jetstream::new(stack.nats.client().await.unwrap());
+        let garbage: [&[u8]; 4] = [b"hello", b"", b"\x00\xff\xfe", b"{\"job\":\"a\"}\n{}\n"];
+        for (subject, payload) in garbage
+            .iter()
+            .flat_map(|payload| [("callbacks.00", *payload), ("internal.00", *payload)])
+        {
+            let mut headers = HeaderMap::new();
+            headers.insert("Ackline-Bundle", "1");
+            let sent = jetstream.publish_with_headers(subject, headers, payload.into()).await;
+            sent.unwrap().await.unwrap();
+        }
+        jetstream.publish("callbacks.00", "no header".into()).await.unwrap().await.unwrap();
+        accept(&stack, status("a", "provisioning")).await;
+
+        let database = stack.db().await.unwrap();
+        wait_for_status(&stack, &database, "a", Status::Provisioning).await;
+        let letters = dead_letters(&database).await;
+        let positions: Vec<(i64, i32)> =
+            letters.iter().map(|letter| (letter.seq, letter.idx)).collect();
+        assert_eq!(positions, (2..=10).map(|seq| (seq, 0)).collect::<Vec<_>>());
+        assert!(
+            letters.iter().all(|letter| letter.state == State::Dead && letter.job_id.is_none())
+        );
+        assert_eq!(letters[0].payload, b"hello");
+        assert_eq!(
+            (letters[0].subject.as_str(), letters[1].subject.as_str()),
+            ("callbacks.00", "internal.00")
+        );
+        assert_eq!(letters[4].payload, b"\x00\xff\xfe");
+        assert!(letters[8].reason.contains("Ackline-Bundle"), "{:?}", letters[8]);
+        assert_eq!(events(&database).await.len(), 2);
+        assert_eq!(partitions(&database).await[0].dead_letters_in_row, 0);
+    }
+}
+
+/// Makes the database refuse a region, as a constraint of the operators could.
+async fn refuse_poison(stack: &Stack, db: Db) {
+    let database = stack.db().await.unwrap();
+    let statement = match db {
+        Db::Postgres => "ALTER TABLE jobs ADD CONSTRAINT no_poison CHECK (region <> 'poison')",
+        Db::Sqlite => {
+            "CREATE TRIGGER no_poison BEFORE INSERT ON jobs WHEN NEW.region = 'poison' \
+             BEGIN SELECT RAISE(ABORT, 'no poison'); END"
+        }
+    };
+    database.execute_unprepared(statement).await.unwrap();
+}
+
+fn poison(job_id: &str) -> String {
+    serde_json::json!({ "job_id": job_id, "status": "queued", "region": "poison" }).to_string()
+}
+
+async fn a_refused_callback_is_isolated(db: Db) {
+    let mut stack = Stack::builder().db(db).partitions(1).start().await.unwrap();
+    refuse_poison(&stack, db).await;
+    // All in one batch: the worker finds them when it starts.
+    assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
+    for n in 0..20 {
+        accept(&stack, status(&format!("good-{n:02}"), "queued")).await;
+        if n == 7 {
+            accept(&stack, poison("bad")).await;
+            accept(&stack, status("bad", "provisioning")).await;
+            accept(&stack, serde_json::json!({ "job_id": "bad", "type": "heartbeat" }).to_string())
+                .await;
+        }
+    }
+    stack.start_worker().await.unwrap();
+    let database = stack.db().await.unwrap();
+    wait_until_applied(&stack, &database).await;
+    let ids: Vec<String> = jobs(&database).await.into_iter().map(|job| job.id).collect();
+    assert_eq!(ids, (0..20).map(|n| format!("good-{n:02}")).collect::<Vec<_>>());
+    let letters: Vec<_> = dead_letters(&database)
+        .await
+        .into_iter()
+        .map(|letter| (letter.seq, letter.job_id.unwrap(), letter.state, letter.payload))
+        .collect();
+    let bad = || "bad".to_owned();
+    assert_eq!(letters.len(), 3);
+    assert_eq!(letters[0], (9, bad(), State::Dead, poison("bad").into_bytes()));
+    assert_eq!((letters[1].0, &letters[1].1, letters[1].2), (10, &bad(), State::Held));
+    assert_eq!((letters[2].0, &letters[2].1, letters[2].2), (11, &bad(), State::Held));
+
+    // Later callbacks of the job stay behind it, those of others do not.
+    accept(&stack, status("bad", "running")).await;
+    accept(&stack, status("good-00", "running")).await;
+    wait_until_applied(&stack, &database).await;
+    assert!(job(&database, "bad").await.is_none());
+    assert_eq!(job(&database, "good-00").await.unwrap().status, Status::Running);
+    assert_eq!(dead_letters(&database).await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_callback_that_the_database_refuses_is_isolated_on_sqlite() {
+    a_refused_callback_is_isolated(Db::Sqlite).await;
+}
+
+#[tokio::test]
+async fn a_callback_that_the_database_refuses_is_isolated_on_postgres() {
+    a_refused_callback_is_isolated(Db::Postgres).await;
+}
+
+#[tokio::test]
+async fn many_dead_letters_in_a_row_stop_the_partition_and_a_repair_starts_it_again() {
+    let mut stack =
+        Stack::builder().partitions(1).env("DEAD_LETTER_LIMIT", "3").start().await.unwrap();
+    refuse_poison(&stack, Db::Sqlite).await;
+    accept(&stack, status("good", "queued")).await;
+    for n in 0..5 {
+        accept(&stack, poison(&format!("bad-{n}"))).await;
+    }
+    accept(&stack, status("good", "running")).await;
+    let database = stack.db().await.unwrap();
+    stack
+        .wait_until("the partition stops", SOON, async || {
+            let reason = partitions(&database).await[0].stopped_reason.clone();
+            reason.is_some_and(|reason| reason.contains("dead letters in a row"))
+        })
+        .await;
+    let row = partitions(&database).await.remove(0);
+    assert_eq!((row.applied_seq, row.dead_letters_in_row), (4, 3));
+    assert_eq!(dead_letters(&database).await.len(), 3);
+    assert_eq!(job(&database, "good").await.unwrap().status, Status::Queued);
+
+    // The broken deployment is mended; what waits in the stream is applied as if nothing was.
+    database.execute_unprepared("DROP TRIGGER no_poison").await.unwrap();
+    stack.start_worker().await.unwrap();
+    wait_for_status(&stack, &database, "good", Status::Running).await;
+    let row = partitions(&database).await.remove(0);
+    assert_eq!((row.stopped_reason, row.dead_letters_in_row), (None, 0));
+    let ids: Vec<String> = jobs(&database).await.into_iter().map(|job| job.id).collect();
+    assert_eq!(ids, ["bad-3", "bad-4", "good"]);
+}
