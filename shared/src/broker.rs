@@ -50,7 +50,8 @@ impl Servers {
             .ping_interval(Duration::from_secs(5));
         // async-nats does not look at the credentials of an address by itself.
         match self.credentials() {
-            Some((user, password)) => options.user_and_password(user, password),
+            Some((user, Some(password))) => options.user_and_password(user, password),
+            Some((token, None)) => options.token(token),
             None => options,
         }
     }
@@ -63,12 +64,12 @@ impl Servers {
         self.options(role).connect(self.addresses()).await
     }
 
-    /// The first credentials in the list; a cluster has the same users everywhere.
-    fn credentials(&self) -> Option<(String, String)> {
+    /// The first user and password, or token, in the list; a cluster has the same everywhere.
+    fn credentials(&self) -> Option<(String, Option<String>)> {
         let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        self.0.iter().find_map(|server| {
-            Some((decode(server.username()?), decode(server.password().unwrap_or_default())))
-        })
+        self.0
+            .iter()
+            .find_map(|server| Some((decode(server.username()?), server.password().map(decode))))
     }
 }
 
@@ -98,9 +99,11 @@ mod tests {
         assert_eq!(servers.to_string(), "a:4222,b:4333");
         assert_eq!(format!("{servers:?}"), "a:4222,b:4333");
         assert_eq!(servers.addresses().len(), 2);
-        assert_eq!(servers.credentials(), Some(("user".into(), "hunter2".into())));
+        assert_eq!(servers.credentials(), Some(("user".into(), Some("hunter2".into()))));
         let odd: Servers = "nats://u%40x:p%3Aw@a:4222".parse().unwrap();
-        assert_eq!(odd.credentials(), Some(("u@x".into(), "p:w".into())));
+        assert_eq!(odd.credentials(), Some(("u@x".into(), Some("p:w".into()))));
+        let token: Servers = "nats://t0ken@a:4222".parse().unwrap();
+        assert_eq!(token.credentials(), Some(("t0ken".into(), None)));
         let error = "nats://user:hunter2@:x".parse::<Servers>().unwrap_err();
         assert!(!format!("{error} {error:?}").contains("hunter2"));
     }

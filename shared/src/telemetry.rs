@@ -9,8 +9,14 @@ use tracing_subscriber::EnvFilter;
 /// Libraries whose finer levels print addresses with credentials, or bytes of a request.
 /// async-nats' connector also reports as an error that a connection which is replaced does not
 /// come back.
-const QUIET: [&str; 5] =
-    ["async_nats=info", "async_nats::connector=off", "hyper=info", "hyper_util=info", "sqlx=warn"];
+const QUIET: [&str; 6] = [
+    "async_nats=info",
+    "async_nats::connector=off",
+    "hyper=info",
+    "hyper_util=info",
+    "sea_orm=info",
+    "sqlx=warn",
+];
 
 /// Sends logs to standard error: text on a terminal, a JSON object a line elsewhere. `RUST_LOG`
 /// chooses what is logged, `info` by default.

@@ -75,11 +75,12 @@ pub async fn apply(
 
     // Savepoints cost two round trips, so only a batch that was refused pays for them.
     let applied = match attempt(db, mine, &incoming, &checkpoint, limits, false).await {
-        Err(Refusal::Refused) => attempt(db, mine, &incoming, &checkpoint, limits, true).await,
+        Err(Refusal::Refused(_)) => attempt(db, mine, &incoming, &checkpoint, limits, true).await,
         other => other,
     };
     let applied = applied.map_err(|refusal| match refusal {
-        Refusal::Refused => DbErr::Custom("the database refuses a dead letter".into()).into(),
+        // Not even the dead letter: nothing that another try could not mend.
+        Refusal::Refused(error) => error.into(),
         Refusal::Apply(error) => error,
     })?;
     mine.applied_seq = last.seq;
@@ -89,14 +90,14 @@ pub async fn apply(
 
 enum Refusal {
     /// The database refuses something in the batch whenever it is tried.
-    Refused,
+    Refused(DbErr),
     Apply(ApplyError),
 }
 
 impl From<DbErr> for Refusal {
     fn from(error: DbErr) -> Self {
         match StoreError::from(error) {
-            StoreError::Deterministic(_) => Self::Refused,
+            StoreError::Deterministic(error) => Self::Refused(error),
             StoreError::Transient(error) => Self::Apply(error.into()),
         }
     }

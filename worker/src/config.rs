@@ -11,9 +11,6 @@ use shared::partition::MAX_PARTITIONS;
 use crate::entity::job::Status;
 use crate::store::connection::DatabaseUrl;
 
-/// The worker's leases when nobody says otherwise.
-pub const DEFAULT_LEASE: Duration = Duration::from_secs(10);
-
 /// Applies accepted callbacks, in order per job and exactly once in effect.
 #[derive(Debug, Parser)]
 #[command(name = "worker", version)]
@@ -390,8 +387,15 @@ mod tests {
 
     #[test]
     fn sqlite_must_be_a_file() {
-        for bad in ["sqlite::memory:", "sqlite:", "sqlite:x?mode=memory", "mysql://x", "ackline.db"]
-        {
+        for bad in [
+            "postgres://u:p@h:notaport/x",
+            "sqlite:a.db?mode=maybe",
+            "sqlite::memory:",
+            "sqlite:",
+            "sqlite:x?mode=memory",
+            "mysql://x",
+            "ackline.db",
+        ] {
             assert!(bad.parse::<DatabaseUrl>().is_err(), "{bad}");
         }
         let DatabaseUrl::Sqlite { path, .. } = "sqlite://a/b.db?mode=rwc".parse().unwrap() else {

@@ -13,7 +13,7 @@ use shared::bundle;
 use shared::partition::Partition;
 
 use crate::entity::partition::Model as Row;
-use crate::event::{Incoming, Message, decode};
+use crate::event::{Incoming, Message, decode, without_nul};
 
 /// How long the broker waits before it delivers an unacked message again: never, in practice. An
 /// owner that needs messages again makes a new consumer.
@@ -25,6 +25,8 @@ const FIRST_MESSAGE_LIMIT: Duration = Duration::from_secs(10);
 /// What a pull may bring: bounds this process's memory per partition.
 const PULL_MESSAGES: usize = 256;
 const PULL_BYTES: usize = 4 * 1024 * 1024;
+/// What is kept of a message id, in bytes; ours have 32.
+const MAX_MSG_ID_BYTES: usize = 200;
 
 /// Why a partition can't be read on.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,9 @@ pub struct Feed {
     messages: Messages,
     next_seq: i64,
     carried: Option<Received>,
+    /// A message that came too early. It is remembered, because whoever asks for its reason may
+    /// be cancelled while the broker is asked.
+    gap: Option<i64>,
 }
 
 /// The name of the consumer of one epoch and process.
@@ -119,7 +124,8 @@ impl Feed {
             .map_err(|error| Trouble::anomaly("the consumer can't be made", error))?
             .stream()
             .max_messages_per_batch(PULL_MESSAGES)
-            .max_bytes_per_batch(PULL_BYTES)
+            // A message above this limit would never come, and nothing would say so.
+            .max_bytes_per_batch(PULL_BYTES.max(2 * jetstream.client().server_info().max_payload))
             .expires(Duration::from_secs(30))
             .heartbeat(Duration::from_secs(5))
             .messages()
@@ -134,6 +140,7 @@ impl Feed {
             messages,
             next_seq: row.applied_seq.max(1),
             carried: None,
+            gap: None,
         };
         if row.applied_seq > 0 {
             feed.check_first(row).await?;
@@ -184,6 +191,9 @@ impl Feed {
     /// The next message in order. Cancel-safe: nothing is lost when it is dropped while it waits.
     async fn receive(&mut self) -> Result<Received, Trouble> {
         loop {
+            if let Some(found) = self.gap {
+                return Err(self.explain_gap(found).await);
+            }
             let message = match self.messages.next().await {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => return Err(Trouble::anomaly("the consumer failed", error)),
@@ -199,12 +209,14 @@ impl Feed {
                 continue;
             }
             if seq > self.next_seq {
-                return Err(self.explain_gap(seq).await);
+                self.gap = Some(seq);
+                continue;
             }
             let (at, headers) = (info.published, message.headers.as_ref());
             let decoded = Message {
                 seq,
-                msg_id: header(headers, async_nats::header::NATS_MESSAGE_ID.as_ref()),
+                msg_id: header(headers, async_nats::header::NATS_MESSAGE_ID.as_ref())
+                    .map(|id| without_nul(&id, MAX_MSG_ID_BYTES)),
                 version: header(headers, bundle::VERSION_HEADER.0),
                 subject: message.subject.to_string(),
                 at,
@@ -228,7 +240,7 @@ impl Feed {
         let missing = self.next_seq;
         match self.stream.get_raw_message(u64::try_from(missing).unwrap_or(0)).await {
             Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => {
-                Trouble::Stop(format!("the unapplied message {missing} is gone from the stream"))
+                Trouble::Stop(format!("the message {missing} is gone from the stream"))
             }
             _ => Trouble::Anomaly(format!("message {found} came before message {missing}")),
         }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use chrono::{DateTime, SubsecRound, Utc};
 use serde::Deserialize;
 use shared::bundle::{self, Entry};
-use shared::callback::{self, Callback};
+use shared::callback::{self, Callback, MAX_EVENT_ID_BYTES, MAX_JOB_ID_BYTES};
 use shared::partition::Partition;
 
 /// Where a callback stands in its partition's stream.
@@ -85,6 +85,16 @@ pub struct Message {
     pub payload: Bytes,
 }
 
+/// What is kept of a reason, and of a message id, in bytes.
+const MAX_REASON_BYTES: usize = 1000;
+
+/// A text from the broker as a database takes it.
+#[must_use]
+pub fn without_nul(text: &str, max_bytes: usize) -> String {
+    let text = text.replace('\0', "");
+    text[..text.floor_char_boundary(max_bytes)].to_owned()
+}
+
 /// Decodes a message into its entries, in order. A message that is no bundle is one undecodable
 /// entry with index 0.
 #[must_use]
@@ -98,7 +108,10 @@ pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<I
             at,
             subject: message.subject.clone(),
             payload,
-            event: event.map(|body| Event { position, at, body }),
+            // The reason may quote what was sent, and is kept in the database.
+            event: event
+                .map(|body| Event { position, at, body })
+                .map_err(|reason| without_nul(&reason, MAX_REASON_BYTES)),
         }
     };
     let is_internal = message.subject == partition.internal_subject();
@@ -128,8 +141,11 @@ pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<I
 
 fn external(entry: &Entry) -> Result<Body, String> {
     let mut callback = callback::parse(&entry.body).map_err(|error| error.to_string())?;
-    if callback.event_id.is_none() {
-        callback.event_id.clone_from(&entry.metadata.event_id);
+    if let (None, Some(event_id)) = (&callback.event_id, &entry.metadata.event_id) {
+        if !(1..=MAX_EVENT_ID_BYTES).contains(&event_id.len()) || event_id.contains('\0') {
+            return Err("Invalid event_id in the metadata".into());
+        }
+        callback.event_id = Some(event_id.clone());
     }
     Ok(Body::Callback(callback))
 }
@@ -141,6 +157,12 @@ fn internal(entry: &Entry) -> Result<Body, String> {
         Lost { job_id: String, witness: (i64, i32) },
     }
     match serde_json::from_slice(&entry.body) {
+        Ok(Internal::Lost { job_id, .. })
+            if !(1..=MAX_JOB_ID_BYTES).contains(&job_id.len())
+                || job_id.contains(char::is_control) =>
+        {
+            Err("Invalid job_id".into())
+        }
         Ok(Internal::Lost { job_id, witness: (seq, idx) }) => {
             Ok(Body::Lost { job_id, witness: Position { seq, idx } })
         }
@@ -240,6 +262,25 @@ mod tests {
         assert!(on_callbacks[0].event.is_err());
         let status = entry(None, r#"{"job_id":"a","status":"running"}"#);
         assert!(decode(&message("internal.00", status), Partition::new(0), 1)[0].event.is_err());
+    }
+
+    #[test]
+    fn nothing_that_a_database_would_refuse_is_decoded() {
+        let status = r#"{"job_id":"a","status":"running"}"#;
+        let long = "x".repeat(129);
+        for event_id in ["", "\0", "a\0b", long.as_str()] {
+            let message = message("callbacks.00", entry(Some(event_id), status));
+            assert!(decode(&message, Partition::new(0), 1)[0].event.is_err(), "{event_id:?}");
+        }
+        for job_id in ["", "a\\u0000", "x".repeat(201).as_str()] {
+            let lost = format!(r#"{{"type":"lost","job_id":"{job_id}","witness":[1,0]}}"#);
+            let message = message("internal.00", entry(None, &lost));
+            assert!(decode(&message, Partition::new(0), 1)[0].event.is_err(), "{job_id:?}");
+        }
+        let odd = format!(r#"{{"type":"{}\u0000"}}"#, "x".repeat(5000));
+        let message = message("internal.00", entry(None, &odd));
+        let reason = decode(&message, Partition::new(0), 1).remove(0).event.unwrap_err();
+        assert!(!reason.contains('\0') && reason.len() <= MAX_REASON_BYTES, "{reason}");
     }
 
     #[test]

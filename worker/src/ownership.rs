@@ -82,10 +82,15 @@ impl From<Trouble> for End {
 pub async fn own(process: Arc<Process>, partition: Partition, shutdown: CancellationToken) {
     let number = i32::from(partition.number());
     let mut backoff = BACKOFF.0;
+    let mut held = None;
     while !shutdown.is_cancelled() {
         let acquired =
             partitions::acquire(&process.db, number, &process.id, process.lease, process.alone);
-        let row = match acquired.await {
+        let acquired = tokio::time::timeout(BATCH_LIMIT, acquired);
+        let acquired = acquired
+            .await
+            .unwrap_or_else(|_| Err(DbErr::Custom("the database did not answer in time".into())));
+        let row = match acquired {
             Ok(Some(row)) => row,
             Ok(None) => {
                 pause((process.lease / 4).min(FREE_RECHECK), &shutdown).await;
@@ -99,6 +104,7 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
         };
         metrics::counter!("ackline_worker_acquisitions_total").increment(1);
         tracing::debug!(%partition, epoch = row.epoch, applied_seq = row.applied_seq, "acquired");
+        held = Some(row.epoch);
         let applied_before = row.applied_seq;
         let mut mine = Ownership {
             partition: number,
@@ -112,14 +118,9 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
             backoff = BACKOFF.0;
         }
         match end {
-            End::Shutdown => {
-                if let Err(error) =
-                    partitions::release(&process.db, number, &process.id, mine.epoch).await
-                {
-                    tracing::warn!(%partition, %error, "not released: its lease must run out");
-                }
-            }
+            End::Shutdown => {}
             End::Fenced => {
+                held = None;
                 metrics::counter!("ackline_worker_fences_total").increment(1);
                 tracing::warn!(%partition, epoch = mine.epoch, "fenced: another worker owns it");
             }
@@ -132,6 +133,11 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
                 pause(STOPPED_RECHECK, &shutdown).await;
             }
         }
+    }
+    if let Some(epoch) = held
+        && let Err(error) = partitions::release(&process.db, number, &process.id, epoch).await
+    {
+        tracing::warn!(%partition, %error, "not released: its lease must run out");
     }
 }
 
@@ -218,7 +224,10 @@ async fn read(
         let batch = tokio::select! {
             () = shutdown.cancelled() => return End::Shutdown,
             changed = renewed.changed() => {
-                if changed.is_ok() && lost(&renewed.borrow_and_update(), mine) {
+                if changed.is_err() {
+                    return End::Anomaly("the leases are no longer renewed".into());
+                }
+                if lost(&renewed.borrow_and_update(), mine) {
                     return End::Fenced;
                 }
                 continue;

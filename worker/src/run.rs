@@ -21,9 +21,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Run;
 use crate::ownership::{Process, Renewed, own};
-use crate::store::connection::{self, DatabaseUrl};
+use crate::store::connection::{self, DatabaseUrl, Purpose};
 use crate::store::{partitions, schema};
 
+/// How long the last acks may take to leave.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// How long to wait before something that is unreachable at the start is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -115,7 +117,8 @@ pub async fn run(
             tracing::warn!(%error, "this worker's row stays until it is out of date");
         }
         // Acks and deletions are sent without an answer; they must leave before the process does.
-        let _ = client.flush().await;
+        // While the broker is away nothing answers, and nothing is lost by not waiting.
+        let _ = tokio::time::timeout(FLUSH_LIMIT, client.flush()).await;
         ops_end.cancel();
         let _ = ops_task.await;
         let _ = db.close().await;
@@ -136,7 +139,7 @@ async fn connect(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<(DatabaseConnection, Client)>> {
     let db = retry("the database can't be reached", shutdown, async || {
-        connection::connect(&config.database, config.lease).await
+        connection::connect(&config.database, Purpose::Own(config.lease)).await
     })
     .await;
     let Some(db) = db else { return Ok(None) };
@@ -231,14 +234,16 @@ async fn renew(
             partitions::keep_alive(&db, &id, &name, lease).await?;
             partitions::renew(&db, &id, lease).await
         };
-        match renewed.await {
-            Ok(owned) => {
+        // A database that vanished without a word must not hold the renewals up when it is back.
+        match tokio::time::timeout(lease, renewed).await {
+            Ok(Ok(owned)) => {
                 metrics::gauge!("ackline_worker_partitions_owned").set(owned.len() as f64);
                 let owned: Arc<HashSet<_>> = Arc::new(owned.into_iter().collect());
                 renewals.send_replace(Renewed { at, owned });
                 health.send_modify(|health| health.renewed_at = Some(Instant::now()));
             }
-            Err(error) => tracing::warn!(%error, "the leases are not renewed"),
+            Ok(Err(error)) => tracing::warn!(%error, "the leases are not renewed"),
+            Err(_) => tracing::warn!("the leases are not renewed: no answer for a whole lease"),
         }
     }
 }

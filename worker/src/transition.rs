@@ -212,7 +212,6 @@ fn classify(job: &Job, callback: &Callback) -> Run {
         {
             Run::New
         }
-        None if is_finished(job) => Run::Current,
         None => Run::Adopt,
     }
 }

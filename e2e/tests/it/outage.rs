@@ -51,6 +51,21 @@ async fn ingress_refuses_while_the_broker_is_gone_and_recovers_without_a_restart
 }
 
 #[tokio::test]
+async fn a_worker_hands_over_although_the_broker_is_gone() {
+    let mut stack = Stack::builder().db(Db::Postgres).env("LEASE", "1h").start().await.unwrap();
+    let db = stack.db().await.unwrap();
+    stack.nats.kill9();
+    stack
+        .wait_until("the worker noticed", SOON, async || {
+            stack.worker.process.log().text().contains("reading the partition anew")
+        })
+        .await;
+    let ended = stack.worker.process.terminate(SOON).await.unwrap();
+    assert!(ended.success(), "{}", stack.worker.process.log().tail(20));
+    assert!(partitions(&db).await.iter().all(|row| row.owner.is_none()));
+}
+
+#[tokio::test]
 async fn a_load_over_broker_restarts_loses_and_repeats_nothing() {
     let mut stack = Stack::builder().db(Db::Postgres).env("LEASE", "1s").start().await.unwrap();
     let mut load = e2e::load::Load::new(stack.ingress.addr, stack.secret(), 60);

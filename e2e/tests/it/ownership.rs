@@ -155,6 +155,22 @@ async fn a_stream_whose_unapplied_messages_are_gone_stops_its_partition() {
 }
 
 #[tokio::test]
+async fn a_hole_in_the_stream_stops_its_partition_before_it() {
+    let (mut stack, jetstream, _) = with_three_applied().await;
+    accept(&stack, status("b", "queued")).await;
+    jetstream.publish("internal.00", "anything".into()).await.unwrap().await.unwrap();
+    accept(&stack, status("b", "provisioning")).await;
+    // A purge by subject takes the message in the middle.
+    let stream = jetstream.get_stream("CALLBACKS-00").await.unwrap();
+    stream.purge().filter("internal.00").await.unwrap();
+    stack.start_worker().await.unwrap();
+    stopped(&stack, "the message 5 is gone").await;
+    let db = stack.db().await.unwrap();
+    assert_eq!(job(&db, "b").await.unwrap().status, Status::Queued);
+    assert_eq!(partitions(&db).await[0].applied_seq, 4);
+}
+
+#[tokio::test]
 async fn a_stream_restored_from_an_older_backup_stops_its_partition() {
     let (mut stack, _, _) = with_three_applied().await;
     // What a restored snapshot looks like: the same creation time, fewer messages.

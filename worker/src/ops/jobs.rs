@@ -6,9 +6,9 @@ use anyhow::{Context, bail};
 use chrono::{DateTime, SecondsFormat, Utc};
 use sea_orm::DatabaseConnection;
 
-use crate::config::{DEFAULT_LEASE, JobsCommand, check_list};
+use crate::config::{JobsCommand, check_list};
 use crate::entity::job::{Failure, Model as Job};
-use crate::store::connection::{self, DatabaseUrl};
+use crate::store::connection::{self, DatabaseUrl, Purpose};
 use crate::store::{read, schema};
 
 /// Runs the command and prints on `out`.
@@ -72,7 +72,7 @@ pub async fn run(command: JobsCommand, out: &mut impl Write) -> anyhow::Result<(
 }
 
 async fn open(database: &DatabaseUrl) -> anyhow::Result<DatabaseConnection> {
-    let db = connection::connect(database, DEFAULT_LEASE)
+    let db = connection::connect(database, Purpose::Read)
         .await
         .context("the database can't be reached")?;
     schema::check(&db).await?;
@@ -158,7 +158,11 @@ fn failure(step: Option<&str>, error: Option<&str>) -> String {
 
 /// What senders wrote must not steer the terminal.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    let steers = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if steers(c) { ' ' } else { c }).collect()
 }
 
 /// Left-aligned columns.

@@ -6,8 +6,9 @@ use sea_orm::DatabaseConnection;
 use shared::partition::Partition;
 use shared::stream::{self, DEFAULT_PARTITIONS};
 
-use crate::config::{DEFAULT_LEASE, Migrate};
-use crate::store::{connection, schema};
+use crate::config::Migrate;
+use crate::store::connection::{self, Purpose};
+use crate::store::schema;
 
 const DEFAULT_REPLICAS: usize = 1;
 const DEFAULT_MAX_BYTES: i64 = 256 << 20;
@@ -17,7 +18,7 @@ const DEFAULT_MAX_BYTES: i64 = 256 << 20;
 /// # Errors
 /// What can't be reached, created, or differs in a way that must not be changed.
 pub async fn migrate(config: Migrate) -> anyhow::Result<()> {
-    let db = connection::connect(&config.database, DEFAULT_LEASE)
+    let db = connection::connect(&config.database, Purpose::Migrate)
         .await
         .context("the database can't be reached")?;
     let client = config

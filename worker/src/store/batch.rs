@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Expr, OnConflict};
+use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr,
     EntityTrait, IntoActiveModel, Iterable, QueryFilter, QuerySelect,
@@ -138,7 +138,9 @@ pub async fn load(
                 job_event::Column::Kind,
             ])
             .filter(job_event::Column::JobId.is_in(known.jobs.keys().map(String::as_str)))
-            .filter(job_event::Column::EventId.is_in(event_ids))
+            // An expression keeps event_id out of the index search, which would otherwise try
+            // each job with each event id.
+            .filter(Expr::cust("event_id || ''").is_in(event_ids))
             .filter(job_event::Column::Kind.ne(job_event::Kind::Heartbeat))
             .into_tuple()
             .all(transaction)

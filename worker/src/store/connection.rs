@@ -1,10 +1,11 @@
 //! Connecting to SQLite or PostgreSQL, and what makes each of them durable and safe.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::postgres::PgConnectOptions;
+use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbErr,
     SqliteTransactionMode, TransactionOptions, TransactionTrait,
@@ -42,61 +43,80 @@ impl std::fmt::Debug for DatabaseUrl {
 }
 
 impl std::str::FromStr for DatabaseUrl {
+    /// Deliberately says nothing of the text, which may hold a password.
     type Err = &'static str;
 
     fn from_str(url: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str =
             "must be like sqlite:ackline.db?mode=rwc or postgres://user:password@host:5432/name";
-        if let Some(rest) = url.strip_prefix("sqlite:") {
-            let path = rest.split('?').next().unwrap_or_default();
-            let path = path.strip_prefix("//").unwrap_or(path);
-            if path.is_empty() || path.contains(":memory:") || rest.contains("mode=memory") {
+        let url = url.to_owned();
+        if url.starts_with("sqlite:") {
+            let options: SqliteConnectOptions = url.parse().map_err(|_| EXPECTED)?;
+            let path = options.get_filename().to_owned();
+            let is_file = !path.as_os_str().is_empty() && !url.contains("mode=memory");
+            // The driver gives a database in memory a name that begins so.
+            if !is_file || path.to_string_lossy().contains(":memory:") || is_in_memory(&path) {
                 return Err("an SQLite database must be a file: sqlite:ackline.db?mode=rwc");
             }
-            return Ok(Self::Sqlite { url: url.to_owned(), path: path.into() });
+            return Ok(Self::Sqlite { url, path });
         }
-        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            return Ok(Self::Postgres { url: url.to_owned() });
+        let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
+        if is_postgres && url.parse::<PgConnectOptions>().is_ok() {
+            return Ok(Self::Postgres { url });
         }
         Err(EXPECTED)
     }
+}
+
+fn is_in_memory(path: &Path) -> bool {
+    path.to_string_lossy().starts_with("file:sqlx-in-memory")
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To create the schema, which may take as long as it takes.
+    Migrate,
+    /// To look; what is not there is not created.
+    Read,
+    /// To own partitions for this long without a word.
+    Own(Duration),
 }
 
 /// Connects.
 ///
 /// # Errors
 /// When the database can't be reached or opened.
-pub async fn connect(url: &DatabaseUrl, lease: Duration) -> Result<DatabaseConnection, DbErr> {
-    let options = match url {
+pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConnection, DbErr> {
+    let mut options = match url {
         DatabaseUrl::Sqlite { url, .. } => {
             let mut options = ConnectOptions::new(url);
             // One connection is SQLite's one writer.
-            options.max_connections(1).map_sqlx_sqlite_opts(|options| {
-                options
+            options.max_connections(1).map_sqlx_sqlite_opts(move |options| {
+                let options = options
                     .journal_mode(SqliteJournalMode::Wal)
                     .synchronous(SqliteSynchronous::Full)
-                    .busy_timeout(STATEMENT_TIMEOUT)
+                    .busy_timeout(STATEMENT_TIMEOUT);
+                if purpose == Purpose::Read { options.create_if_missing(false) } else { options }
             });
             options
         }
         DatabaseUrl::Postgres { url } => {
             let mut options = ConnectOptions::new(url);
-            // A paused owner must not hold its locks for longer than its lease.
-            let idle_ms = (lease / 2).as_millis().max(1);
-            options
-                .max_connections(MAX_CONNECTIONS)
-                .statement_timeout(STATEMENT_TIMEOUT)
-                .set_application_name("ackline-worker")
-                .map_sqlx_postgres_opts(move |options| {
-                    options.options([(
-                        "idle_in_transaction_session_timeout",
-                        idle_ms.to_string().as_str(),
-                    )])
+            options.max_connections(MAX_CONNECTIONS).set_application_name("ackline-worker");
+            if purpose != Purpose::Migrate {
+                options.statement_timeout(STATEMENT_TIMEOUT);
+            }
+            if let Purpose::Own(lease) = purpose {
+                // A paused owner must not hold its locks for longer than its lease.
+                let idle_ms = (lease / 2).as_millis().max(1).to_string();
+                options.map_sqlx_postgres_opts(move |options| {
+                    options.options([("idle_in_transaction_session_timeout", idle_ms.as_str())])
                 });
+            }
             options
         }
     };
-    let mut options = options;
     options.connect_timeout(Duration::from_secs(5)).acquire_timeout(Duration::from_secs(10));
     // Statements are logged with their values, which are other people's data.
     options.sqlx_logging(false);
@@ -142,7 +162,8 @@ pub enum LockError {
 /// [`LockError`].
 pub fn lock(url: &DatabaseUrl) -> Result<Option<SoleWorker>, LockError> {
     let DatabaseUrl::Sqlite { path, .. } = url else { return Ok(None) };
-    let mut name = path.clone().into_os_string();
+    // A link to the file must not lead to another lock.
+    let mut name = path.canonicalize().unwrap_or_else(|_| path.clone()).into_os_string();
     name.push(".lock");
     let path = PathBuf::from(name);
     let file = OpenOptions::new()
