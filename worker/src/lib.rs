@@ -5,6 +5,7 @@ pub mod config;
 pub mod consumer;
 pub mod event;
 pub mod ownership;
+pub mod share;
 
 pub mod batch;
 pub mod transition;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::apply::{ApplyError, Limits, apply};
 use crate::consumer::{Feed, Received, Trouble};
 use crate::entity::partition::Model as Row;
+use crate::share::{Place, Share};
 use crate::store::batch::Ownership;
 use crate::store::partitions;
 
@@ -47,6 +48,8 @@ pub struct Process {
     pub dead_letter_limit: i32,
     /// Whether no other process can be alive: SQLite's lock proves it.
     pub alone: bool,
+    /// How many partitions this process may own.
+    pub share: Arc<Share>,
     /// What the last renewal found to be ours.
     pub renewed: watch::Receiver<Renewed>,
 }
@@ -63,6 +66,8 @@ pub struct Renewed {
 /// Why an owner stopped serving.
 enum End {
     Shutdown,
+    /// Another worker has a better claim to the partition.
+    Surplus,
     /// Somebody else owns the partition now.
     Fenced,
     Anomaly(String),
@@ -84,6 +89,11 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
     let mut backoff = BACKOFF.0;
     let mut held = None;
     while !shutdown.is_cancelled() {
+        let Some(place) = process.share.take(partition) else {
+            release(&process, partition, held.take()).await;
+            pause((process.lease / 4).min(FREE_RECHECK), &shutdown).await;
+            continue;
+        };
         let acquired =
             partitions::acquire(&process.db, number, &process.id, process.lease, process.alone);
         let acquired = tokio::time::timeout(BATCH_LIMIT, acquired);
@@ -93,6 +103,7 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
         let row = match acquired {
             Ok(Some(row)) => row,
             Ok(None) => {
+                drop(place);
                 pause((process.lease / 4).min(FREE_RECHECK), &shutdown).await;
                 continue;
             }
@@ -113,12 +124,16 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
             applied_seq: row.applied_seq,
             dead_letters_in_row: row.dead_letters_in_row,
         };
-        let end = serve(&process, partition, &row, &mut mine, &shutdown).await;
+        let end = serve(&process, &place, partition, &row, &mut mine, &shutdown).await;
         if mine.applied_seq > applied_before {
             backoff = BACKOFF.0;
         }
         match end {
             End::Shutdown => {}
+            End::Surplus => {
+                tracing::info!(%partition, "released: it is another worker's share");
+                release(&process, partition, held.take()).await;
+            }
             End::Fenced => {
                 held = None;
                 metrics::counter!("ackline_worker_fences_total").increment(1);
@@ -134,9 +149,14 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
             }
         }
     }
-    if let Some(epoch) = held
-        && let Err(error) = partitions::release(&process.db, number, &process.id, epoch).await
-    {
+    release(&process, partition, held).await;
+}
+
+/// Gives a partition back, if it is held.
+async fn release(process: &Process, partition: Partition, epoch: Option<i64>) {
+    let Some(epoch) = epoch else { return };
+    let number = i32::from(partition.number());
+    if let Err(error) = partitions::release(&process.db, number, &process.id, epoch).await {
         tracing::warn!(%partition, %error, "not released: its lease must run out");
     }
 }
@@ -172,6 +192,7 @@ fn show_stopped(partition: Partition, stopped: bool) {
 /// Serves a partition from its acquisition to whatever ends that.
 async fn serve(
     process: &Process,
+    place: &Place,
     partition: Partition,
     row: &Row,
     mine: &mut Ownership,
@@ -189,7 +210,7 @@ async fn serve(
     if let Err(error) = forget_stop(process, mine, row, partition).await {
         return End::Anomaly(error.to_string());
     }
-    let end = read(process, &mut feed, mine, acquired_at, shutdown).await;
+    let end = read(process, place, &mut feed, mine, acquired_at, shutdown).await;
     feed.close().await;
     end
 }
@@ -211,6 +232,7 @@ async fn forget_stop(
 
 async fn read(
     process: &Process,
+    place: &Place,
     feed: &mut Feed,
     mine: &mut Ownership,
     acquired_at: Instant,
@@ -229,6 +251,9 @@ async fn read(
                 }
                 if lost(&renewed.borrow_and_update(), mine) {
                     return End::Fenced;
+                }
+                if place.is_surplus() {
+                    return End::Surplus;
                 }
                 continue;
             }

@@ -89,6 +89,7 @@ pub async fn run(
         batch_max: config.batch_max,
         dead_letter_limit: config.dead_letter_limit,
         alone: sole_worker.is_some(),
+        share: Arc::default(),
         renewed: renewals.1,
     });
     tracing::info!(
@@ -100,14 +101,8 @@ pub async fn run(
         owners.spawn(own(Arc::clone(&process), partition, shutdown.clone()));
     }
     owners.close();
-    let renewing = tokio::spawn(renew(
-        db.clone(),
-        process.id.clone(),
-        config.name.clone(),
-        config.lease,
-        renewals.0,
-        health,
-    ));
+    let renewing =
+        tokio::spawn(renew(Arc::clone(&process), config.name.clone(), renewals.0, health));
 
     shutdown.cancelled().await;
     let ended = tokio::time::timeout(config.grace, async {
@@ -216,23 +211,27 @@ fn readiness(health: watch::Receiver<Health>, lease: Duration) -> Readiness {
     })
 }
 
-/// Renews the leases of this process, all in one statement, and says that it is alive.
+/// Says that this process is alive, divides the partitions among all that are, and renews its
+/// leases, all in one statement.
 async fn renew(
-    db: DatabaseConnection,
-    id: String,
+    process: Arc<Process>,
     name: String,
-    lease: Duration,
     renewals: watch::Sender<Renewed>,
     health: watch::Sender<Health>,
 ) {
+    let Process { db, id, lease, .. } = &*process;
+    let lease = *lease;
     let mut ticks = tokio::time::interval(lease / 3);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let at = Instant::now();
         let renewed = async {
-            partitions::keep_alive(&db, &id, &name, lease).await?;
-            partitions::renew(&db, &id, lease).await
+            partitions::keep_alive(db, id, &name, lease).await?;
+            // The row of a process that crashed looks alive for a while.
+            let workers = if process.alone { 1 } else { partitions::count_alive(db).await? };
+            process.share.divide(process.partitions, workers);
+            partitions::renew(db, id, lease).await
         };
         // A database that vanished without a word must not hold the renewals up when it is back.
         match tokio::time::timeout(lease, renewed).await {

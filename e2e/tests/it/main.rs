@@ -17,3 +17,4 @@ mod workflow;
 mod crash;
 mod ownership;
 mod poison;
+mod scale;

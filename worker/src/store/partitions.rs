@@ -6,7 +6,7 @@ use std::time::Duration;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait,
-    QueryFilter,
+    PaginatorTrait, QueryFilter,
 };
 
 use crate::entity::{partition, worker};
@@ -141,6 +141,15 @@ pub async fn keep_alive(
         .to_owned();
     db.execute(&statement).await?;
     Ok(())
+}
+
+/// How many processes are alive.
+///
+/// # Errors
+/// When the database fails.
+pub async fn count_alive(db: &DatabaseConnection) -> Result<u64, DbErr> {
+    let now = clock(db.get_database_backend(), Duration::ZERO);
+    worker::Entity::find().filter(Expr::col(worker::Column::AliveUntil).gte(now)).count(db).await
 }
 
 /// Takes this process's row away, and those of processes that ended without a word.

@@ -1,0 +1,81 @@
+//! Many workers share the partitions, and come and go.
+
+use std::collections::HashMap;
+
+use e2e::load::Load;
+use e2e::stack::{Db, Stack};
+use sea_orm::DatabaseConnection;
+
+use crate::expect::*;
+
+/// How many partitions each owner has, most first.
+async fn spread(db: &DatabaseConnection) -> Vec<usize> {
+    let mut owned: HashMap<String, usize> = HashMap::new();
+    for row in partitions(db).await {
+        *owned.entry(row.owner.unwrap_or_default()).or_default() += 1;
+    }
+    assert!(owned.len() <= 16);
+    // A partition that is just being handed over belongs to nobody.
+    let nobody = owned.remove("").unwrap_or_default();
+    let mut counts: Vec<usize> = owned.into_values().collect();
+    counts.sort_unstable_by(|a, b| b.cmp(a));
+    if nobody > 0 { vec![] } else { counts }
+}
+
+async fn wait_for_spread(stack: &Stack, db: &DatabaseConnection, expected: &[usize]) {
+    stack
+        .wait_until(&format!("the partitions are spread {expected:?}"), SOON, async || {
+            spread(db).await == expected
+        })
+        .await;
+}
+
+async fn three_workers() -> Stack {
+    Stack::builder().db(Db::Postgres).env("LEASE", "1s").start().await.unwrap()
+}
+
+#[tokio::test]
+async fn partitions_spread_over_workers_that_come_and_go_under_load() {
+    let stack = three_workers().await;
+    let db = stack.db().await.unwrap();
+    wait_for_spread(&stack, &db, &[16]).await;
+    let running = Load::new(stack.ingress.addr, stack.secret(), 400).start();
+
+    let mut others = Vec::new();
+    for name in ["second", "third", "fourth"] {
+        others.push(stack.start_worker_with(&[("WORKER_ID", name)], &[]).await.unwrap());
+    }
+    wait_for_spread(&stack, &db, &[4, 4, 4, 4]).await;
+    for mut worker in others {
+        assert!(worker.process.terminate(SOON).await.unwrap().success());
+    }
+    wait_for_spread(&stack, &db, &[16]).await;
+
+    let report = running.finish().await.unwrap();
+    wait_until_applied(&stack, &db).await;
+    assert_exactly_once(&db, &report).await;
+    assert_eq!(report.accepted(), 4000);
+}
+
+#[tokio::test]
+async fn workers_that_are_killed_over_and_over_lose_and_repeat_nothing() {
+    let stack = three_workers().await;
+    let db = stack.db().await.unwrap();
+    let second = stack.start_worker_with(&[("WORKER_ID", "second")], &[]).await.unwrap();
+    let third = stack.start_worker_with(&[("WORKER_ID", "third")], &[]).await.unwrap();
+    let mut workers = [("second", second), ("third", third)];
+    let running = Load::new(stack.ingress.addr, stack.secret(), 400).start();
+    for round in 1..=6 {
+        stack
+            .wait_until("the load goes on", SOON, async || running.accepted() >= round * 550)
+            .await;
+        // Under its old name it simply works again.
+        let (name, worker) = &mut workers[round as usize % 2];
+        worker.process.kill9();
+        *worker = stack.start_worker_with(&[("WORKER_ID", name)], &[]).await.unwrap();
+    }
+    let report = running.finish().await.unwrap();
+    wait_until_applied(&stack, &db).await;
+    assert_exactly_once(&db, &report).await;
+    println!("{} callbacks, 6 kills, {} retries", report.accepted(), report.retries);
+}
