@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
+use shared::partition::Partition;
 
 use crate::batch::{self, InRow, Plan};
 use crate::consumer::Received;
-use crate::event::Incoming;
+use crate::event::{
+    Action, Content, Event, Incoming, MAX_REASON_BYTES, Order, decode_again, without_nul,
+};
 use crate::store::batch::{Checkpoint, Ownership};
-use crate::store::{self, StoreError, connection};
+use crate::store::{self, StoreError, connection, dead_letters};
 
 /// Why a batch was not applied. Nothing of it has taken effect, unless `Failed` says that the
 /// commit's outcome is unknown; acquiring the partition anew finds out.
@@ -43,9 +46,13 @@ impl Applied {
     }
 }
 
-/// The settings of applying.
+/// What applying goes by.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// The partition that is applied.
+    pub partition: Partition,
+    /// How many partitions there are.
+    pub partitions: u16,
     /// What a batch renews the lease by.
     pub lease: Duration,
     /// How many dead letters may follow each other.
@@ -117,10 +124,19 @@ async fn attempt(
     }
     let before = mine.dead_letters_in_row;
     let mut applied = Applied { in_row: InRow::from(before), ..Applied::default() };
-    if bisect {
-        halve(&transaction, mine.partition, incoming, &mut applied).await?;
-    } else {
-        applied.add(apply_all(&transaction, mine.partition, incoming, before).await?);
+    let mut target = Target { transaction: &transaction, limits, bisect, applied: &mut applied };
+    for part in incoming.split_inclusive(|one| matches!(one.content, Content::Order(_))) {
+        let (events, order) = match part.split_last() {
+            Some((asked, events)) => match asked.content {
+                Content::Order(order) => (events, Some((asked, order))),
+                _ => (part, None),
+            },
+            None => (part, None),
+        };
+        target.apply(events).await?;
+        if let Some((asked, order)) = order {
+            target.redrive(asked, order).await?;
+        }
     }
     if applied.in_row.most > limits.dead_letter_limit {
         return Err(Refusal::Apply(ApplyError::DeadLetterLimit));
@@ -133,53 +149,106 @@ async fn attempt(
     Ok(applied)
 }
 
-async fn apply_all(
-    transaction: &DatabaseTransaction,
-    partition: i32,
-    incoming: &[Incoming],
-    in_row: i32,
-) -> Result<Plan, DbErr> {
-    let known = store::batch::load(transaction, incoming).await?;
-    let plan = batch::fold(known, incoming, partition, in_row);
-    store::batch::write(transaction, &plan).await?;
-    Ok(plan)
+/// Where a batch is applied to.
+struct Target<'a> {
+    transaction: &'a DatabaseTransaction,
+    limits: Limits,
+    bisect: bool,
+    applied: &'a mut Applied,
 }
 
-/// Applies in halves, each in a savepoint, down to the one callback that is refused.
-async fn halve(
-    transaction: &DatabaseTransaction,
-    partition: i32,
-    incoming: &[Incoming],
-    applied: &mut Applied,
-) -> Result<(), DbErr> {
-    let savepoint = transaction.begin().await?;
-    let error = match apply_all(&savepoint, partition, incoming, applied.in_row.now).await {
-        Ok(plan) => {
-            savepoint.commit().await?;
-            applied.add(plan);
+impl Target<'_> {
+    fn partition(&self) -> i32 {
+        i32::from(self.limits.partition.number())
+    }
+
+    async fn apply(&mut self, events: &[Incoming]) -> Result<(), DbErr> {
+        if events.is_empty() {
             return Ok(());
         }
-        Err(error) => error,
-    };
-    savepoint.rollback().await?;
-    let refused = match StoreError::from(error) {
-        StoreError::Transient(error) => return Err(error),
-        refused @ StoreError::Deterministic(_) => refused,
-    };
-    if let [one] = incoming {
-        let plan = batch::bury(one, partition, applied.in_row.now, &refused.to_string());
+        if self.bisect {
+            return self.halve(events).await;
+        }
+        let plan = self.fold(self.transaction, events).await?;
+        self.applied.add(plan);
+        Ok(())
+    }
+
+    async fn fold(
+        &self,
+        transaction: &DatabaseTransaction,
+        events: &[Incoming],
+    ) -> Result<Plan, DbErr> {
+        let known = store::batch::load(transaction, events).await?;
+        let plan = batch::fold(known, events, self.partition(), self.applied.in_row.now);
         store::batch::write(transaction, &plan).await?;
+        Ok(plan)
+    }
+
+    /// Applies in halves, each in a savepoint, down to the one callback that is refused.
+    async fn halve(&mut self, events: &[Incoming]) -> Result<(), DbErr> {
+        let savepoint = self.transaction.begin().await?;
+        let error = match self.fold(&savepoint, events).await {
+            Ok(plan) => {
+                savepoint.commit().await?;
+                self.applied.add(plan);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        savepoint.rollback().await?;
+        let refused = match StoreError::from(error) {
+            StoreError::Transient(error) => return Err(error),
+            refused @ StoreError::Deterministic(_) => refused,
+        };
+        let [one] = events else {
+            let (first, second) = events.split_at(events.len() / 2);
+            Box::pin(self.halve(first)).await?;
+            return Box::pin(self.halve(second)).await;
+        };
+        let in_row = self.applied.in_row.now;
+        let reason = without_nul(&refused.to_string(), MAX_REASON_BYTES);
+        let plan = batch::bury(one, self.partition(), in_row, &reason);
+        store::batch::write(self.transaction, &plan).await?;
         tracing::error!(
-            partition,
+            partition = %self.limits.partition,
             seq = one.position.seq,
             idx = one.position.idx,
-            job_id = one.event.as_ref().ok().map(crate::event::Event::job_id),
+            job_id = one.event().map(Event::job_id),
             "a callback became a dead letter: the database refuses it"
         );
-        applied.add(plan);
-        return Ok(());
+        self.applied.add(plan);
+        Ok(())
     }
-    let (first, second) = incoming.split_at(incoming.len() / 2);
-    Box::pin(halve(transaction, partition, first, applied)).await?;
-    Box::pin(halve(transaction, partition, second, applied)).await
+
+    /// Does what operators ask of a dead letter, and goes on with what is held behind it. Every
+    /// callback is applied at its own position and time, so the rows become what they would have
+    /// been without the fault.
+    async fn redrive(&mut self, asked: &Incoming, order: Order) -> Result<(), DbErr> {
+        let transaction = self.transaction;
+        let letter = dead_letters::dead(transaction, self.partition(), order.target).await?;
+        let job_id = letter.as_ref().map(|letter| letter.job_id.clone());
+        let job_id = job_id.as_ref().map(Option::as_deref);
+        let in_row = self.applied.in_row.now;
+        let plan = batch::record(asked, order, job_id, self.partition(), in_row);
+        store::batch::write(transaction, &plan).await?;
+        self.applied.add(plan);
+        let Some(letter) = letter else { return Ok(()) };
+
+        let mut letters = match &letter.job_id {
+            Some(job_id) => dead_letters::take_held(transaction, job_id).await?,
+            None => Vec::new(),
+        };
+        match order.action {
+            Action::Discard => dead_letters::discard(transaction, &letter).await?,
+            Action::Requeue => {
+                dead_letters::take(transaction, &letter).await?;
+                letters.insert(0, letter);
+            }
+        }
+        let Limits { partition, partitions, .. } = self.limits;
+        let again = |letter| decode_again(letter, partition, partitions);
+        let events: Vec<Incoming> = letters.into_iter().map(again).collect();
+        self.apply(&events).await
+    }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::entity::dead_letter::{Model as DeadLetter, State};
 use crate::entity::job::Model as Job;
 use crate::entity::job_event::{Effect, Kind, Model as JobEvent};
-use crate::event::{Body, Event, Incoming};
+use crate::event::{Action, Body, Content, Event, Incoming, Order, Position};
 use crate::transition::{self, Outcome};
 
 /// What the database knows of the jobs of a batch.
@@ -69,15 +69,17 @@ pub fn fold(mut known: Known, incoming: &[Incoming], partition: i32, in_row: i32
     let mut plan = Plan { in_row: InRow::from(in_row), ..Plan::default() };
     let mut changed = HashSet::new();
     for incoming in incoming {
-        let event = match &incoming.event {
-            Ok(event) if known.held.contains(event.job_id()) => {
+        let event = match &incoming.content {
+            Content::Event(event) if known.held.contains(event.job_id()) => {
                 let reason = "an earlier callback of the job is a dead letter";
                 plan.dead_letters.push(dead_letter(incoming, partition, State::Held, reason));
                 plan.count("held");
                 continue;
             }
-            Ok(event) => event,
-            Err(error) => {
+            Content::Event(event) => event,
+            // Orders are carried out between folds: they need more than the jobs.
+            Content::Order(_) => continue,
+            Content::Undecodable(error) => {
                 plan.dead_letters.push(dead_letter(incoming, partition, State::Dead, error));
                 plan.in_row.dead();
                 plan.count("dead");
@@ -113,6 +115,44 @@ pub fn bury(incoming: &Incoming, partition: i32, in_row: i32, reason: &str) -> P
     plan.dead_letters.push(dead_letter(incoming, partition, State::Dead, reason));
     plan.in_row.dead();
     plan.count("dead");
+    plan
+}
+
+/// The record of an order; `job_id` is none when there was no such dead letter.
+#[must_use]
+pub fn record(
+    asked: &Incoming,
+    order: Order,
+    job_id: Option<Option<&str>>,
+    partition: i32,
+    in_row: i32,
+) -> Plan {
+    let mut plan = Plan { in_row: InRow::from(in_row), ..Plan::default() };
+    let Position { seq, idx } = order.target;
+    plan.events.push(JobEvent {
+        partition,
+        seq: asked.position.seq,
+        idx: asked.position.idx,
+        job_id: job_id.flatten().unwrap_or_default().to_owned(),
+        kind: match order.action {
+            Action::Requeue => Kind::Requeue,
+            Action::Discard => Kind::Discard,
+        },
+        from_status: None,
+        to_status: None,
+        outcome: if job_id.is_some() { Effect::Applied } else { Effect::Ignored },
+        reason: Some(match job_id {
+            Some(_) => format!("dead letter {seq}/{idx}"),
+            None => format!("no dead letter at {seq}/{idx}"),
+        }),
+        event_id: None,
+        workflow_run_id: None,
+        run_attempt: None,
+        error: None,
+        failed_step: None,
+        received_at: asked.at,
+    });
+    plan.count(name(if job_id.is_some() { Effect::Applied } else { Effect::Ignored }));
     plan
 }
 
@@ -181,7 +221,7 @@ fn job_event(
 }
 
 fn dead_letter(incoming: &Incoming, partition: i32, state: State, reason: &str) -> DeadLetter {
-    let event = incoming.event.as_ref().ok();
+    let event = incoming.event();
     DeadLetter {
         partition,
         seq: incoming.position.seq,

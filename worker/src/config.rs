@@ -6,9 +6,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use shared::broker::Servers;
 use shared::config::{Invalid, Problems, duration, listen_address, number};
-use shared::partition::MAX_PARTITIONS;
+use shared::partition::{MAX_PARTITIONS, Partition};
 
 use crate::entity::job::Status;
+use crate::event::Position;
 use crate::store::connection::DatabaseUrl;
 
 /// Applies accepted callbacks, in order per job and exactly once in effect.
@@ -33,6 +34,60 @@ pub enum Command {
         #[command(subcommand)]
         command: JobsCommand,
     },
+    /// Look at what could not be applied, and decide what becomes of it.
+    DeadLetters {
+        /// What to do.
+        #[command(subcommand)]
+        command: DeadLettersCommand,
+    },
+}
+
+/// `worker dead-letters`.
+#[derive(Debug, Subcommand)]
+pub enum DeadLettersCommand {
+    /// List dead letters and what is held behind them, oldest first.
+    List {
+        /// Only those of this job.
+        #[arg(long)]
+        job: Option<String>,
+        /// Discarded ones, too.
+        #[arg(long)]
+        discarded: bool,
+        /// How many at the most.
+        #[arg(long, default_value = "50")]
+        limit: String,
+        /// The database and the form of the output.
+        #[command(flatten)]
+        read: ReadArgs,
+    },
+    /// Show one with its payload.
+    Show {
+        /// PARTITION/SEQUENCE/INDEX, as `list` prints it.
+        position: String,
+        /// The database and the form of the output.
+        #[command(flatten)]
+        read: ReadArgs,
+    },
+    /// Try one again, and then what is held behind it, in order.
+    Requeue(OrderArgs),
+    /// Let one take no effect, and apply what is held behind it, in order.
+    Discard(OrderArgs),
+}
+
+/// `worker dead-letters requeue` and `discard`.
+#[derive(Debug, Args)]
+pub struct OrderArgs {
+    /// PARTITION/SEQUENCE/INDEX, as `list` prints it.
+    pub position: String,
+    /// The broker, through which the owner of the partition is told.
+    #[command(flatten)]
+    pub broker: BrokerArgs,
+    /// How long to wait until it is carried out.
+    #[arg(long, default_value = "10s")]
+    pub wait: String,
+    /// The database and the form of the output.
+    #[command(flatten)]
+    pub read: ReadArgs,
 }
 
 /// `worker jobs`.
@@ -313,6 +368,94 @@ impl ReadArgs {
     }
 }
 
+/// A dead letter's place, as `PARTITION/SEQUENCE/INDEX`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The partition.
+    pub partition: Partition,
+    /// The position in its stream.
+    pub position: Position,
+}
+
+impl std::str::FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let read = || {
+            let mut parts = text.split('/');
+            let partition = parts.next()?.parse().ok().filter(|number| *number < MAX_PARTITIONS)?;
+            let position =
+                Position { seq: parts.next()?.parse().ok()?, idx: parts.next()?.parse().ok()? };
+            parts
+                .next()
+                .is_none()
+                .then_some(Self { partition: Partition::new(partition), position })
+        };
+        read().ok_or_else(|| format!("\"{text}\" is not PARTITION/SEQUENCE/INDEX like 03/17/0"))
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.partition, self.position.seq, self.position.idx)
+    }
+}
+
+/// A checked order.
+#[derive(Debug)]
+pub struct PlacedOrder {
+    /// The dead letter.
+    pub place: Place,
+    /// The database.
+    pub database: DatabaseUrl,
+    /// The broker.
+    pub servers: Servers,
+    /// How long to wait.
+    pub wait: Duration,
+    /// Whether to print JSON.
+    pub json: bool,
+}
+
+impl OrderArgs {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn check(&self) -> Result<PlacedOrder, Invalid> {
+        let mut problems = Problems::default();
+        let place = problems.take("the position", self.position.parse());
+        let database = database(&mut problems, &self.read.database);
+        let servers = servers(&mut problems, &self.broker);
+        let wait = problems.take("--wait", duration(&self.wait));
+        let json = self.read.json;
+        let checked = (|| {
+            Some(PlacedOrder {
+                place: place?,
+                database: database?,
+                servers: servers?,
+                wait: wait?,
+                json,
+            })
+        })();
+        problems.finish(checked)
+    }
+}
+
+/// Checks what a reading command is given beside its database.
+///
+/// # Errors
+/// All that is wrong.
+pub fn check_read<T, E: std::fmt::Display>(
+    read: &ReadArgs,
+    name: &str,
+    value: Result<T, E>,
+) -> Result<(DatabaseUrl, T), Invalid> {
+    let mut problems = Problems::default();
+    let database = database(&mut problems, &read.database);
+    let value = problems.take(name, value);
+    problems.finish(database.zip(value))
+}
+
 /// Checks `jobs list`.
 ///
 /// # Errors
@@ -377,6 +520,15 @@ mod tests {
             assert!(error.contains(flag), "{flag} in {error}");
         }
         assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_place_is_read_as_it_is_printed() {
+        let place: Place = "03/17/0".parse().unwrap();
+        assert_eq!(place.to_string(), "03/17/0");
+        for bad in ["", "3/17", "3/17/0/1", "x/1/0", "100/1/0", "3/-/0", "3/1/99999999999"] {
+            assert!(bad.parse::<Place>().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, SubsecRound, Utc};
-use serde::Deserialize;
-use shared::bundle::{self, Entry};
+use serde::{Deserialize, Serialize};
+use shared::bundle;
 use shared::callback::{self, Callback, MAX_EVENT_ID_BYTES, MAX_JOB_ID_BYTES};
 use shared::partition::Partition;
+
+use crate::entity::dead_letter;
 
 /// Where a callback stands in its partition's stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,8 +66,59 @@ pub struct Incoming {
     pub subject: String,
     /// The verbatim body.
     pub payload: Bytes,
-    /// The event, or why there is none.
-    pub event: Result<Event, String>,
+    /// What it is.
+    pub content: Content,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Something that happened to a job.
+    Event(Event),
+    /// Something that operators ask of a dead letter.
+    Order(Order),
+    /// Nothing that can be decoded; why.
+    Undecodable(String),
+}
+
+/// What operators ask of a dead letter. It comes through the stream, so that it is applied in
+/// order, and again when the stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Order {
+    /// What to do.
+    pub action: Action,
+    /// With which dead letter of the partition.
+    pub target: Position,
+}
+
+/// What can be done with a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Try it again, and what is held behind it.
+    Requeue,
+    /// Let it take no effect, and go on with what is held behind it.
+    Discard,
+}
+
+impl Incoming {
+    /// The event, if it is one.
+    #[must_use]
+    pub fn event(&self) -> Option<&Event> {
+        match &self.content {
+            Content::Event(event) => Some(event),
+            Content::Order(_) | Content::Undecodable(_) => None,
+        }
+    }
+}
+
+impl Order {
+    /// The body that says it on the partition's internal subject.
+    #[must_use]
+    pub fn to_body(self) -> String {
+        let Position { seq, idx } = self.target;
+        serde_json::json!({ "type": self.action, "position": [seq, idx] }).to_string()
+    }
 }
 
 /// A message as the broker delivers it.
@@ -86,7 +139,7 @@ pub struct Message {
 }
 
 /// What is kept of a reason, and of a message id, in bytes.
-const MAX_REASON_BYTES: usize = 1000;
+pub const MAX_REASON_BYTES: usize = 1000;
 
 /// A text from the broker as a database takes it.
 #[must_use]
@@ -100,7 +153,7 @@ pub fn without_nul(text: &str, max_bytes: usize) -> String {
 #[must_use]
 pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<Incoming> {
     let at = message.at.trunc_subsecs(6);
-    let incoming = |idx: usize, payload: Bytes, event: Result<Body, String>| {
+    let incoming = |idx: usize, payload: Bytes, said: Result<Said, String>| {
         // Bundles hold at most 256 callbacks.
         let position = Position { seq: message.seq, idx: idx as i32 };
         Incoming {
@@ -108,10 +161,7 @@ pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<I
             at,
             subject: message.subject.clone(),
             payload,
-            // The reason may quote what was sent, and is kept in the database.
-            event: event
-                .map(|body| Event { position, at, body })
-                .map_err(|reason| without_nul(&reason, MAX_REASON_BYTES)),
+            content: content(said, position, at),
         }
     };
     let is_internal = message.subject == partition.internal_subject();
@@ -132,31 +182,80 @@ pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<I
         .into_iter()
         .enumerate()
         .map(|(idx, entry)| {
-            let body = if is_internal { internal(&entry) } else { external(&entry) };
-            let body = body.and_then(|body| in_partition(body, partition, partitions));
-            incoming(idx, entry.body, body)
+            let event_id = entry.metadata.event_id.as_deref();
+            let said = said(&entry.body, event_id, is_internal, partition, partitions);
+            incoming(idx, entry.body, said)
         })
         .collect()
 }
 
-fn external(entry: &Entry) -> Result<Body, String> {
-    let mut callback = callback::parse(&entry.body).map_err(|error| error.to_string())?;
-    if let (None, Some(event_id)) = (&callback.event_id, &entry.metadata.event_id) {
+/// Decodes a dead letter again, at its own position and time.
+#[must_use]
+pub fn decode_again(letter: dead_letter::Model, partition: Partition, partitions: u16) -> Incoming {
+    let position = Position { seq: letter.seq, idx: letter.idx };
+    let is_internal = letter.subject == partition.internal_subject();
+    let event_id = letter.event_id.as_deref();
+    let said = said(&letter.payload, event_id, is_internal, partition, partitions);
+    Incoming {
+        position,
+        at: letter.received_at,
+        content: content(said, position, letter.received_at),
+        subject: letter.subject,
+        payload: letter.payload.into(),
+    }
+}
+
+enum Said {
+    Body(Body),
+    Order(Order),
+}
+
+fn content(said: Result<Said, String>, position: Position, at: DateTime<Utc>) -> Content {
+    match said {
+        Ok(Said::Body(body)) => Content::Event(Event { position, at, body }),
+        Ok(Said::Order(order)) => Content::Order(order),
+        // The reason may quote what was sent, and is kept in the database.
+        Err(reason) => Content::Undecodable(without_nul(&reason, MAX_REASON_BYTES)),
+    }
+}
+
+fn said(
+    body: &[u8],
+    event_id: Option<&str>,
+    is_internal: bool,
+    partition: Partition,
+    partitions: u16,
+) -> Result<Said, String> {
+    match if is_internal { internal(body)? } else { Said::Body(external(body, event_id)?) } {
+        Said::Body(body) => in_partition(body, partition, partitions).map(Said::Body),
+        order @ Said::Order(_) => Ok(order),
+    }
+}
+
+fn external(body: &[u8], event_id: Option<&str>) -> Result<Body, String> {
+    let mut callback = callback::parse(body).map_err(|error| error.to_string())?;
+    if let (None, Some(event_id)) = (&callback.event_id, event_id) {
         if !(1..=MAX_EVENT_ID_BYTES).contains(&event_id.len()) || event_id.contains('\0') {
             return Err("Invalid event_id in the metadata".into());
         }
-        callback.event_id = Some(event_id.clone());
+        callback.event_id = Some(event_id.to_owned());
     }
     Ok(Body::Callback(callback))
 }
 
-fn internal(entry: &Entry) -> Result<Body, String> {
+fn internal(body: &[u8]) -> Result<Said, String> {
     #[derive(Deserialize)]
     #[serde(tag = "type", rename_all = "lowercase")]
     enum Internal {
         Lost { job_id: String, witness: (i64, i32) },
+        Requeue { position: (i64, i32) },
+        Discard { position: (i64, i32) },
     }
-    match serde_json::from_slice(&entry.body) {
+    let order =
+        |action, (seq, idx)| Ok(Said::Order(Order { action, target: Position { seq, idx } }));
+    match serde_json::from_slice(body) {
+        Ok(Internal::Requeue { position }) => order(Action::Requeue, position),
+        Ok(Internal::Discard { position }) => order(Action::Discard, position),
         Ok(Internal::Lost { job_id, .. })
             if !(1..=MAX_JOB_ID_BYTES).contains(&job_id.len())
                 || job_id.contains(char::is_control) =>
@@ -164,7 +263,7 @@ fn internal(entry: &Entry) -> Result<Body, String> {
             Err("Invalid job_id".into())
         }
         Ok(Internal::Lost { job_id, witness: (seq, idx) }) => {
-            Ok(Body::Lost { job_id, witness: Position { seq, idx } })
+            Ok(Said::Body(Body::Lost { job_id, witness: Position { seq, idx } }))
         }
         Err(error) => Err(format!("not an internal event: {error}")),
     }
@@ -223,7 +322,7 @@ mod tests {
         assert_eq!(decoded.len(), 3);
         let event_ids: Vec<_> = decoded[..2]
             .iter()
-            .map(|incoming| match &incoming.event.as_ref().unwrap().body {
+            .map(|incoming| match &incoming.event().unwrap().body {
                 Body::Callback(callback) => callback.event_id.clone().unwrap(),
                 Body::Lost { .. } => panic!("not a callback"),
             })
@@ -231,7 +330,7 @@ mod tests {
         assert_eq!(event_ids, ["meta", "own"]);
         assert_eq!(decoded[1].position, Position { seq: 7, idx: 1 });
         assert_eq!(decoded[1].at.timestamp_subsec_nanos(), 123_456_000);
-        assert_eq!(decoded[2].event, Err("Missing job_id".into()));
+        assert_eq!(decoded[2].content, Content::Undecodable("Missing job_id".into()));
         assert_eq!(decoded[2].payload, "{}");
     }
 
@@ -245,7 +344,7 @@ mod tests {
         {
             let decoded = decode(&message, Partition::new(0), 1);
             assert_eq!(decoded.len(), 1);
-            assert!(decoded[0].event.is_err());
+            assert!(decoded[0].event().is_none());
             assert_eq!(decoded[0].payload, message.payload);
         }
     }
@@ -255,13 +354,20 @@ mod tests {
         let lost = entry(None, r#"{"type":"lost","job_id":"a","witness":[3,1]}"#);
         let on_internal = decode(&message("internal.00", lost.clone()), Partition::new(0), 1);
         assert_eq!(
-            on_internal[0].event.as_ref().unwrap().body,
+            on_internal[0].event().unwrap().body,
             Body::Lost { job_id: "a".into(), witness: Position { seq: 3, idx: 1 } }
         );
         let on_callbacks = decode(&message("callbacks.00", lost), Partition::new(0), 1);
-        assert!(on_callbacks[0].event.is_err());
+        assert!(on_callbacks[0].event().is_none());
         let status = entry(None, r#"{"job_id":"a","status":"running"}"#);
-        assert!(decode(&message("internal.00", status), Partition::new(0), 1)[0].event.is_err());
+        assert!(decode(&message("internal.00", status), Partition::new(0), 1)[0].event().is_none());
+
+        let order = Order { action: Action::Discard, target: Position { seq: 3, idx: 1 } };
+        let body = entry(None, &order.to_body());
+        let on_internal = decode(&message("internal.00", body.clone()), Partition::new(0), 1);
+        assert_eq!(on_internal[0].content, Content::Order(order));
+        let on_callbacks = decode(&message("callbacks.00", body), Partition::new(0), 1);
+        assert!(matches!(on_callbacks[0].content, Content::Undecodable(_)));
     }
 
     #[test]
@@ -270,16 +376,17 @@ mod tests {
         let long = "x".repeat(129);
         for event_id in ["", "\0", "a\0b", long.as_str()] {
             let message = message("callbacks.00", entry(Some(event_id), status));
-            assert!(decode(&message, Partition::new(0), 1)[0].event.is_err(), "{event_id:?}");
+            assert!(decode(&message, Partition::new(0), 1)[0].event().is_none(), "{event_id:?}");
         }
         for job_id in ["", "a\\u0000", "x".repeat(201).as_str()] {
             let lost = format!(r#"{{"type":"lost","job_id":"{job_id}","witness":[1,0]}}"#);
             let message = message("internal.00", entry(None, &lost));
-            assert!(decode(&message, Partition::new(0), 1)[0].event.is_err(), "{job_id:?}");
+            assert!(decode(&message, Partition::new(0), 1)[0].event().is_none(), "{job_id:?}");
         }
         let odd = format!(r#"{{"type":"{}\u0000"}}"#, "x".repeat(5000));
         let message = message("internal.00", entry(None, &odd));
-        let reason = decode(&message, Partition::new(0), 1).remove(0).event.unwrap_err();
+        let content = decode(&message, Partition::new(0), 1).remove(0).content;
+        let Content::Undecodable(reason) = content else { panic!("it was decoded") };
         assert!(!reason.contains('\0') && reason.len() <= MAX_REASON_BYTES, "{reason}");
     }
 
@@ -290,7 +397,7 @@ mod tests {
         for partition in Partition::all(16) {
             let decoded =
                 decode(&message(&partition.callbacks_subject(), status.clone()), partition, 16);
-            assert_eq!(decoded[0].event.is_ok(), partition == home);
+            assert_eq!(decoded[0].event().is_some(), partition == home);
         }
     }
 }

@@ -37,6 +37,9 @@ async fn execute(command: Command) -> anyhow::Result<()> {
                 .with_context(|| format!("--ops-listen: {} can't be bound", config.ops_listen))?;
             run::run(config, listener, metrics, shutdown).await
         }
+        Command::DeadLetters { command } => {
+            ops::dead_letters::run(command, &mut io::stdout().lock()).await
+        }
         Command::Jobs { command } => ops::jobs::run(command, &mut io::stdout().lock()).await,
     }
 }

@@ -262,7 +262,8 @@ async fn read(
                 Err(trouble) => return trouble.into(),
             },
         };
-        let applying = apply_counted(process, feed.stream_created_at, mine, &batch);
+        let applying =
+            apply_counted(process, feed.partition(), feed.stream_created_at, mine, &batch);
         match tokio::time::timeout(BATCH_LIMIT, applying).await {
             Ok(Ok(())) => {}
             Ok(Err(ApplyError::Fenced)) => return End::Fenced,
@@ -288,11 +289,17 @@ async fn read(
 /// the callback that is one too many takes effect.
 async fn apply_counted(
     process: &Process,
+    partition: Partition,
     stream_created_at: DateTime<Utc>,
     mine: &mut Ownership,
     batch: &[Received],
 ) -> Result<(), ApplyError> {
-    let limits = Limits { lease: process.lease, dead_letter_limit: process.dead_letter_limit };
+    let limits = Limits {
+        partition,
+        partitions: process.partitions,
+        lease: process.lease,
+        dead_letter_limit: process.dead_letter_limit,
+    };
     let begun = Instant::now();
     match apply(&process.db, mine, batch, stream_created_at, limits).await {
         Ok(applied) => {
@@ -306,7 +313,8 @@ async fn apply_counted(
         }
         Err(ApplyError::DeadLetterLimit) if batch.len() > 1 => {
             for message in batch.chunks(1) {
-                Box::pin(apply_counted(process, stream_created_at, mine, message)).await?;
+                Box::pin(apply_counted(process, partition, stream_created_at, mine, message))
+                    .await?;
             }
             Ok(())
         }

@@ -167,7 +167,7 @@ fn create(event: &Event, callback: &Callback) -> Outcome {
         }
         Kind::Running => enter(&mut job, Status::Running, callback, now),
         Kind::Failed => enter(&mut job, Status::Failed, callback, now),
-        Kind::Provisioning | Kind::Lost => enter(&mut job, Status::Provisioning, callback, now),
+        _ => enter(&mut job, Status::Provisioning, callback, now),
     }
     let to = Some(job.status);
     Outcome { job: Some(job), changed: true, effect: Effect::Applied, reason: None, from: None, to }
@@ -339,9 +339,8 @@ fn step(job: &mut Job, event: &Event, callback: &Callback, now: DateTime<Utc>) -
             Ok((Applied, Some("re-run")))
         }
         (Status::Failed, ..) => Err("finished"),
-        (Status::Queued | Status::Provisioning, _, Kind::Queued | Kind::Lost) => {
-            Err("not a callback of a workflow")
-        }
+        // Filled above, or no callback at all.
+        (Status::Queued | Status::Provisioning, ..) => Err("not a callback of a workflow"),
     }
 }
 

@@ -131,6 +131,113 @@ async fn a_callback_that_the_database_refuses_is_isolated_on_postgres() {
     a_refused_callback_is_isolated(Db::Postgres).await;
 }
 
+/// Runs `worker dead-letters` and returns its exit code and all that it printed.
+async fn decide(stack: &Stack, args: &[&str]) -> (Option<i32>, String) {
+    let program = stack.program("worker").unwrap().args(["dead-letters"]).args(args);
+    let mut process = stack.spawn(&program).unwrap();
+    let code = process.wait(SOON).await.unwrap().code();
+    (code, process.log().text())
+}
+
+async fn operators_decide(db: Db) {
+    let stack = Stack::builder().db(db).partitions(1).start().await.unwrap();
+    refuse_poison(&stack, db).await;
+    for id in ["mended", "dropped"] {
+        accept(&stack, poison(id)).await;
+        accept(&stack, status(id, "provisioning")).await;
+        let heartbeat = serde_json::json!({ "job_id": id, "type": "heartbeat" });
+        accept(&stack, heartbeat.to_string()).await;
+    }
+    accept(&stack, status("mended", "running")).await;
+    let database = stack.db().await.unwrap();
+    wait_until_applied(&stack, &database).await;
+    let listed = stack.worker_cli(&["dead-letters", "list", "--json"]).await.unwrap();
+    let listed: Vec<(&str, &str)> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|letter| (letter["position"].as_str().unwrap(), letter["state"].as_str().unwrap()))
+        .collect();
+    let (dead, held) = ("dead", "held");
+    assert_eq!(
+        listed,
+        [
+            ("00/1/0", dead),
+            ("00/2/0", held),
+            ("00/3/0", held),
+            ("00/4/0", dead),
+            ("00/5/0", held),
+            ("00/6/0", held),
+            ("00/7/0", held),
+        ]
+    );
+    let shown = stack.worker_cli(&["dead-letters", "show", "00/1/0", "--json"]).await.unwrap();
+    assert_eq!(shown["payload"], poison("mended"));
+
+    // What can't be done is said, and changes nothing.
+    for (args, error) in [
+        (["requeue", "00/2/0"], "held behind a dead letter of its job \"mended\""),
+        (["requeue", "00/99/0"], "there is no dead letter at 00/99/0"),
+        (["discard", "nonsense"], "is not PARTITION/SEQUENCE/INDEX"),
+        (["requeue", "00/1/0"], "tried again, in vain"),
+    ] {
+        let (code, output) = decide(&stack, &args).await;
+        assert!(code != Some(0) && output.contains(error), "{args:?}: {output}");
+    }
+    assert_eq!(dead_letters(&database).await.len(), 7);
+    assert!(jobs(&database).await.is_empty());
+
+    // Discarded, it takes no effect, and stays on record; what was held behind it is applied.
+    let (code, output) = decide(&stack, &["discard", "00/4/0"]).await;
+    assert!(code == Some(0) && output.contains("00/4/0 is discarded"), "{output}");
+    let dropped = job(&database, "dropped").await.unwrap();
+    assert_eq!((dropped.status, dropped.first_seq), (Status::Provisioning, 5));
+    assert_eq!((dropped.heartbeat_count, dropped.region), (1, None));
+    let (code, output) = decide(&stack, &["discard", "00/4/0"]).await;
+    assert!(code == Some(1) && output.contains("discarded already"), "{output}");
+
+    // Mended and tried again, the job is what it would have been without the fault.
+    let mend = match db {
+        Db::Postgres => "ALTER TABLE jobs DROP CONSTRAINT no_poison",
+        Db::Sqlite => "DROP TRIGGER no_poison",
+    };
+    database.execute_unprepared(mend).await.unwrap();
+    let (code, output) = decide(&stack, &["requeue", "00/1/0"]).await;
+    assert!(code == Some(0) && output.contains("00/1/0 is applied"), "{output}");
+    let mended = job(&database, "mended").await.unwrap();
+    assert_eq!((mended.status, mended.first_seq, mended.last_seq), (Status::Running, 1, 7));
+    assert_eq!((mended.heartbeat_count, mended.region.as_deref()), (1, Some("poison")));
+    let steps: Vec<_> = events(&database)
+        .await
+        .into_iter()
+        .filter(|event| event.job_id == "mended" && event.to_status.is_some())
+        .map(|event| (event.seq, event.to_status.unwrap()))
+        .collect();
+    assert_eq!(steps, [(1, Status::Queued), (2, Status::Provisioning), (7, Status::Running)]);
+    let letters: Vec<_> = dead_letters(&database)
+        .await
+        .into_iter()
+        .map(|letter| (letter.seq, letter.state))
+        .collect();
+    assert_eq!(letters, [(4, State::Discarded)]);
+
+    // Every order is on record at its own position, the one in vain too.
+    let orders = events(&database).await.into_iter().filter(|event| event.to_status.is_none());
+    assert_eq!(orders.map(|event| event.seq).collect::<Vec<_>>(), [8, 9, 10]);
+    accept(&stack, status("dropped", "running")).await;
+    wait_for_status(&stack, &database, "dropped", Status::Running).await;
+}
+
+#[tokio::test]
+async fn operators_decide_what_becomes_of_dead_letters_on_sqlite() {
+    operators_decide(Db::Sqlite).await;
+}
+
+#[tokio::test]
+async fn operators_decide_what_becomes_of_dead_letters_on_postgres() {
+    operators_decide(Db::Postgres).await;
+}
+
 #[tokio::test]
 async fn many_dead_letters_in_a_row_stop_the_partition_and_a_repair_starts_it_again() {
     let mut stack =

@@ -12,6 +12,8 @@ pub enum State {
     Dead,
     /// It is sound, but an earlier callback of its job is dead.
     Held,
+    /// It was dead, and an operator decided that it takes no effect. Kept on record.
+    Discarded,
 }
 
 /// One callback, or one whole message that could not be decoded, at its position.

@@ -22,6 +22,10 @@ pub enum Kind {
     Heartbeat,
     /// The worker's own event: the job fell silent.
     Lost,
+    /// An operator's order: a dead letter is tried again.
+    Requeue,
+    /// An operator's order: a dead letter takes no effect.
+    Discard,
 }
 
 /// What became of an event.
@@ -53,7 +57,7 @@ pub struct Model {
     /// The index in the bundle.
     #[sea_orm(primary_key, auto_increment = false)]
     pub idx: i32,
-    /// The job.
+    /// The job; empty for an order that concerns none.
     #[sea_orm(column_type = "Text")]
     pub job_id: String,
     /// What it reports.

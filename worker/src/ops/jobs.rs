@@ -2,14 +2,16 @@
 
 use std::io::{self, Write};
 
-use anyhow::{Context, bail};
-use chrono::{DateTime, SecondsFormat, Utc};
-use sea_orm::DatabaseConnection;
+use anyhow::bail;
 
 use crate::config::{JobsCommand, check_list};
 use crate::entity::job::{Failure, Model as Job};
-use crate::store::connection::{self, DatabaseUrl, Purpose};
-use crate::store::{read, schema};
+use crate::ops::open;
+use crate::ops::print::{Table, json, printable, text, time, word};
+use crate::store::{dead_letters, read};
+
+/// How many dead letters of a job are counted.
+const LETTERS: u64 = 10_000;
 
 /// Runs the command and prints on `out`.
 ///
@@ -24,7 +26,7 @@ pub async fn run(command: JobsCommand, out: &mut impl Write) -> anyhow::Result<(
         }
         JobsCommand::Show { id, read } => {
             let db = open(&read.check()?).await?;
-            let dead_letters = read::dead_letters(&db, &id).await?;
+            let dead_letters = dead_letters::list(&db, Some(&id), false, LETTERS).await?;
             let Some(job) = read::job(&db, &id).await? else {
                 if dead_letters.is_empty() {
                     bail!("there is no job {id:?}");
@@ -71,20 +73,6 @@ pub async fn run(command: JobsCommand, out: &mut impl Write) -> anyhow::Result<(
     }
 }
 
-async fn open(database: &DatabaseUrl) -> anyhow::Result<DatabaseConnection> {
-    let db = connection::connect(database, Purpose::Read)
-        .await
-        .context("the database can't be reached")?;
-    schema::check(&db).await?;
-    Ok(db)
-}
-
-fn json(out: &mut impl Write, value: &impl serde::Serialize) -> anyhow::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, value)?;
-    writeln!(out)?;
-    Ok(())
-}
-
 fn list(out: &mut impl Write, jobs: &[Job]) -> anyhow::Result<()> {
     let mut table = Table::new(["JOB", "STATUS", "RUN", "HEARTBEAT", "UPDATED", "ERROR"]);
     for job in jobs {
@@ -124,21 +112,6 @@ fn status(job: &Job) -> String {
     word(&job.status) + presumed
 }
 
-fn word(value: &impl serde::Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => "-".into(),
-    }
-}
-
-fn text(value: Option<&str>) -> String {
-    value.unwrap_or("-").to_owned()
-}
-
-fn time(value: Option<DateTime<Utc>>) -> String {
-    value.map_or("-".into(), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
-}
-
 fn run_of(id: Option<&str>, attempt: Option<i32>) -> String {
     match (id, attempt) {
         (None, _) => "-".into(),
@@ -153,46 +126,5 @@ fn failure(step: Option<&str>, error: Option<&str>) -> String {
         (Some(step), None) => format!("in {step}"),
         (None, Some(error)) => error.to_owned(),
         (Some(step), Some(error)) => format!("in {step}: {error}"),
-    }
-}
-
-/// What senders wrote must not steer the terminal.
-fn printable(text: &str) -> String {
-    let steers = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().map(|c| if steers(c) { ' ' } else { c }).collect()
-}
-
-/// Left-aligned columns.
-struct Table {
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    fn new<const N: usize>(head: [&str; N]) -> Self {
-        Self { rows: vec![head.map(Into::into).to_vec()] }
-    }
-
-    fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.iter().map(|cell| printable(cell)).collect());
-    }
-
-    fn print(&self, out: &mut impl Write) -> io::Result<()> {
-        let columns = self.rows.first().map_or(0, Vec::len);
-        let width = |column: usize| {
-            self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        for row in &self.rows {
-            let line: Vec<String> = row
-                .iter()
-                .zip(&widths)
-                .map(|(cell, width)| format!("{cell}{}", " ".repeat(width - cell.chars().count())))
-                .collect();
-            writeln!(out, "{}", line.join("  ").trim_end())?;
-        }
-        Ok(())
     }
 }

@@ -96,7 +96,7 @@ pub async fn load(
     transaction: &DatabaseTransaction,
     incoming: &[Incoming],
 ) -> Result<Known, DbErr> {
-    let events = incoming.iter().filter_map(|incoming| incoming.event.as_ref().ok());
+    let events = incoming.iter().filter_map(Incoming::event);
     let mut job_ids = HashSet::new();
     let mut event_ids = HashSet::new();
     for event in events {
@@ -124,6 +124,7 @@ pub async fn load(
         .column(dead_letter::Column::JobId)
         .distinct()
         .filter(dead_letter::Column::JobId.is_in(job_ids.iter().copied()))
+        .filter(dead_letter::Column::State.ne(dead_letter::State::Discarded))
         .into_tuple()
         .all(transaction)
         .await?;

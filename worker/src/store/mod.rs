@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod connection;
+pub mod dead_letters;
 pub mod partitions;
 pub mod read;
 pub mod schema;

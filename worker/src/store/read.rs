@@ -4,7 +4,7 @@ use sea_orm::{
     ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
 };
 
-use crate::entity::{dead_letter, job, job_event};
+use crate::entity::{job, job_event};
 
 /// Jobs, the ones that changed last first.
 ///
@@ -47,22 +47,6 @@ pub async fn events(
         .filter(job_event::Column::JobId.eq(job_id))
         .order_by_asc(job_event::Column::Seq)
         .order_by_asc(job_event::Column::Idx)
-        .all(db)
-        .await
-}
-
-/// What waits of a job because it, or something before it, could not be applied; oldest first.
-///
-/// # Errors
-/// When the database fails.
-pub async fn dead_letters(
-    db: &impl ConnectionTrait,
-    job_id: &str,
-) -> Result<Vec<dead_letter::Model>, DbErr> {
-    dead_letter::Entity::find()
-        .filter(dead_letter::Column::JobId.eq(job_id))
-        .order_by_asc(dead_letter::Column::Seq)
-        .order_by_asc(dead_letter::Column::Idx)
         .all(db)
         .await
 }

@@ -8,7 +8,7 @@ use shared::callback::Callback;
 use worker::batch::{Known, fold};
 use worker::entity::job::Model as Job;
 use worker::entity::job_event::{Kind, Model as JobEvent};
-use worker::event::{Body, Event, Incoming, Position};
+use worker::event::{Body, Content, Event, Incoming, Position};
 use worker::transition::{apply, kind};
 
 use crate::events::*;
@@ -38,7 +38,7 @@ impl Rows {
                 at: event.at,
                 subject: String::new(),
                 payload: Default::default(),
-                event: Ok(event.clone()),
+                content: Content::Event(event.clone()),
             })
             .collect();
         let plan = fold(known, &incoming, 0, 0);

@@ -71,6 +71,7 @@ fn hear(row: Row, column: Kind) -> (Job, Outcome) {
         Kind::Failed => event(9, failed()),
         Kind::Heartbeat => event(9, heartbeat()),
         Kind::Lost => lost(9, witness(&job)),
+        Kind::Requeue | Kind::Discard => unreachable!("orders are no events of a job"),
     };
     assert_eq!(kind(&heard), column);
     let outcome = apply(Some(job.clone()), &heard, false);
