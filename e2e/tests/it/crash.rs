@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use e2e::load::Load;
 use e2e::stack::{Db, Stack};
+use futures::StreamExt;
 use sea_orm::{ConnectionTrait, DatabaseBackend, Statement, TransactionTrait};
 use worker::entity::job::Status;
 
@@ -121,6 +122,50 @@ async fn a_worker_killed_before_its_commit_leaves_nothing_and_applies_once() {
     wait_for_status(&stack, &db, "a", Status::Running).await;
     let statuses: Vec<_> = events(&db).await.into_iter().map(|event| event.to_status).collect();
     assert_eq!(statuses, [Status::Queued, Status::Provisioning, Status::Running].map(Some));
+}
+
+#[tokio::test]
+async fn a_batch_is_acked_only_after_its_commit() {
+    let stack = Stack::builder().db(Db::Postgres).partitions(1).start().await.unwrap();
+    let db = stack.db().await.unwrap();
+    accept(&stack, status("a", "queued")).await;
+    wait_for_status(&stack, &db, "a", Status::Queued).await;
+    let client = stack.nats.client().await.unwrap();
+    let mut said = client.subscribe("$JS.>").await.unwrap();
+    client.flush().await.unwrap();
+
+    // The batch waits for this table when its connection is ended. The worker then deletes its
+    // consumer on the connection that its acks go by, so that an earlier ack comes before.
+    let lock = db.begin().await.unwrap();
+    lock.execute_unprepared("LOCK TABLE job_events IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    accept(&stack, status("a", "provisioning")).await;
+    let end = Statement::from_string(
+        DatabaseBackend::Postgres,
+        "SELECT pg_terminate_backend(pid) FROM pg_locks \
+         WHERE NOT granted AND relation = 'job_events'::regclass",
+    );
+    stack
+        .wait_until("the worker's transaction is ended", SOON, async || {
+            db.query_one_raw(end.clone()).await.unwrap().is_some()
+        })
+        .await;
+    let acked_2 = |subject: &str| {
+        subject.starts_with("$JS.ACK.CALLBACKS-00.") && subject.split('.').nth(5) == Some("2")
+    };
+    let mut next = async || {
+        let message = tokio::time::timeout(SOON, said.next()).await.expect("the worker goes on");
+        message.unwrap().subject.to_string()
+    };
+    loop {
+        let subject = next().await;
+        assert!(!acked_2(&subject), "acked before the commit: {subject}");
+        if subject.starts_with("$JS.API.CONSUMER.DELETE.CALLBACKS-00.") {
+            break;
+        }
+    }
+    lock.rollback().await.unwrap();
+    wait_for_status(&stack, &db, "a", Status::Provisioning).await;
+    while !acked_2(&next().await) {}
 }
 
 #[tokio::test]

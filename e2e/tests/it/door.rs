@@ -8,6 +8,7 @@ use e2e::http::{Answer, Client};
 use e2e::stack::{CALLBACK_PATH, Db, Ingress, Stack};
 use hyper::Method;
 use serde_json::json;
+use shared::partition::Partition;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -336,11 +337,14 @@ async fn a_full_stream_refuses_and_recovers_when_there_is_room() {
 async fn no_confirmation_by_the_deadline_is_not_a_success() {
     let stack = Stack::builder().env("PUBLISH_DEADLINE", "700ms").start().await.unwrap();
     accept(&stack, status("a", "queued")).await;
+    let db = stack.db().await.unwrap();
+    wait_until_applied(&stack, &db).await;
     stack.nats.pause();
-    let answer = stack.post(status("a", "provisioning")).await.unwrap();
+    // Another partition than the first callback's, so that nothing is on its way there.
+    assert_ne!(Partition::of_job("a", 16), Partition::of_job("c", 16));
+    let answer = stack.post(status("c", "provisioning")).await.unwrap();
     assert_unavailable(&answer, "Not confirmed in time");
     stack.nats.resume();
-    let db = stack.db().await.unwrap();
     stack
         .wait_until("callbacks are accepted again", Duration::from_secs(30), async || {
             stack.post(status("a", "running")).await.is_ok_and(|answer| answer.status == 200)

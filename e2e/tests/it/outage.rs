@@ -84,3 +84,45 @@ async fn a_load_over_broker_restarts_loses_and_repeats_nothing() {
     assert_statuses_exactly_once(&db, &report).await;
     println!("{} callbacks, {} retries", report.accepted(), report.retries);
 }
+
+#[tokio::test]
+async fn a_callback_that_is_sent_again_takes_effect_once() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let db = stack.db().await.unwrap();
+    // The job's first word comes again after its failure: a late retry, and no new run.
+    for (event_id, step) in [("e1", "provisioning"), ("e2", "failed"), ("e1", "provisioning")] {
+        let body = serde_json::json!({ "job_id": "a", "status": step, "event_id": event_id });
+        accept(&stack, body.to_string()).await;
+    }
+    // The same id with another status is another callback.
+    let body = serde_json::json!({ "job_id": "a", "status": "queued", "event_id": "e1" });
+    accept(&stack, body.to_string()).await;
+    wait_until_applied(&stack, &db).await;
+    assert_eq!(job(&db, "a").await.unwrap().status, worker::entity::job::Status::Failed);
+    let reasons: Vec<_> = events(&db).await.into_iter().map(|event| event.reason).collect();
+    let reasons: Vec<_> = reasons.iter().map(Option::as_deref).collect();
+    assert_eq!(reasons, [None, None, Some("duplicate"), Some("event_id reused")]);
+}
+
+#[tokio::test]
+async fn a_bundle_that_is_sent_again_is_stored_once() {
+    let stack = Stack::builder().partitions(1).start().await.unwrap();
+    accept(&stack, status("a", "queued")).await;
+    // The broker gets the first attempt, and every later one, when it wakes up.
+    stack.nats.pause();
+    let (answer, ()) = tokio::join!(stack.post(status("a", "provisioning")), async {
+        stack
+            .wait_until("ingress tries the bundle again", SOON, async || {
+                stack.all_logs().contains("trying a bundle again")
+            })
+            .await;
+        stack.nats.resume();
+    });
+    assert_eq!(answer.unwrap().status, 200);
+    accept(&stack, status("a", "running")).await;
+    let db = stack.db().await.unwrap();
+    wait_until_applied(&stack, &db).await;
+    assert_eq!(stream_ends(&stack).await, [3]);
+    let reasons: Vec<_> = events(&db).await.into_iter().map(|event| event.reason).collect();
+    assert_eq!(reasons, [None, None, None]);
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::{self, stream::Config};
 use e2e::process::Process;
 use e2e::stack::{Db, Stack};
+use sea_orm::{ConnectionTrait, SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use worker::entity::job::Status;
 
 use crate::expect::*;
@@ -38,6 +39,36 @@ async fn a_batch_of_an_older_epoch_does_not_commit() {
     postgres.psql(expire).await.unwrap();
     wait_for_status(&stack, &db, "a", Status::Provisioning).await;
     assert_eq!(events(&db).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_batch_that_was_applied_meanwhile_does_not_commit() {
+    // Renewals are twenty minutes apart: nothing else waits for the row.
+    let stack =
+        Stack::builder().db(Db::Postgres).partitions(1).env("LEASE", "1h").start().await.unwrap();
+    let db = stack.db().await.unwrap();
+    accept(&stack, status("a", "queued")).await;
+    wait_for_status(&stack, &db, "a", Status::Queued).await;
+
+    // A commit of the same owner, whose outcome it does not know, moves the checkpoint while its
+    // next batch waits for the row.
+    let lost = db.begin().await.unwrap();
+    lost.execute_unprepared("UPDATE partitions SET applied_seq = 2").await.unwrap();
+    accept(&stack, status("a", "provisioning")).await;
+    let jetstream = jetstream::new(stack.nats.client().await.unwrap());
+    let stream = jetstream.get_stream("CALLBACKS-00").await.unwrap();
+    let applied = stream.get_raw_message(2).await.unwrap();
+    let msg_id = applied.headers.get("Nats-Msg-Id").unwrap().as_str();
+    let set_id = format!("UPDATE partitions SET applied_msg_id = '{msg_id}'");
+    lost.execute_unprepared(&set_id).await.unwrap();
+    lost.commit().await.unwrap();
+
+    accept(&stack, status("a", "running")).await;
+    wait_until_applied(&stack, &db).await;
+    let seqs: Vec<i64> = events(&db).await.into_iter().map(|event| event.seq).collect();
+    assert_eq!(seqs, [1, 3], "the second message was applied by another commit");
+    let page = e2e::http::get(stack.worker.ops, "/metrics").await.unwrap().text();
+    assert!(page.contains("ackline_worker_fences_total 1"), "the batch was fenced");
 }
 
 #[tokio::test]
@@ -155,19 +186,63 @@ async fn a_stream_whose_unapplied_messages_are_gone_stops_its_partition() {
 }
 
 #[tokio::test]
+async fn a_message_that_is_delivered_again_is_applied_once() {
+    let stack = Stack::builder().partitions(1).start().await.unwrap();
+    let db = stack.db().await.unwrap();
+    accept(&stack, status("a", "queued")).await;
+    wait_for_status(&stack, &db, "a", Status::Queued).await;
+
+    // While the worker waits for the database, the broker is told to deliver its message again.
+    let writer = db.begin_with_options(TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..TransactionOptions::default()
+    });
+    let writer = writer.await.unwrap();
+    accept(&stack, status("a", "provisioning")).await;
+    let row = partitions(&db).await.remove(0);
+    let name = format!("worker-{}-{}", row.epoch, row.owner.unwrap());
+    let client = stack.nats.client().await.unwrap();
+    let stream = jetstream::new(client.clone()).get_stream("CALLBACKS-00").await.unwrap();
+    let delivered = async || stream.consumer_info(&name).await.unwrap();
+    stack
+        .wait_until("the message is delivered", SOON, async || {
+            delivered().await.delivered.stream_sequence == 2
+        })
+        .await;
+    // This consumer began with the stream, so that its sequences are the stream's.
+    let again = format!("$JS.ACK.CALLBACKS-00.{name}.1.2.2.0.0");
+    client.publish(again, "-NAK".into()).await.unwrap();
+    stack
+        .wait_until("the message is delivered again", SOON, async || {
+            delivered().await.delivered.consumer_sequence == 3
+        })
+        .await;
+    writer.rollback().await.unwrap();
+
+    // Comes after the repetition.
+    accept(&stack, status("a", "running")).await;
+    wait_for_status(&stack, &db, "a", Status::Running).await;
+    wait_until_applied(&stack, &db).await;
+    let seqs: Vec<i64> = events(&db).await.into_iter().map(|event| event.seq).collect();
+    assert_eq!(seqs, [1, 2, 3]);
+    assert_eq!(dead_letters(&db).await.len(), 0, "nothing was tried again");
+    assert_eq!(partitions(&db).await[0].epoch, row.epoch, "nothing was read anew");
+}
+
+#[tokio::test]
 async fn a_hole_in_the_stream_stops_its_partition_before_it() {
     let (mut stack, jetstream, _) = with_three_applied().await;
     accept(&stack, status("b", "queued")).await;
     jetstream.publish("internal.00", "anything".into()).await.unwrap().await.unwrap();
     accept(&stack, status("b", "provisioning")).await;
-    // A purge by subject takes the message in the middle.
+    // A purge by subject is what leaves a hole: the stream's ends do not tell.
     let stream = jetstream.get_stream("CALLBACKS-00").await.unwrap();
-    stream.purge().filter("internal.00").await.unwrap();
+    assert_eq!(stream.purge().filter("internal.00").await.unwrap().purged, 1);
     stack.start_worker().await.unwrap();
     stopped(&stack, "the message 5 is gone").await;
     let db = stack.db().await.unwrap();
     assert_eq!(job(&db, "b").await.unwrap().status, Status::Queued);
-    assert_eq!(partitions(&db).await[0].applied_seq, 4);
+    assert_eq!(partitions(&db).await[0].applied_seq, 4, "what comes before it is applied");
 }
 
 #[tokio::test]

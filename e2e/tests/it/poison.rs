@@ -4,6 +4,8 @@ use async_nats::HeaderMap;
 use async_nats::jetstream;
 use e2e::stack::{Db, Stack};
 use sea_orm::ConnectionTrait;
+use shared::bundle::{self, Metadata};
+use shared::partition::Partition;
 use worker::entity::dead_letter::State;
 use worker::entity::job::Status;
 
@@ -59,6 +61,32 @@ async fn a_malformed_message_becomes_a_dead_letter_and_the_partition_goes_on() {
         assert_eq!(events(&database).await.len(), 2);
         assert_eq!(partitions(&database).await[0].dead_letters_in_row, 0);
     }
+}
+
+#[tokio::test]
+async fn a_callback_in_a_foreign_partition_is_a_dead_letter() {
+    let stack = Stack::builder().partitions(2).start().await.unwrap();
+    let home = Partition::of_job("a", 2);
+    let foreign = Partition::new(1 - home.number());
+    let metadata = Metadata {
+        job: "a".into(),
+        key: "k".into(),
+        received_ms: 0,
+        event_id: None,
+        traceparent: None,
+    };
+    let payload = bundle::encode(&metadata, status("a", "queued").as_bytes());
+    let mut headers = HeaderMap::new();
+    headers.insert(bundle::VERSION_HEADER.0, bundle::VERSION_HEADER.1);
+    let jetstream = jetstream::new(stack.nats.client().await.unwrap());
+    let sent = jetstream.publish_with_headers(foreign.callbacks_subject(), headers, payload).await;
+    sent.unwrap().await.unwrap();
+    let db = stack.db().await.unwrap();
+    wait_until_applied(&stack, &db).await;
+    assert!(job(&db, "a").await.is_none(), "it would have two writers");
+    let letters = dead_letters(&db).await;
+    assert_eq!(letters.len(), 1);
+    assert!(letters[0].reason.contains("belongs to partition"), "{:?}", letters[0]);
 }
 
 fn lost(job_id: &str) -> String {
