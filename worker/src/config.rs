@@ -205,6 +205,9 @@ pub struct RunArgs {
     /// How many dead letters may follow each other before the partition stops.
     #[arg(long, env = "DEAD_LETTER_LIMIT", default_value = "20")]
     pub dead_letter_limit: String,
+    /// How long what is applied stays in the streams, for restored backups and replays.
+    #[arg(long, env = "REPLAY_HORIZON", default_value = "7d")]
+    pub replay_horizon: String,
     /// How long a shutdown may take.
     #[arg(long, env = "SHUTDOWN_GRACE", default_value = "25s")]
     pub shutdown_grace: String,
@@ -242,6 +245,8 @@ pub struct Run {
     pub batch_max: usize,
     /// How many dead letters may follow each other.
     pub dead_letter_limit: i32,
+    /// How long what is applied stays in the streams.
+    pub replay_horizon: Duration,
     /// How long a shutdown may take.
     pub grace: Duration,
 }
@@ -338,6 +343,8 @@ impl RunArgs {
             "--dead-letter-limit (DEAD_LETTER_LIMIT)",
             number(&self.dead_letter_limit, 1, i32::MAX - 100_000),
         );
+        let replay_horizon =
+            problems.take("--replay-horizon (REPLAY_HORIZON)", duration(&self.replay_horizon));
         let grace =
             problems.take("--shutdown-grace (SHUTDOWN_GRACE)", duration(&self.shutdown_grace));
         let checked = (|| {
@@ -349,6 +356,7 @@ impl RunArgs {
                 lease: lease?,
                 batch_max: batch_max?,
                 dead_letter_limit: dead_letter_limit?,
+                replay_horizon: replay_horizon?,
                 grace: grace?,
             })
         })();
@@ -499,6 +507,8 @@ mod tests {
             "--batch-max",
             "0",
             "--dead-letter-limit=-1",
+            "--replay-horizon",
+            "0d",
             "--shutdown-grace",
             "soon",
             "--worker-id",
@@ -514,6 +524,7 @@ mod tests {
             "--lease",
             "--batch-max",
             "--dead-letter-limit",
+            "--replay-horizon",
             "--shutdown-grace",
             "--worker-id",
         ] {

@@ -216,7 +216,7 @@ impl Feed {
             let decoded = Message {
                 seq,
                 msg_id: header(headers, async_nats::header::NATS_MESSAGE_ID.as_ref())
-                    .map(|id| without_nul(&id, MAX_MSG_ID_BYTES)),
+                    .map(|id| kept_msg_id(&id)),
                 version: header(headers, bundle::VERSION_HEADER.0),
                 subject: message.subject.to_string(),
                 at,
@@ -292,8 +292,13 @@ fn identify(row: &Row, created: DateTime<Utc>, first: u64, last: u64) -> Result<
     Ok(())
 }
 
-fn micros(time: DateTime<Utc>) -> DateTime<Utc> {
+pub(crate) fn micros(time: DateTime<Utc>) -> DateTime<Utc> {
     chrono::SubsecRound::trunc_subsecs(time, 6)
+}
+
+/// A message id as the checkpoint keeps it.
+pub(crate) fn kept_msg_id(id: &str) -> String {
+    without_nul(id, MAX_MSG_ID_BYTES)
 }
 
 fn header(headers: Option<&HeaderMap>, name: &str) -> Option<String> {

@@ -4,6 +4,7 @@ pub mod config;
 
 pub mod consumer;
 pub mod event;
+pub mod janitor;
 pub mod ownership;
 pub mod share;
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::apply::{ApplyError, Limits, apply};
 use crate::consumer::{Feed, Received, Trouble};
 use crate::entity::partition::Model as Row;
+use crate::janitor;
 use crate::share::{Place, Share};
 use crate::store::batch::Ownership;
 use crate::store::partitions;
@@ -46,6 +47,8 @@ pub struct Process {
     pub batch_max: usize,
     /// How many dead letters may follow each other.
     pub dead_letter_limit: i32,
+    /// How long what is applied stays in the streams.
+    pub replay_horizon: Duration,
     /// Whether no other process can be alive: SQLite's lock proves it.
     pub alone: bool,
     /// How many partitions this process may own.
@@ -210,7 +213,11 @@ async fn serve(
     if let Err(error) = forget_stop(process, mine, row, partition).await {
         return End::Anomaly(error.to_string());
     }
-    let end = read(process, place, &mut feed, mine, acquired_at, shutdown).await;
+    let janitor = janitor::tend(process, partition, mine.epoch);
+    let end = tokio::select! {
+        end = read(process, place, &mut feed, mine, acquired_at, shutdown) => end,
+        never = janitor => match never {},
+    };
     feed.close().await;
     end
 }

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Run;
+use crate::janitor;
 use crate::ownership::{Process, Renewed, own};
 use crate::store::connection::{self, DatabaseUrl, Purpose};
 use crate::store::{partitions, schema};
@@ -45,6 +46,7 @@ fn describe_metrics() {
         Unit::Seconds,
         "From a batch's first statement to its commit."
     );
+    janitor::describe_metrics();
 }
 
 /// Consumes and applies until `shutdown`.
@@ -88,6 +90,7 @@ pub async fn run(
         lease: config.lease,
         batch_max: config.batch_max,
         dead_letter_limit: config.dead_letter_limit,
+        replay_horizon: config.replay_horizon,
         alone: sole_worker.is_some(),
         share: Arc::default(),
         renewed: renewals.1,

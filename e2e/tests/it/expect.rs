@@ -107,8 +107,18 @@ pub(crate) async fn assert_exactly_once(db: &DatabaseConnection, report: &Report
 /// The same without the heartbeats: one that is sent again after an unknown outcome is signed
 /// anew, with another time, and counts as another one.
 pub(crate) async fn assert_statuses_exactly_once(db: &DatabaseConnection, report: &Report) {
-    let jobs: HashMap<String, job::Model> =
+    assert_load_exactly_once(db, report, &[]).await;
+}
+
+/// The same, where a test has other jobs beside the load.
+pub(crate) async fn assert_load_exactly_once(
+    db: &DatabaseConnection,
+    report: &Report,
+    others: &[&str],
+) {
+    let mut jobs: HashMap<String, job::Model> =
         jobs(db).await.into_iter().map(|job| (job.id.clone(), job)).collect();
+    jobs.retain(|id, _| !others.contains(&id.as_str()));
     let mut effects: HashMap<String, Vec<(String, String)>> = HashMap::new();
     for event in events(db).await {
         // A sender's retry of a callback that was stored, but not answered, is a duplicate.

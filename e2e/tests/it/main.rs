@@ -15,6 +15,7 @@ mod outage;
 mod workflow;
 
 mod crash;
+mod janitor;
 mod ownership;
 mod poison;
 mod scale;

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait,
-    PaginatorTrait, QueryFilter,
+    FromQueryResult, PaginatorTrait, QueryFilter, QuerySelect,
 };
 
 use crate::entity::{partition, worker};
@@ -119,6 +120,42 @@ fn owned(number: i32, me: &str, epoch: i64) -> sea_orm::UpdateMany<partition::En
         .filter(partition::Column::Partition.eq(number))
         .filter(partition::Column::Epoch.eq(epoch))
         .filter(partition::Column::Owner.eq(me))
+}
+
+/// What the owner of a partition has committed, and the time by the database's clock.
+#[derive(Debug, FromQueryResult)]
+pub struct Committed {
+    /// The checkpoint.
+    pub applied_seq: i64,
+    /// The `Nats-Msg-Id` of the message there.
+    pub applied_msg_id: Option<String>,
+    /// When the stream that was applied was created.
+    pub stream_created_at: Option<DateTime<Utc>>,
+    /// Now.
+    pub now: DateTime<Utc>,
+}
+
+/// Reads the checkpoint of a partition, if it is still ours.
+///
+/// # Errors
+/// When the database fails.
+pub async fn committed(
+    db: &DatabaseConnection,
+    number: i32,
+    me: &str,
+    epoch: i64,
+) -> Result<Option<Committed>, DbErr> {
+    use partition::Column;
+    partition::Entity::find()
+        .select_only()
+        .columns([Column::AppliedSeq, Column::AppliedMsgId, Column::StreamCreatedAt])
+        .expr_as(clock(db.get_database_backend(), Duration::ZERO), "now")
+        .filter(Column::Partition.eq(number))
+        .filter(Column::Epoch.eq(epoch))
+        .filter(Column::Owner.eq(me))
+        .into_model()
+        .one(db)
+        .await
 }
 
 /// Says that this process is alive, for a while.

@@ -1,0 +1,117 @@
+//! The streams are trimmed behind their checkpoints, and never beyond.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, stream::State};
+use e2e::load::Load;
+use e2e::stack::{Db, Stack};
+use worker::entity::job::Status;
+
+use crate::expect::*;
+
+/// The smallest size that `worker migrate` accepts.
+const SMALL: u64 = 1 << 20;
+
+async fn stream_state(stack: &Stack) -> State {
+    let jetstream = jetstream::new(stack.nats.client().await.unwrap());
+    let stream = jetstream.get_stream("CALLBACKS-00").await.unwrap();
+    stream.cached_info().state.clone()
+}
+
+async fn metric(stack: &Stack, name: &str) -> Option<f64> {
+    let answer = e2e::http::get(stack.worker.ops, "/metrics").await.unwrap();
+    let text = answer.text();
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    line.rsplit_once(' ')?.1.parse().ok()
+}
+
+#[tokio::test]
+async fn a_stream_that_fills_up_gives_up_its_horizon_and_not_its_callbacks() {
+    let stack = Stack::builder()
+        .db(Db::Postgres)
+        .partitions(1)
+        .stream_max_bytes(SMALL)
+        .start()
+        .await
+        .unwrap();
+    // About three times what the stream holds.
+    let report = Load::new(stack.ingress.addr, stack.secret(), 1000).run().await.unwrap();
+    let db = stack.db().await.unwrap();
+    wait_until_applied(&stack, &db).await;
+    assert_eq!(report.accepted(), 10_000);
+    assert_statuses_exactly_once(&db, &report).await;
+    let state = stream_state(&stack).await;
+    assert!(state.first_sequence > 1 && state.bytes <= SMALL, "{state:?}");
+    assert!(state.first_sequence <= partitions(&db).await[0].applied_seq as u64);
+    let log = stack.worker.process.log();
+    assert!(log.find_line(|line| line.contains("the horizon has shrunk")).is_some());
+    assert_eq!(metric(&stack, "ackline_worker_replay_horizon_shrunk").await, Some(1.0));
+    println!("{} callbacks, {} retries, {state:?}", report.accepted(), report.retries);
+}
+
+#[tokio::test]
+async fn a_full_stream_refuses_loses_nothing_and_recovers_once_a_worker_runs() {
+    let mut stack = Stack::builder().partitions(1).stream_max_bytes(SMALL).start().await.unwrap();
+    accept(&stack, status("before", "queued")).await;
+    let db = stack.db().await.unwrap();
+    wait_until_applied(&stack, &db).await;
+    assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
+
+    let running = Load::new(stack.ingress.addr, stack.secret(), 1000).start();
+    let answer = stack
+        .wait_for("the stream is full", SOON, async || {
+            let answer = stack.post(status("during", "queued")).await.unwrap();
+            (answer.status != 200).then_some(answer)
+        })
+        .await;
+    assert_eq!((answer.status, answer.text().as_str()), (503, r#"{"error":"Stream full"}"#));
+    assert!(answer.header("retry-after").parse::<u32>().is_ok());
+    assert_eq!(stream_state(&stack).await.first_sequence, 1, "nothing is purged unapplied");
+
+    stack.start_worker().await.unwrap();
+    let report = running.finish().await.unwrap();
+    assert_eq!(report.accepted(), 10_000);
+    assert!(report.retries > 0);
+    wait_until_applied(&stack, &db).await;
+    // Beside the load there are the jobs of this test.
+    assert_load_exactly_once(&db, &report, &["before", "during"]).await;
+    assert!(stream_state(&stack).await.first_sequence > 1);
+}
+
+#[tokio::test]
+async fn what_is_old_goes_but_for_the_checkpoint_and_a_restarted_worker_goes_on() {
+    for db in [Db::Sqlite, Db::Postgres] {
+        let mut stack = Stack::builder()
+            .db(db)
+            .partitions(1)
+            .env("REPLAY_HORIZON", "1s")
+            .start()
+            .await
+            .unwrap();
+        let database = stack.db().await.unwrap();
+        for step in ["queued", "provisioning", "running"] {
+            accept(&stack, status("a", step)).await;
+        }
+        wait_until_applied(&stack, &database).await;
+        stack
+            .wait_until("only the checkpoint is left", SOON, async || {
+                stream_state(&stack).await.first_sequence == 3
+            })
+            .await;
+        assert_eq!(stream_state(&stack).await.messages, 1);
+        assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
+
+        accept(&stack, status("b", "queued")).await;
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!(stream_state(&stack).await.first_sequence, 3, "the unapplied one stays");
+        stack.start_worker().await.unwrap();
+        wait_for_status(&stack, &database, "b", Status::Queued).await;
+        let row = partitions(&database).await.remove(0);
+        assert_eq!((row.applied_seq, row.stopped_reason), (4, None));
+        stack
+            .wait_until("the old checkpoint goes", SOON, async || {
+                stream_state(&stack).await.first_sequence == 4
+            })
+            .await;
+    }
+}
