@@ -28,6 +28,8 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Consume the streams and apply them.
     Run(RunArgs),
+    /// Remove finished jobs that are old and of which the streams hold nothing any more.
+    Prune(PruneArgs),
     /// Look at jobs.
     Jobs {
         /// What to look at.
@@ -213,6 +215,26 @@ pub struct RunArgs {
     pub shutdown_grace: String,
 }
 
+/// `worker prune`.
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// The database.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// The broker: what its streams still hold is kept.
+    #[command(flatten)]
+    pub broker: BrokerArgs,
+    /// For how long a job must not have changed, such as 30d.
+    #[arg(long)]
+    pub older_than: String,
+    /// Only count.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON instead of a sentence.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// A checked `worker migrate`.
 #[derive(Debug)]
 pub struct Migrate {
@@ -249,6 +271,21 @@ pub struct Run {
     pub replay_horizon: Duration,
     /// How long a shutdown may take.
     pub grace: Duration,
+}
+
+/// A checked `worker prune`.
+#[derive(Debug)]
+pub struct Prune {
+    /// The database.
+    pub database: DatabaseUrl,
+    /// The broker.
+    pub servers: Servers,
+    /// For how long a job must not have changed.
+    pub older_than: Duration,
+    /// Whether to only count.
+    pub dry_run: bool,
+    /// Whether to print JSON.
+    pub json: bool,
 }
 
 fn database(problems: &mut Problems, args: &DatabaseArgs) -> Option<DatabaseUrl> {
@@ -358,6 +395,29 @@ impl RunArgs {
                 dead_letter_limit: dead_letter_limit?,
                 replay_horizon: replay_horizon?,
                 grace: grace?,
+            })
+        })();
+        problems.finish(checked)
+    }
+}
+
+impl PruneArgs {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn check(&self) -> Result<Prune, Invalid> {
+        let mut problems = Problems::default();
+        let database = database(&mut problems, &self.database);
+        let servers = servers(&mut problems, &self.broker);
+        let older_than = problems.take("--older-than", duration(&self.older_than));
+        let checked = (|| {
+            Some(Prune {
+                database: database?,
+                servers: servers?,
+                older_than: older_than?,
+                dry_run: self.dry_run,
+                json: self.json,
             })
         })();
         problems.finish(checked)

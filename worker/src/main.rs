@@ -40,6 +40,7 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         Command::DeadLetters { command } => {
             ops::dead_letters::run(command, &mut io::stdout().lock()).await
         }
+        Command::Prune(args) => ops::prune::run(args.check()?, &mut io::stdout().lock()).await,
         Command::Jobs { command } => ops::jobs::run(command, &mut io::stdout().lock()).await,
     }
 }

@@ -5,6 +5,9 @@ use std::time::Duration;
 use async_nats::jetstream::{self, stream::State};
 use e2e::load::Load;
 use e2e::stack::{Db, Stack};
+use sea_orm::{ActiveModelTrait, DatabaseConnection, IntoActiveModel};
+use serde_json::json;
+use worker::entity::dead_letter;
 use worker::entity::job::Status;
 
 use crate::expect::*;
@@ -113,5 +116,75 @@ async fn what_is_old_goes_but_for_the_checkpoint_and_a_restarted_worker_goes_on(
                 stream_state(&stack).await.first_sequence == 4
             })
             .await;
+    }
+}
+
+async fn ids(db: &DatabaseConnection) -> Vec<String> {
+    jobs(db).await.into_iter().map(|job| job.id).collect()
+}
+
+#[tokio::test]
+async fn prune_removes_what_is_finished_and_old_and_keeps_what_a_stream_still_holds() {
+    for db in [Db::Sqlite, Db::Postgres] {
+        let mut stack =
+            Stack::builder().db(db).partitions(1).env("LEASE", "1s").start().await.unwrap();
+        let database = stack.db().await.unwrap();
+        for (job, step) in [
+            ("done", "queued"),
+            ("done", "running"),
+            ("failed", "failed"),
+            ("waits", "running"),
+            ("goes-on", "provisioning"),
+            ("spoke-again", "running"),
+            ("last", "queued"),
+            ("spoke-again", "failed"),
+        ] {
+            accept(&stack, status(job, step)).await;
+        }
+        wait_until_applied(&stack, &database).await;
+        let letter = dead_letter::Model {
+            partition: 0,
+            seq: 4,
+            idx: 7,
+            job_id: Some("waits".to_owned()),
+            state: dead_letter::State::Dead,
+            reason: "a test".to_owned(),
+            subject: "callbacks.00".to_owned(),
+            event_id: None,
+            payload: Vec::new(),
+            received_at: now(),
+        };
+        letter.into_active_model().insert(&database).await.unwrap();
+        let all = ids(&database).await;
+        let prune = ["prune", "--older-than", "1ms", "--json"];
+
+        let report = stack.worker_cli(&prune).await.unwrap();
+        assert_eq!((&report["jobs"], &report["kept"]), (&json!(0), &json!(4)), "{report}");
+
+        stack.worker.process.kill9();
+        stack.worker = stack.start_worker_with(&[("REPLAY_HORIZON", "1s")], &[]).await.unwrap();
+        stack
+            .wait_until("only the checkpoint is left", SOON, async || {
+                stream_state(&stack).await.first_sequence == 8
+            })
+            .await;
+        let report = stack.worker_cli(&["prune", "--older-than", "1h", "--json"]).await.unwrap();
+        assert_eq!((&report["jobs"], &report["kept"]), (&json!(0), &json!(0)), "{report}");
+        let dry = stack.worker_cli(&[&prune[..], &["--dry-run"]].concat()).await.unwrap();
+        assert_eq!(ids(&database).await, all, "a dry run only counts");
+        let report = stack.worker_cli(&prune).await.unwrap();
+        for report in [dry, report] {
+            assert_eq!(
+                (&report["jobs"], &report["job_events"], &report["kept"]),
+                (&json!(2), &json!(3), &json!(2)),
+                "{report}"
+            );
+        }
+        // The last word of spoke-again changed nothing, but it is in the stream.
+        assert_eq!(ids(&database).await, ["goes-on", "last", "spoke-again", "waits"]);
+        let removed = ["done", "failed"];
+        let events = events(&database).await;
+        assert!(events.iter().all(|event| !removed.contains(&event.job_id.as_str())));
+        assert_eq!(events.len(), 5);
     }
 }

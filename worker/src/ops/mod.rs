@@ -4,6 +4,7 @@ pub mod dead_letters;
 pub mod jobs;
 pub mod migrate;
 mod print;
+pub mod prune;
 
 use anyhow::Context;
 use sea_orm::DatabaseConnection;

@@ -13,6 +13,8 @@ use sea_orm::{
 
 /// How long a statement of PostgreSQL may take, and how long SQLite waits for its writer.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a command may pause within a transaction on PostgreSQL.
+const CHANGE_IDLE_LIMIT: Duration = Duration::from_secs(3);
 /// Connections of one process to PostgreSQL: few, so that batches grow by themselves under load.
 const MAX_CONNECTIONS: u32 = 4;
 
@@ -79,6 +81,8 @@ pub enum Purpose {
     Migrate,
     /// To look; what is not there is not created.
     Read,
+    /// To change what is there, by hand.
+    Change,
     /// To own partitions for this long without a word.
     Own(Duration),
 }
@@ -97,7 +101,11 @@ pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConn
                     .journal_mode(SqliteJournalMode::Wal)
                     .synchronous(SqliteSynchronous::Full)
                     .busy_timeout(STATEMENT_TIMEOUT);
-                if purpose == Purpose::Read { options.create_if_missing(false) } else { options }
+                if matches!(purpose, Purpose::Read | Purpose::Change) {
+                    options.create_if_missing(false)
+                } else {
+                    options
+                }
             });
             options
         }
@@ -107,9 +115,15 @@ pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConn
             if purpose != Purpose::Migrate {
                 options.statement_timeout(STATEMENT_TIMEOUT);
             }
-            if let Purpose::Own(lease) = purpose {
+            let idle = match purpose {
                 // A paused owner must not hold its locks for longer than its lease.
-                let idle_ms = (lease / 2).as_millis().max(1).to_string();
+                Purpose::Own(lease) => Some(lease / 2),
+                // Nor may a paused command hold an owner up.
+                Purpose::Change => Some(CHANGE_IDLE_LIMIT),
+                Purpose::Migrate | Purpose::Read => None,
+            };
+            if let Some(idle) = idle {
+                let idle_ms = idle.as_millis().max(1).to_string();
                 options.map_sqlx_postgres_opts(move |options| {
                     options.options([("idle_in_transaction_session_timeout", idle_ms.as_str())])
                 });

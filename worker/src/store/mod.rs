@@ -4,6 +4,7 @@ pub mod batch;
 pub mod connection;
 pub mod dead_letters;
 pub mod partitions;
+pub mod prune;
 pub mod read;
 pub mod schema;
 

@@ -1,0 +1,133 @@
+//! `worker prune`: removes finished jobs that are old and of which the streams hold nothing any
+//! more, so that a replay of what the streams hold still finds every job that it concerns.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+
+use anyhow::Context;
+use async_nats::jetstream;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+use shared::partition::Partition;
+use shared::stream;
+
+use crate::config::Prune;
+use crate::consumer::micros;
+use crate::store::connection::{self, Purpose};
+use crate::store::prune::{self, Removed};
+use crate::store::schema;
+
+/// Jobs that are looked at together, and removed in one transaction a partition.
+const BATCH: u64 = 500;
+
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    dry_run: bool,
+    older_than: Option<DateTime<Utc>>,
+    jobs: u64,
+    job_events: u64,
+    /// Old enough, but something of them is in a stream or among the dead letters.
+    kept: u64,
+    /// Why all jobs of a partition are kept.
+    kept_partitions: BTreeMap<String, String>,
+}
+
+/// Runs the command and prints on `out`.
+///
+/// # Errors
+/// When the database or the broker can't be reached, or fails; what was removed until then stays
+/// removed.
+pub async fn run(config: Prune, out: &mut impl Write) -> anyhow::Result<()> {
+    let db = connection::connect(&config.database, Purpose::Change)
+        .await
+        .context("the database can't be reached")?;
+    schema::check(&db).await?;
+    let client = config
+        .servers
+        .connect("worker")
+        .await
+        .with_context(|| format!("the broker at {} can't be reached", config.servers))?;
+    let jetstream = jetstream::new(client);
+
+    let mut report = Report { dry_run: config.dry_run, ..Report::default() };
+    let first_stored =
+        first_stored(&jetstream, &schema::partitions(&db).await?, &mut report).await?;
+    let age = TimeDelta::from_std(config.older_than).context("--older-than is too long")?;
+    let cutoff = prune::now(&db)
+        .await?
+        .checked_sub_signed(age)
+        .context("--older-than is before the calendar begins")?;
+    report.older_than = Some(cutoff);
+
+    let mut after = String::new();
+    loop {
+        let candidates = prune::candidates(&db, cutoff, &after, BATCH).await?;
+        let Some(last) = candidates.last() else { break };
+        after.clone_from(&last.id);
+        let found = candidates.len() as u64;
+        let mut by_partition: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+        for candidate in candidates {
+            by_partition.entry(candidate.partition).or_default().push(candidate.id);
+        }
+        let mut removed = Removed::default();
+        for (partition, ids) in by_partition {
+            let Some(first) = first_stored.get(&partition) else { continue };
+            let part = prune::remove(&db, partition, &ids, cutoff, *first, config.dry_run).await?;
+            removed.jobs += part.jobs;
+            removed.events += part.events;
+        }
+        report.jobs += removed.jobs;
+        report.job_events += removed.events;
+        report.kept += found - removed.jobs;
+    }
+
+    if config.json {
+        serde_json::to_writer_pretty(&mut *out, &report)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    let verb = if config.dry_run { "would be removed" } else { "removed" };
+    writeln!(out, "{} jobs with {} events {verb}", report.jobs, report.job_events)?;
+    if report.kept > 0 {
+        writeln!(
+            out,
+            "{} jobs kept, although old enough: the streams or the dead letters hold something of \
+             them",
+            report.kept
+        )?;
+    }
+    for (partition, reason) in &report.kept_partitions {
+        writeln!(out, "all jobs of partition {partition} kept: {reason}")?;
+    }
+    Ok(())
+}
+
+/// The first sequence that each stream holds. A stream that is not the one that was applied says
+/// nothing about the positions in the database.
+async fn first_stored(
+    jetstream: &jetstream::Context,
+    rows: &[crate::entity::partition::Model],
+    report: &mut Report,
+) -> anyhow::Result<HashMap<i32, i64>> {
+    let mut first_stored = HashMap::new();
+    for row in rows.iter().filter(|row| row.applied_seq > 0) {
+        let partition = Partition::new(u16::try_from(row.partition)?);
+        let info = stream::find(jetstream, partition)
+            .await
+            .with_context(|| format!("the broker does not describe {}", partition.stream()))?;
+        let first = info
+            .filter(|info| row.stream_created_at == Some(micros(info.created)))
+            .filter(|info| info.state.last_sequence >= row.applied_seq.unsigned_abs())
+            .and_then(|info| i64::try_from(info.state.first_sequence).ok());
+        match first {
+            Some(first) => {
+                first_stored.insert(row.partition, first);
+            }
+            None => {
+                let reason = "its stream is not the one that was applied, or has lost something";
+                report.kept_partitions.insert(partition.to_string(), reason.to_owned());
+            }
+        }
+    }
+    Ok(first_stored)
+}

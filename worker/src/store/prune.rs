@@ -1,0 +1,125 @@
+//! Removing finished jobs that nothing needs any more.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, PaginatorTrait,
+    QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+};
+
+use super::connection::begin;
+use super::partitions::clock;
+use crate::entity::{dead_letter, job, job_event, partition};
+
+/// A finished job that is old enough.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// Its id.
+    pub id: String,
+    /// Its partition.
+    pub partition: i32,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Rows of `jobs`.
+    pub jobs: u64,
+    /// Their rows of `job_events`.
+    pub events: u64,
+}
+
+/// The time by the database's clock.
+///
+/// # Errors
+/// When the database fails.
+pub async fn now(db: &DatabaseConnection) -> Result<DateTime<Utc>, DbErr> {
+    let statement =
+        Query::select().expr_as(clock(db.get_database_backend(), Duration::ZERO), "now").to_owned();
+    let row = db.query_one(&statement).await?;
+    row.ok_or_else(|| DbErr::Custom("the database has no clock".into()))?.try_get("", "now")
+}
+
+/// Finished jobs that have not changed since `cutoff`, by id, after the given one.
+///
+/// # Errors
+/// When the database fails.
+pub async fn candidates(
+    db: &DatabaseConnection,
+    cutoff: DateTime<Utc>,
+    after: &str,
+    limit: u64,
+) -> Result<Vec<Candidate>, DbErr> {
+    use job::Column;
+    let rows: Vec<(String, i32)> = job::Entity::find()
+        .select_only()
+        .columns([Column::Id, Column::Partition])
+        .filter(Column::Status.is_in([job::Status::Running, job::Status::Failed]))
+        .filter(Column::UpdatedAt.lt(cutoff))
+        .filter(Column::Id.gt(after))
+        .order_by_asc(Column::Id)
+        .limit(limit)
+        .into_tuple()
+        .all(db)
+        .await?;
+    Ok(rows.into_iter().map(|(id, partition)| Candidate { id, partition }).collect())
+}
+
+/// Removes those of these jobs, all of one partition, of which the stream holds nothing any more
+/// and that have no dead letter; with their events, in one transaction. `first_seq` is the first
+/// sequence that the stream still holds. A dry run only counts.
+///
+/// # Errors
+/// When the database fails; nothing of this call has happened then.
+pub async fn remove(
+    db: &DatabaseConnection,
+    number: i32,
+    ids: &[String],
+    cutoff: DateTime<Utc>,
+    first_seq: i64,
+    dry_run: bool,
+) -> Result<Removed, DbErr> {
+    let transaction = begin(db).await?;
+    // Every batch begins by updating this row, so no owner is folding one of these jobs meanwhile.
+    let row = partition::Entity::find_by_id(number).lock_exclusive().one(&transaction).await?;
+    let Some(row) = row else { return Ok(Removed::default()) };
+    let bound = Ord::min(first_seq, row.applied_seq);
+
+    let still_stored = job_event::Entity::find()
+        .select_only()
+        .expr(Expr::value(1))
+        .filter(
+            Expr::col((job_event::Entity, job_event::Column::JobId))
+                .equals((job::Entity, job::Column::Id)),
+        )
+        .filter(job_event::Column::Seq.gte(bound));
+    let waiting = dead_letter::Entity::find().select_only().expr(Expr::value(1)).filter(
+        Expr::col((dead_letter::Entity, dead_letter::Column::JobId))
+            .equals((job::Entity, job::Column::Id)),
+    );
+    let ids: Vec<String> = job::Entity::find()
+        .select_only()
+        .column(job::Column::Id)
+        .filter(job::Column::Id.is_in(ids))
+        .filter(job::Column::Partition.eq(number))
+        .filter(job::Column::Status.is_in([job::Status::Running, job::Status::Failed]))
+        .filter(job::Column::UpdatedAt.lt(cutoff))
+        .filter(job::Column::LastSeq.lt(bound))
+        .filter(Expr::exists(still_stored.into_query()).not())
+        .filter(Expr::exists(waiting.into_query()).not())
+        .into_tuple()
+        .all(&transaction)
+        .await?;
+    let of_jobs = job_event::Column::JobId.is_in(&ids);
+    if dry_run {
+        let events = job_event::Entity::find().filter(of_jobs).count(&transaction).await?;
+        return Ok(Removed { jobs: ids.len() as u64, events });
+    }
+    let events = job_event::Entity::delete_many().filter(of_jobs).exec(&transaction).await?;
+    let jobs =
+        job::Entity::delete_many().filter(job::Column::Id.is_in(&ids)).exec(&transaction).await?;
+    transaction.commit().await?;
+    Ok(Removed { jobs: jobs.rows_affected, events: events.rows_affected })
+}
