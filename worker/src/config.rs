@@ -30,6 +30,12 @@ pub enum Command {
     Run(RunArgs),
     /// Remove finished jobs that are old and of which the streams hold nothing any more.
     Prune(PruneArgs),
+    /// Look at partitions, and let a stopped one go on.
+    Partitions {
+        /// What to do.
+        #[command(subcommand)]
+        command: PartitionsCommand,
+    },
     /// Look at jobs.
     Jobs {
         /// What to look at.
@@ -90,6 +96,49 @@ pub struct OrderArgs {
     /// The database and the form of the output.
     #[command(flatten)]
     pub read: ReadArgs,
+}
+
+/// `worker partitions`.
+#[derive(Debug, Subcommand)]
+pub enum PartitionsCommand {
+    /// List partitions: who owns each, how far it is applied, and why it is stopped.
+    List(ListPartitionsArgs),
+    /// Let a stopped partition go on from its stream as it is. Without --yes, only say what that
+    /// would skip.
+    Accept(AcceptArgs),
+}
+
+/// `worker partitions list`.
+#[derive(Debug, Args)]
+pub struct ListPartitionsArgs {
+    /// The database.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// The broker; the streams' positions are left out while it can't be reached.
+    #[command(flatten)]
+    pub broker: BrokerArgs,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `worker partitions accept`.
+#[derive(Debug, Args)]
+pub struct AcceptArgs {
+    /// The partition's number.
+    pub partition: String,
+    /// The database.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// The broker.
+    #[command(flatten)]
+    pub broker: BrokerArgs,
+    /// Do it.
+    #[arg(long)]
+    pub yes: bool,
+    /// Print JSON instead of sentences.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `worker jobs`.
@@ -273,6 +322,32 @@ pub struct Run {
     pub grace: Duration,
 }
 
+/// A checked `worker partitions list`.
+#[derive(Debug)]
+pub struct ListPartitions {
+    /// The database.
+    pub database: DatabaseUrl,
+    /// The broker.
+    pub servers: Servers,
+    /// Whether to print JSON.
+    pub json: bool,
+}
+
+/// A checked `worker partitions accept`.
+#[derive(Debug)]
+pub struct Accept {
+    /// The partition.
+    pub partition: u16,
+    /// The database.
+    pub database: DatabaseUrl,
+    /// The broker.
+    pub servers: Servers,
+    /// Whether to do it.
+    pub yes: bool,
+    /// Whether to print JSON.
+    pub json: bool,
+}
+
 /// A checked `worker prune`.
 #[derive(Debug)]
 pub struct Prune {
@@ -395,6 +470,48 @@ impl RunArgs {
                 dead_letter_limit: dead_letter_limit?,
                 replay_horizon: replay_horizon?,
                 grace: grace?,
+            })
+        })();
+        problems.finish(checked)
+    }
+}
+
+impl ListPartitionsArgs {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn check(&self) -> Result<ListPartitions, Invalid> {
+        let mut problems = Problems::default();
+        let database = database(&mut problems, &self.database);
+        let servers = servers(&mut problems, &self.broker);
+        let checked = database.zip(servers).map(|(database, servers)| ListPartitions {
+            database,
+            servers,
+            json: self.json,
+        });
+        problems.finish(checked)
+    }
+}
+
+impl AcceptArgs {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn check(&self) -> Result<Accept, Invalid> {
+        let mut problems = Problems::default();
+        let partition =
+            problems.take("the partition", number(&self.partition, 0, MAX_PARTITIONS - 1));
+        let database = database(&mut problems, &self.database);
+        let servers = servers(&mut problems, &self.broker);
+        let checked = (|| {
+            Some(Accept {
+                partition: partition?,
+                database: database?,
+                servers: servers?,
+                yes: self.yes,
+                json: self.json,
             })
         })();
         problems.finish(checked)

@@ -100,6 +100,10 @@ impl Feed {
         let stream_created_at = micros(info.created);
         identify(row, stream_created_at, info.state.first_sequence, info.state.last_sequence)?;
 
+        // Where an operator let the partition go on there is no message at the checkpoint.
+        let accepted = is_accepted(row);
+        let start = row.applied_seq + i64::from(accepted);
+
         if let Some(previous) = &row.previous_owner {
             let name = consumer_name(row.epoch - 1, previous);
             // It is gone already when its owner ended in order.
@@ -110,7 +114,7 @@ impl Feed {
             .create_consumer(Config {
                 name: Some(consumer.clone()),
                 deliver_policy: DeliverPolicy::ByStartSequence {
-                    start_sequence: u64::try_from(row.applied_seq.max(1)).unwrap_or(1),
+                    start_sequence: u64::try_from(start.max(1)).unwrap_or(1),
                 },
                 ack_policy: AckPolicy::All,
                 ack_wait: ACK_WAIT,
@@ -138,11 +142,11 @@ impl Feed {
             stream,
             consumer,
             messages,
-            next_seq: row.applied_seq.max(1),
+            next_seq: start.max(1),
             carried: None,
             gap: None,
         };
-        if row.applied_seq > 0 {
+        if row.applied_seq > 0 && !accepted {
             feed.check_first(row).await?;
         }
         Ok(feed)
@@ -283,13 +287,18 @@ fn identify(row: &Row, created: DateTime<Utc>, first: u64, last: u64) -> Result<
         ));
     }
     // An empty stream describes its first message as 0, or as the one after its last.
-    if first > applied.max(1) {
+    if first > applied.max(1) + u64::from(is_accepted(row)) {
         return stop(format!(
             "the stream begins at {first}, but only {applied} is applied: messages were removed \
              that the checkpoint needs"
         ));
     }
     Ok(())
+}
+
+/// Whether the checkpoint is where an operator set it, and nothing was applied since.
+fn is_accepted(row: &Row) -> bool {
+    row.accepted_seq == Some(row.applied_seq)
 }
 
 pub(crate) fn micros(time: DateTime<Utc>) -> DateTime<Utc> {

@@ -12,7 +12,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use async_nats::header::NATS_MESSAGE_ID;
-use async_nats::jetstream::stream::{Info, Stream};
+use async_nats::jetstream::stream::{Info, RawMessageErrorKind, Stream};
 use chrono::{DateTime, TimeDelta, Utc};
 use shared::partition::Partition;
 
@@ -192,7 +192,9 @@ impl Janitor<'_> {
             search.high = seen.applied;
         }
         while let Some(seq) = search.next() {
-            search.tell(seq, is_old(stream.get_raw_message(seq).await?.time));
+            // Past a hole that was accepted, the next message tells as much.
+            let message = stream.get_first_raw_message_by_subject(">", seq).await?;
+            search.tell(seq, is_old(message.time));
         }
         if is_old(oldest) {
             self.show_shrunk(false);
@@ -266,7 +268,14 @@ async fn is_applied_stream(
     committed: &Committed,
     applied: u64,
 ) -> Result<bool, Fault> {
-    let message = stream.get_raw_message(applied).await?;
+    let message = match stream.get_raw_message(applied).await {
+        Ok(message) => message,
+        // A hole that was accepted, and nothing was applied since.
+        Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => {
+            return Ok(false);
+        }
+        Err(error) => return Err(error.into()),
+    };
     let found = message.headers.get(NATS_MESSAGE_ID).map(|id| kept_msg_id(id.as_str()));
     Ok(found == committed.applied_msg_id)
 }

@@ -41,6 +41,9 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             ops::dead_letters::run(command, &mut io::stdout().lock()).await
         }
         Command::Prune(args) => ops::prune::run(args.check()?, &mut io::stdout().lock()).await,
+        Command::Partitions { command } => {
+            ops::partitions::run(command, &mut io::stdout().lock()).await
+        }
         Command::Jobs { command } => ops::jobs::run(command, &mut io::stdout().lock()).await,
     }
 }

@@ -28,7 +28,7 @@ const FREE_RECHECK: Duration = Duration::from_secs(3);
 const STOPPED_RECHECK: Duration = Duration::from_secs(30);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How the reason of a stop begins that only a successful batch takes back.
-const DEAD_LETTERS: &str = "too many dead letters in a row";
+pub(crate) const DEAD_LETTERS: &str = "too many dead letters in a row";
 
 /// What all partitions of a process share.
 #[derive(Debug)]

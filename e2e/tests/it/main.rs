@@ -14,6 +14,7 @@ mod door;
 mod outage;
 mod workflow;
 
+mod accept;
 mod crash;
 mod janitor;
 mod ownership;

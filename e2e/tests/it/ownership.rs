@@ -129,7 +129,7 @@ async fn sqlite_has_one_worker() {
     assert!(stack.worker.process.is_running());
 }
 
-async fn stopped(stack: &Stack, reason: &str) {
+pub(crate) async fn stopped(stack: &Stack, reason: &str) {
     let db = stack.db().await.unwrap();
     stack
         .wait_until(&format!("the partition stops: {reason}"), SOON, async || {
@@ -140,7 +140,7 @@ async fn stopped(stack: &Stack, reason: &str) {
 }
 
 /// One partition with three applied callbacks, and the worker ended.
-async fn with_three_applied() -> (Stack, jetstream::Context, Config) {
+pub(crate) async fn with_three_applied() -> (Stack, jetstream::Context, Config) {
     let mut stack = Stack::builder().partitions(1).start().await.unwrap();
     for step in ["queued", "provisioning", "running"] {
         accept(&stack, status("a", step)).await;

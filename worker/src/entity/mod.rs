@@ -4,4 +4,5 @@ pub mod dead_letter;
 pub mod job;
 pub mod job_event;
 pub mod partition;
+pub mod partition_gap;
 pub mod worker;

@@ -36,6 +36,9 @@ pub struct Model {
     /// Why the partition is stopped; none while it is not.
     #[sea_orm(column_type = "Text", nullable)]
     pub stopped_reason: Option<String>,
+    /// The checkpoint that an operator set, past messages that are gone. While it still is the
+    /// checkpoint, there is no message there that could prove the stream.
+    pub accepted_seq: Option<i64>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

@@ -1,6 +1,7 @@
 //! The schema, as forward-only steps. A step that has been released is never edited.
 
 mod m20261101_000001_first;
+mod m20261123_000002_gaps;
 
 use sea_orm_migration::prelude::*;
 
@@ -11,6 +12,9 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261101_000001_first::Migration)]
+        vec![
+            Box::new(m20261101_000001_first::Migration),
+            Box::new(m20261123_000002_gaps::Migration),
+        ]
     }
 }

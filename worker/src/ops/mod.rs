@@ -3,6 +3,7 @@
 pub mod dead_letters;
 pub mod jobs;
 pub mod migrate;
+pub mod partitions;
 mod print;
 pub mod prune;
 

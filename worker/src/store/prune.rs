@@ -95,10 +95,18 @@ pub async fn remove(
                 .equals((job::Entity, job::Column::Id)),
         )
         .filter(job_event::Column::Seq.gte(bound));
-    let waiting = dead_letter::Entity::find().select_only().expr(Expr::value(1)).filter(
-        Expr::col((dead_letter::Entity, dead_letter::Column::JobId))
-            .equals((job::Entity, job::Column::Id)),
-    );
+    let waiting = dead_letter::Entity::find()
+        .select_only()
+        .expr(Expr::value(1))
+        .filter(
+            Expr::col((dead_letter::Entity, dead_letter::Column::JobId))
+                .equals((job::Entity, job::Column::Id)),
+        )
+        // What was discarded is decided, and stays on record without its job.
+        .filter(
+            Expr::col((dead_letter::Entity, dead_letter::Column::State))
+                .ne(dead_letter::State::Discarded),
+        );
     let ids: Vec<String> = job::Entity::find()
         .select_only()
         .column(job::Column::Id)

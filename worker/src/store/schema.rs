@@ -118,6 +118,7 @@ pub async fn create_partitions(db: &DatabaseConnection, wanted: u16) -> Result<(
         rules_version: Set(RULES_VERSION),
         dead_letters_in_row: Set(0),
         stopped_reason: Set(None),
+        accepted_seq: Set(None),
     });
     let transaction = begin(db).await?;
     let found = count_partitions(&transaction).await?;

@@ -1,0 +1,104 @@
+//! What `worker partitions` reads, and how a stopped partition goes on.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, QueryFilter, QueryOrder,
+};
+
+use super::connection::begin;
+use super::partitions::clock;
+use crate::entity::{partition, partition_gap, worker};
+
+/// The processes that are alive, or ended without a word.
+///
+/// # Errors
+/// When the database fails.
+pub async fn workers(db: &DatabaseConnection) -> Result<Vec<worker::Model>, DbErr> {
+    worker::Entity::find().all(db).await
+}
+
+/// What was skipped so far, by position.
+///
+/// # Errors
+/// When the database fails.
+pub async fn gaps(db: &DatabaseConnection) -> Result<Vec<partition_gap::Model>, DbErr> {
+    partition_gap::Entity::find()
+        .order_by_asc(partition_gap::Column::Partition)
+        .order_by_asc(partition_gap::Column::FromSeq)
+        .all(db)
+        .await
+}
+
+/// Messages to go on without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Skip {
+    /// The last sequence to be skipped; all after the checkpoint are.
+    pub to_seq: i64,
+    /// When the stream was created.
+    pub stream_created_at: DateTime<Utc>,
+}
+
+/// Makes a stopped partition go on, if its row still is as it was shown: takes it from its owner,
+/// whose batches no longer commit, and puts on record what is skipped. Returns whether the row
+/// still was so; nothing has changed otherwise.
+///
+/// # Errors
+/// When the database fails; nothing has changed then.
+pub async fn accept(
+    db: &DatabaseConnection,
+    shown: &partition::Model,
+    skip: Option<Skip>,
+) -> Result<bool, DbErr> {
+    use partition::Column;
+    let Some(reason) = &shown.stopped_reason else { return Ok(false) };
+    let transaction = begin(db).await?;
+    let mut update = partition::Entity::update_many()
+        .col_expr(Column::Epoch, Expr::col(Column::Epoch).add(1))
+        .col_expr(Column::Owner, Expr::value(Option::<String>::None))
+        .col_expr(Column::LeaseUntil, Expr::cust("NULL"))
+        .col_expr(Column::StoppedReason, Expr::value(Option::<String>::None))
+        .col_expr(Column::DeadLettersInRow, Expr::value(0))
+        .filter(Column::Partition.eq(shown.partition))
+        .filter(Column::Epoch.eq(shown.epoch))
+        .filter(Column::AppliedSeq.eq(shown.applied_seq))
+        .filter(Column::StoppedReason.eq(reason.as_str()));
+    if let Some(skip) = skip {
+        update = update
+            .col_expr(Column::AppliedSeq, Expr::value(skip.to_seq))
+            .col_expr(Column::AcceptedSeq, Expr::value(skip.to_seq))
+            .col_expr(Column::AppliedMsgId, Expr::value(Option::<String>::None))
+            .col_expr(Column::StreamCreatedAt, Expr::value(skip.stream_created_at));
+    }
+    if update.exec(&transaction).await?.rows_affected != 1 {
+        return Ok(false);
+    }
+    if let Some(skip) = skip.filter(|skip| skip.to_seq > shown.applied_seq) {
+        use partition_gap::Column;
+        // The time is an expression of the database, which the entity's insert can't carry.
+        let gap = Query::insert()
+            .into_table(partition_gap::Entity)
+            .columns([
+                Column::Partition,
+                Column::FromSeq,
+                Column::ToSeq,
+                Column::Reason,
+                Column::StreamCreatedAt,
+                Column::AcceptedAt,
+            ])
+            .values_panic([
+                Expr::value(shown.partition),
+                Expr::value(shown.applied_seq + 1),
+                Expr::value(skip.to_seq),
+                Expr::value(reason.as_str()),
+                Expr::value(skip.stream_created_at),
+                clock(db.get_database_backend(), Duration::ZERO),
+            ])
+            .to_owned();
+        transaction.execute(&gap).await?;
+    }
+    transaction.commit().await?;
+    Ok(true)
+}
