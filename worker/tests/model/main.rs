@@ -1,0 +1,149 @@
+//! The ownership protocol, explored: one partition, two workers, and every order in which their
+//! steps and a bounded number of faults can come.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![allow(clippy::print_stdout, reason = "how much was explored is worth a line")]
+
+mod protocol;
+mod state;
+
+use stateright::{Checker, HasDiscoveries, Model};
+
+use crate::protocol::{
+    APPLIED_IN_THE_END, Fence, KNOWS_CHECKPOINT, NEVER_SKIPS, ONCE_IN_ORDER, Protocol,
+};
+use crate::state::Faults;
+
+/// Three faults at most, of the kinds that a test adds.
+const THREE_OF: Faults = Faults {
+    total: 3,
+    crashes: 0,
+    pauses: 0,
+    releases: 0,
+    commits: 0,
+    deliveries: 0,
+    restores: 0,
+    lost_tails: 0,
+};
+
+fn protocol(faults: Faults) -> Protocol {
+    Protocol {
+        fence: Fence::EpochOwnerAndCheckpoint,
+        fresh_consumers: true,
+        acquiring_reads: true,
+        callback_after_restore: true,
+        lost_tail_ends_consumers: true,
+        messages: 3,
+        faults,
+    }
+}
+
+/// Explores everything, and prints how much that is.
+fn holds(name: &str, model: Protocol) {
+    let checker = model.checker().threads(2).spawn_bfs().join();
+    println!("{name}: {} states, {} steps deep", checker.unique_state_count(), checker.max_depth());
+    checker.assert_properties();
+}
+
+/// Finds a run that violates a property, and prints it.
+fn finds(property: &'static str, model: Protocol) {
+    let wanted = HasDiscoveries::AllOf([property].into());
+    let checker = model.checker().finish_when(wanted).spawn_bfs().join();
+    let path = checker.discovery(property).unwrap();
+    println!("violates {property:?}: {:?}", path.into_actions());
+}
+
+#[test]
+fn workers_that_crash_pause_and_hand_over() {
+    let faults = Faults { crashes: 1, pauses: 2, releases: 1, ..THREE_OF };
+    holds("workers", protocol(faults));
+}
+
+#[test]
+fn commits_with_unknown_outcome() {
+    let faults = Faults { commits: 2, crashes: 1, pauses: 1, ..THREE_OF };
+    holds("commits", protocol(faults));
+}
+
+#[test]
+fn deliveries_and_acks_that_are_lost_or_late() {
+    let faults = Faults { deliveries: 2, crashes: 1, pauses: 1, ..THREE_OF };
+    holds("deliveries", protocol(faults));
+}
+
+#[test]
+fn a_database_that_is_restored() {
+    let faults = Faults {
+        total: 2,
+        restores: 1,
+        lost_tails: 1,
+        crashes: 1,
+        pauses: 1,
+        commits: 1,
+        ..THREE_OF
+    };
+    holds("restores", Protocol { messages: 2, ..protocol(faults) });
+}
+
+#[test]
+fn a_stream_that_loses_its_tail() {
+    let faults = Faults { total: 2, lost_tails: 1, crashes: 1, pauses: 1, commits: 1, ..THREE_OF };
+    holds("lost tails", protocol(faults));
+}
+
+/// A paused owner wakes up and applies what another has applied already.
+#[test]
+fn without_the_fence_a_message_is_applied_twice() {
+    let faults = Faults { total: 1, pauses: 1, ..THREE_OF };
+    let model = Protocol { fence: Fence::Nothing, ..protocol(faults) };
+    finds(ONCE_IN_ORDER, model);
+}
+
+/// What a dead owner had in its buffer comes after what its successor is given first.
+#[test]
+fn without_a_fresh_consumer_a_message_is_skipped() {
+    let faults = Faults { total: 1, crashes: 1, ..THREE_OF };
+    let model = Protocol { fresh_consumers: false, ..protocol(faults) };
+    finds(NEVER_SKIPS, model.clone());
+    finds(ONCE_IN_ORDER, model);
+}
+
+/// A commit comes between the reading and the acquiring, and the new owner starts before it.
+#[test]
+fn without_the_read_while_acquiring_a_message_is_applied_twice() {
+    let faults = Faults { total: 2, pauses: 1, commits: 1, ..THREE_OF };
+    let sound = Protocol { fence: Fence::EpochAndOwner, ..protocol(faults) };
+    let apart = Protocol { acquiring_reads: false, ..sound.clone() };
+    holds("read while acquiring, fence without the checkpoint", sound);
+    finds(KNOWS_CHECKPOINT, apart.clone());
+    finds(ONCE_IN_ORDER, apart.clone());
+
+    // The checkpoint in the fence is the second safeguard against the same fault.
+    let fenced = Protocol { fence: Fence::EpochOwnerAndCheckpoint, ..apart };
+    finds(KNOWS_CHECKPOINT, fenced);
+}
+
+/// A restore takes the checkpoint back under a living owner, in its own epoch.
+#[test]
+fn after_a_restore_epoch_and_owner_are_not_enough_of_a_fence() {
+    let faults = Faults { total: 1, restores: 1, ..THREE_OF };
+    finds(ONCE_IN_ORDER, Protocol { fence: Fence::EpochAndOwner, ..protocol(faults) });
+}
+
+// What the protocol counts on, besides its own means.
+
+/// The renewal compares the epoch only, so an owner that was taken back in its own epoch notices
+/// it by the fence, and that needs something to apply.
+#[test]
+fn a_restore_under_its_owner_is_noticed_with_the_next_callback() {
+    let faults = Faults { total: 1, restores: 1, ..THREE_OF };
+    finds(APPLIED_IN_THE_END, Protocol { callback_after_restore: false, ..protocol(faults) });
+}
+
+/// A consumer that outlives the loss delivers other messages at sequences that were applied; they
+/// would be dropped as delivered again.
+#[test]
+fn a_lost_tail_must_end_the_consumers() {
+    let faults = Faults { total: 1, lost_tails: 1, ..THREE_OF };
+    finds(NEVER_SKIPS, Protocol { lost_tail_ends_consumers: false, ..protocol(faults) });
+}
