@@ -32,10 +32,10 @@ test: tools build ## Run every test
 	fi
 
 demo: tools build ## Show two workflow runs, one of which fails, from their callbacks to their rows
-	@$(CARGO) run --quiet --package e2e --bin demo --locked
+	@$(CARGO) run --quiet --bin demo --locked
 
 up: tools build ## Run Ackline on its default ports with its data in .data, until Ctrl-C
-	@$(CARGO) run --quiet --package e2e --bin up --locked
+	@$(CARGO) run --quiet --bin up --locked
 
 clean: ## Remove what was built and the installed tools
 	$(CARGO) clean
