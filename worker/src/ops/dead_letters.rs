@@ -9,11 +9,12 @@ use sea_orm::DatabaseConnection;
 use shared::bundle::{self, Metadata};
 use tokio::time::{Instant, sleep};
 
-use super::open;
 use super::print::{Table, json, printable, text, time, word};
+use super::{broker, open};
 use crate::config::{DeadLettersCommand, OrderArgs, Place, PlacedOrder, check_read};
 use crate::entity::dead_letter::{Model as DeadLetter, State};
 use crate::event::{Action, Order, Position};
+use crate::store::connection::Purpose;
 use crate::store::{dead_letters, schema};
 
 const POLL: std::time::Duration = std::time::Duration::from_millis(100);
@@ -27,7 +28,7 @@ pub async fn run(command: DeadLettersCommand, out: &mut impl Write) -> anyhow::R
         DeadLettersCommand::List { job, discarded, limit, read } => {
             let limit = shared::config::number(&limit, 1, 10_000);
             let (database, limit) = check_read(&read, "--limit", limit)?;
-            let db = open(&database).await?;
+            let db = open(&database, Purpose::Read).await?;
             let letters = dead_letters::list(&db, job.as_deref(), discarded, limit).await?;
             if read.json {
                 return json(out, &letters.iter().map(as_json).collect::<Vec<_>>());
@@ -46,7 +47,7 @@ pub async fn run(command: DeadLettersCommand, out: &mut impl Write) -> anyhow::R
         }
         DeadLettersCommand::Show { position, read } => {
             let (database, place) = check_read(&read, "the position", position.parse())?;
-            let letter = existing(&open(&database).await?, place).await?;
+            let letter = existing(&open(&database, Purpose::Read).await?, place).await?;
             if read.json {
                 return json(out, &as_json(&letter));
             }
@@ -104,7 +105,7 @@ async fn existing(db: &DatabaseConnection, place: Place) -> anyhow::Result<DeadL
 /// Tells the owner of the partition, through its stream, and waits until it has done it.
 async fn order(args: &OrderArgs, action: Action, out: &mut impl Write) -> anyhow::Result<()> {
     let PlacedOrder { place, database, servers, wait, json: as_object } = args.check()?;
-    let db = open(&database).await?;
+    let db = open(&database, Purpose::Read).await?;
     let letter = existing(&db, place).await?;
     match letter.state {
         State::Dead => {}
@@ -116,11 +117,8 @@ async fn order(args: &OrderArgs, action: Action, out: &mut impl Write) -> anyhow
             )
         }
     }
-    let client = servers
-        .connect("worker")
-        .await
-        .with_context(|| format!("the broker at {servers} can't be reached"))?;
-    let seq = publish(&jetstream::new(client), &letter, place, action).await?;
+    let jetstream = broker(&servers).await?;
+    let seq = publish(&jetstream, &letter, place, action).await?;
 
     let deadline = Instant::now() + wait;
     let number = usize::from(place.partition.number());

@@ -8,6 +8,7 @@ use crate::config::{JobsCommand, check_list};
 use crate::entity::job::{Failure, Model as Job};
 use crate::ops::open;
 use crate::ops::print::{Table, json, printable, text, time, word};
+use crate::store::connection::Purpose;
 use crate::store::{dead_letters, read};
 
 /// How many dead letters of a job are counted.
@@ -21,11 +22,11 @@ pub async fn run(command: JobsCommand, out: &mut impl Write) -> anyhow::Result<(
     match command {
         JobsCommand::List { status, limit, read } => {
             let (database, status, limit) = check_list(status.as_deref(), &limit, &read)?;
-            let jobs = read::jobs(&open(&database).await?, status, limit).await?;
+            let jobs = read::jobs(&open(&database, Purpose::Read).await?, status, limit).await?;
             if read.json { json(out, &jobs) } else { list(out, &jobs) }
         }
         JobsCommand::Show { id, read } => {
-            let db = open(&read.check()?).await?;
+            let db = open(&read.check()?, Purpose::Read).await?;
             let dead_letters = dead_letters::list(&db, Some(&id), false, LETTERS).await?;
             let Some(job) = read::job(&db, &id).await? else {
                 if dead_letters.is_empty() {

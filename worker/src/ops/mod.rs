@@ -8,16 +8,26 @@ mod print;
 pub mod prune;
 
 use anyhow::Context;
+use async_nats::jetstream;
 use sea_orm::DatabaseConnection;
+use shared::broker::Servers;
 
 use crate::store::connection::{self, DatabaseUrl, Purpose};
 use crate::store::schema;
 
-/// Opens a database to look into it.
-async fn open(database: &DatabaseUrl) -> anyhow::Result<DatabaseConnection> {
-    let db = connection::connect(database, Purpose::Read)
-        .await
-        .context("the database can't be reached")?;
+/// Opens a database that was migrated.
+async fn open(database: &DatabaseUrl, purpose: Purpose) -> anyhow::Result<DatabaseConnection> {
+    let db =
+        connection::connect(database, purpose).await.context("the database can't be reached")?;
     schema::check(&db).await?;
     Ok(db)
+}
+
+/// Connects to the broker in the workers' role.
+async fn broker(servers: &Servers) -> anyhow::Result<jetstream::Context> {
+    let client = servers
+        .connect("worker")
+        .await
+        .with_context(|| format!("the broker at {servers} can't be reached"))?;
+    Ok(jetstream::new(client))
 }

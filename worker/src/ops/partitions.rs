@@ -10,14 +10,14 @@ use serde_json::json;
 use shared::partition::Partition;
 use shared::stream;
 
-use super::open;
 use super::print::{Table, json, text, time};
+use super::{broker, open};
 use crate::config::{Accept, ListPartitions, PartitionsCommand};
 use crate::consumer::{kept_msg_id, micros};
 use crate::entity::partition::Model as Row;
 use crate::ownership::DEAD_LETTERS;
 use crate::store::accept::{self, Skip};
-use crate::store::connection::{self, Purpose};
+use crate::store::connection::Purpose;
 use crate::store::schema;
 
 /// Runs the command and prints on `out`.
@@ -32,7 +32,7 @@ pub async fn run(command: PartitionsCommand, out: &mut impl Write) -> anyhow::Re
 }
 
 async fn list(config: ListPartitions, out: &mut impl Write) -> anyhow::Result<()> {
-    let db = open(&config.database).await?;
+    let db = open(&config.database, Purpose::Read).await?;
     let rows = schema::partitions(&db).await?;
     let names: HashMap<String, String> =
         accept::workers(&db).await?.into_iter().map(|worker| (worker.id, worker.name)).collect();
@@ -100,10 +100,7 @@ async fn list(config: ListPartitions, out: &mut impl Write) -> anyhow::Result<()
 }
 
 async fn accept(config: Accept, out: &mut impl Write) -> anyhow::Result<()> {
-    let db = connection::connect(&config.database, Purpose::Change)
-        .await
-        .context("the database can't be reached")?;
-    schema::check(&db).await?;
+    let db = open(&config.database, Purpose::Change).await?;
     let rows = schema::partitions(&db).await?;
     let Some(row) = rows.into_iter().find(|row| row.partition == i32::from(config.partition))
     else {
@@ -112,12 +109,8 @@ async fn accept(config: Accept, out: &mut impl Write) -> anyhow::Result<()> {
     let Some(reason) = row.stopped_reason.clone() else {
         bail!("partition {} is not stopped", config.partition);
     };
-    let client = config
-        .servers
-        .connect("worker")
-        .await
-        .with_context(|| format!("the broker at {} can't be reached", config.servers))?;
-    let skip = match examine(&jetstream::new(client), &row, &reason).await? {
+    let jetstream = broker(&config.servers).await?;
+    let skip = match examine(&jetstream, &row, &reason).await? {
         Way::Open => None,
         Way::Skip(skip) => Some(skip),
     };

@@ -11,9 +11,11 @@ use serde::Serialize;
 use shared::partition::Partition;
 use shared::stream;
 
+use super::print::json;
+use super::{broker, open};
 use crate::config::Prune;
 use crate::consumer::micros;
-use crate::store::connection::{self, Purpose};
+use crate::store::connection::Purpose;
 use crate::store::prune::{self, Removed};
 use crate::store::schema;
 
@@ -38,16 +40,8 @@ struct Report {
 /// When the database or the broker can't be reached, or fails; what was removed until then stays
 /// removed.
 pub async fn run(config: Prune, out: &mut impl Write) -> anyhow::Result<()> {
-    let db = connection::connect(&config.database, Purpose::Change)
-        .await
-        .context("the database can't be reached")?;
-    schema::check(&db).await?;
-    let client = config
-        .servers
-        .connect("worker")
-        .await
-        .with_context(|| format!("the broker at {} can't be reached", config.servers))?;
-    let jetstream = jetstream::new(client);
+    let db = open(&config.database, Purpose::Change).await?;
+    let jetstream = broker(&config.servers).await?;
 
     let mut report = Report { dry_run: config.dry_run, ..Report::default() };
     let first_stored =
@@ -82,9 +76,7 @@ pub async fn run(config: Prune, out: &mut impl Write) -> anyhow::Result<()> {
     }
 
     if config.json {
-        serde_json::to_writer_pretty(&mut *out, &report)?;
-        writeln!(out)?;
-        return Ok(());
+        return json(out, &report);
     }
     let verb = if config.dry_run { "would be removed" } else { "removed" };
     writeln!(out, "{} jobs with {} events {verb}", report.jobs, report.job_events)?;
