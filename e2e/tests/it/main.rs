@@ -11,12 +11,6 @@ mod expect;
 mod harness;
 
 mod door;
-mod outage;
 mod workflow;
 
-mod accept;
-mod crash;
-mod janitor;
-mod ownership;
-mod poison;
-mod scale;
+mod faults;

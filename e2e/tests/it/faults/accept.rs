@@ -8,7 +8,7 @@ use worker::entity::job::Status;
 use worker::entity::partition_gap;
 
 use crate::expect::*;
-use crate::ownership::{stopped, with_three_applied};
+use crate::faults::ownership::{stopped, with_three_applied};
 
 async fn gaps(db: &DatabaseConnection) -> Vec<(i64, i64)> {
     let gaps = partition_gap::Entity::find().all(db).await.unwrap();

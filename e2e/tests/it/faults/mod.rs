@@ -1,0 +1,11 @@
+//! Faults of every part, after which everything accepted has taken effect exactly once, in order.
+//!
+//! The long ones are marked `#[ignore]`: `make test-faults` runs all of them.
+
+mod accept;
+mod crash;
+mod janitor;
+mod outage;
+mod ownership;
+mod poison;
+mod scale;
