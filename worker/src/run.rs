@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Run;
+use crate::config::run::Run;
 use crate::janitor;
 use crate::ownership::{Process, Renewed, own};
 use crate::store::connection::{self, DatabaseUrl, Purpose};

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::print::{Table, json, printable, text, time, word};
 use super::{broker, open};
-use crate::config::{DeadLettersCommand, OrderArgs, Place, PlacedOrder, check_read};
+use crate::config::dead_letters::{DeadLettersCommand, OrderArgs, Place, PlacedOrder};
 use crate::entity::dead_letter::{Model as DeadLetter, State};
 use crate::event::{Action, Order, Position};
 use crate::store::connection::Purpose;
@@ -25,12 +25,12 @@ const POLL: std::time::Duration = std::time::Duration::from_millis(100);
 /// When the database or the broker can't be reached, or there is no such dead letter.
 pub async fn run(command: DeadLettersCommand, out: &mut impl Write) -> anyhow::Result<()> {
     match command {
-        DeadLettersCommand::List { job, discarded, limit, read } => {
-            let limit = shared::config::number(&limit, 1, 10_000);
-            let (database, limit) = check_read(&read, "--limit", limit)?;
+        DeadLettersCommand::List(args) => {
+            let (database, limit) = args.check()?;
             let db = open(&database, Purpose::Read).await?;
-            let letters = dead_letters::list(&db, job.as_deref(), discarded, limit).await?;
-            if read.json {
+            let letters =
+                dead_letters::list(&db, args.job.as_deref(), args.discarded, limit).await?;
+            if args.list.read.json {
                 return json(out, &letters.iter().map(as_json).collect::<Vec<_>>());
             }
             let mut table = Table::new(["POSITION", "STATE", "JOB", "RECEIVED", "REASON"]);
@@ -46,7 +46,7 @@ pub async fn run(command: DeadLettersCommand, out: &mut impl Write) -> anyhow::R
             Ok(table.print(out)?)
         }
         DeadLettersCommand::Show { position, read } => {
-            let (database, place) = check_read(&read, "the position", position.parse())?;
+            let (database, place) = read.check_with("the position", position.parse())?;
             let letter = existing(&open(&database, Purpose::Read).await?, place).await?;
             if read.json {
                 return json(out, &as_json(&letter));

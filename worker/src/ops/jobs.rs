@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::bail;
 
-use crate::config::{JobsCommand, check_list};
+use crate::config::jobs::JobsCommand;
 use crate::entity::job::{Failure, Model as Job};
 use crate::ops::open;
 use crate::ops::print::{Table, json, printable, text, time, word};
@@ -20,10 +20,11 @@ const LETTERS: u64 = 10_000;
 /// When the database can't be read, or there is no such job.
 pub async fn run(command: JobsCommand, out: &mut impl Write) -> anyhow::Result<()> {
     match command {
-        JobsCommand::List { status, limit, read } => {
-            let (database, status, limit) = check_list(status.as_deref(), &limit, &read)?;
-            let jobs = read::jobs(&open(&database, Purpose::Read).await?, status, limit).await?;
-            if read.json { json(out, &jobs) } else { list(out, &jobs) }
+        JobsCommand::List(args) => {
+            let config = args.check()?;
+            let db = open(&config.database, Purpose::Read).await?;
+            let jobs = read::jobs(&db, config.status, config.limit).await?;
+            if config.json { json(out, &jobs) } else { list(out, &jobs) }
         }
         JobsCommand::Show { id, read } => {
             let db = open(&read.check()?, Purpose::Read).await?;

@@ -6,7 +6,7 @@ use sea_orm::DatabaseConnection;
 use shared::partition::Partition;
 use shared::stream::{self, DEFAULT_PARTITIONS};
 
-use crate::config::Migrate;
+use crate::config::migrate::Migrate;
 use crate::store::connection::{self, Purpose};
 use crate::store::schema;
 

@@ -12,7 +12,7 @@ use shared::stream;
 
 use super::print::{Table, json, text, time};
 use super::{broker, open};
-use crate::config::{Accept, ListPartitions, PartitionsCommand};
+use crate::config::partitions::{Accept, ListPartitions, PartitionsCommand};
 use crate::consumer::{kept_msg_id, micros};
 use crate::entity::partition::Model as Row;
 use crate::ownership::DEAD_LETTERS;

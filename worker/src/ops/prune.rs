@@ -13,7 +13,7 @@ use shared::stream;
 
 use super::print::json;
 use super::{broker, open};
-use crate::config::Prune;
+use crate::config::prune::Prune;
 use crate::consumer::micros;
 use crate::store::connection::Purpose;
 use crate::store::prune::{self, Removed};

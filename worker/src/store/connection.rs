@@ -192,3 +192,27 @@ pub fn lock(url: &DatabaseUrl) -> Result<Option<SoleWorker>, LockError> {
         Err(TryLockError::Error(source)) => Err(LockError::Io { path, source }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sqlite_must_be_a_file() {
+        for bad in [
+            "postgres://u:p@h:notaport/x",
+            "sqlite:a.db?mode=maybe",
+            "sqlite::memory:",
+            "sqlite:",
+            "sqlite:x?mode=memory",
+            "mysql://x",
+            "ackline.db",
+        ] {
+            assert!(bad.parse::<DatabaseUrl>().is_err(), "{bad}");
+        }
+        let DatabaseUrl::Sqlite { path, .. } = "sqlite://a/b.db?mode=rwc".parse().unwrap() else {
+            panic!("not SQLite")
+        };
+        assert_eq!(path, Path::new("a/b.db"));
+    }
+}

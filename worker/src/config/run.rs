@@ -1,0 +1,167 @@
+//! `worker run`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Args;
+use shared::broker::Servers;
+use shared::config::{Invalid, Problems, duration, listen_address, number};
+
+use super::{BrokerArgs, DatabaseArgs};
+use crate::store::connection::DatabaseUrl;
+
+/// `worker run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The database.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// The broker.
+    #[command(flatten)]
+    pub broker: BrokerArgs,
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "OPS_LISTEN", default_value = "127.0.0.1:9081")]
+    pub ops_listen: String,
+    /// A name of this process for people.
+    #[arg(long, env = "WORKER_ID", default_value = "worker")]
+    pub worker_id: String,
+    /// For how long an owner holds a partition without renewing it.
+    #[arg(long, env = "LEASE", default_value = "10s")]
+    pub lease: String,
+    /// The most callbacks in one transaction.
+    #[arg(long, env = "BATCH_MAX", default_value = "500")]
+    pub batch_max: String,
+    /// How many dead letters may follow each other before the partition stops.
+    #[arg(long, env = "DEAD_LETTER_LIMIT", default_value = "20")]
+    pub dead_letter_limit: String,
+    /// How long what is applied stays in the streams, for restored backups and replays.
+    #[arg(long, env = "REPLAY_HORIZON", default_value = "7d")]
+    pub replay_horizon: String,
+    /// How long a shutdown may take.
+    #[arg(long, env = "SHUTDOWN_GRACE", default_value = "25s")]
+    pub shutdown_grace: String,
+}
+
+/// A checked `worker run`.
+#[derive(Debug)]
+pub struct Run {
+    /// The database.
+    pub database: DatabaseUrl,
+    /// The broker.
+    pub servers: Servers,
+    /// The ops listener's address.
+    pub ops_listen: SocketAddr,
+    /// The name for people.
+    pub name: String,
+    /// The lease.
+    pub lease: Duration,
+    /// The most callbacks in one transaction.
+    pub batch_max: usize,
+    /// How many dead letters may follow each other.
+    pub dead_letter_limit: i32,
+    /// How long what is applied stays in the streams.
+    pub replay_horizon: Duration,
+    /// How long a shutdown may take.
+    pub grace: Duration,
+}
+
+impl RunArgs {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn check(&self) -> Result<Run, Invalid> {
+        let mut problems = Problems::default();
+        let database = self.database.check(&mut problems);
+        let servers = self.broker.check(&mut problems);
+        let ops_listen =
+            problems.take("--ops-listen (OPS_LISTEN)", listen_address(&self.ops_listen));
+        let name = problems.take(
+            "--worker-id (WORKER_ID)",
+            if (1..=100).contains(&self.worker_id.len())
+                && !self.worker_id.contains(char::is_control)
+            {
+                Ok(self.worker_id.clone())
+            } else {
+                Err("must be 1 to 100 bytes without control characters")
+            },
+        );
+        let lease = problems.take("--lease (LEASE)", duration(&self.lease));
+        if lease.is_some_and(|lease| lease < Duration::from_millis(500)) {
+            problems.note("--lease (LEASE): must be at least 500ms");
+        }
+        let batch_max =
+            problems.take("--batch-max (BATCH_MAX)", number(&self.batch_max, 1, 10_000));
+        let dead_letter_limit = problems.take(
+            "--dead-letter-limit (DEAD_LETTER_LIMIT)",
+            number(&self.dead_letter_limit, 1, i32::MAX - 100_000),
+        );
+        let replay_horizon =
+            problems.take("--replay-horizon (REPLAY_HORIZON)", duration(&self.replay_horizon));
+        let grace =
+            problems.take("--shutdown-grace (SHUTDOWN_GRACE)", duration(&self.shutdown_grace));
+        let checked = (|| {
+            Some(Run {
+                database: database?,
+                servers: servers?,
+                ops_listen: ops_listen?,
+                name: name?,
+                lease: lease?,
+                batch_max: batch_max?,
+                dead_letter_limit: dead_letter_limit?,
+                replay_horizon: replay_horizon?,
+                grace: grace?,
+            })
+        })();
+        problems.finish(checked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::config::{Cli, Command};
+
+    #[test]
+    fn every_bad_flag_is_named_at_once_and_no_password_is_shown() {
+        let cli = Cli::parse_from([
+            "worker",
+            "run",
+            "--database-url",
+            "mysql://u:hunter2@h/x",
+            "--nats-url",
+            "nats://u:hunter2@:x",
+            "--ops-listen",
+            "nowhere",
+            "--lease",
+            "0",
+            "--batch-max",
+            "0",
+            "--dead-letter-limit=-1",
+            "--replay-horizon",
+            "0d",
+            "--shutdown-grace",
+            "soon",
+            "--worker-id",
+            "",
+        ]);
+        assert!(!format!("{cli:?}").contains("hunter2"));
+        let Command::Run(args) = cli.command else { panic!("not run") };
+        let error = args.check().unwrap_err().to_string();
+        for flag in [
+            "--database-url",
+            "--nats-url",
+            "--ops-listen",
+            "--lease",
+            "--batch-max",
+            "--dead-letter-limit",
+            "--replay-horizon",
+            "--shutdown-grace",
+            "--worker-id",
+        ] {
+            assert!(error.contains(flag), "{flag} in {error}");
+        }
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
