@@ -8,6 +8,7 @@ use shared::partition::Partition;
 
 use crate::batch::{self, InRow, Plan};
 use crate::consumer::Received;
+use crate::decided::Decided;
 use crate::event::{
     Action, Content, Event, Incoming, MAX_REASON_BYTES, Order, decode_again, without_nul,
 };
@@ -72,6 +73,7 @@ pub async fn apply(
     mine: &mut Ownership,
     messages: &[Received],
     stream_created_at: DateTime<Utc>,
+    decided: &Decided,
     limits: Limits,
 ) -> Result<Applied, ApplyError> {
     let Some(last) = messages.last() else { return Ok(Applied::default()) };
@@ -81,8 +83,9 @@ pub async fn apply(
         Checkpoint { seq: last.seq, msg_id: last.msg_id.as_deref(), stream_created_at };
 
     // Savepoints cost two round trips, so only a batch that was refused pays for them.
-    let applied = match attempt(db, mine, &incoming, &checkpoint, limits, false).await {
-        Err(Refusal::Refused(_)) => attempt(db, mine, &incoming, &checkpoint, limits, true).await,
+    let attempt = |bisect| attempt(db, mine, &incoming, &checkpoint, decided, limits, bisect);
+    let applied = match attempt(false).await {
+        Err(Refusal::Refused(_)) => attempt(true).await,
         other => other,
     };
     let applied = applied.map_err(|refusal| match refusal {
@@ -115,6 +118,7 @@ async fn attempt(
     mine: &Ownership,
     incoming: &[Incoming],
     checkpoint: &Checkpoint<'_>,
+    decided: &Decided,
     limits: Limits,
     bisect: bool,
 ) -> Result<Applied, Refusal> {
@@ -124,10 +128,11 @@ async fn attempt(
     }
     let before = mine.dead_letters_in_row;
     let mut applied = Applied { in_row: InRow::from(before), ..Applied::default() };
-    let mut target = Target { transaction: &transaction, limits, bisect, applied: &mut applied };
+    let mut target =
+        Target { transaction: &transaction, decided, limits, bisect, applied: &mut applied };
     for part in incoming.split_inclusive(|one| matches!(one.content, Content::Order(_))) {
         let (events, order) = match part.split_last() {
-            Some((asked, events)) => match asked.content {
+            Some((asked, events)) => match &asked.content {
                 Content::Order(order) => (events, Some((asked, order))),
                 _ => (part, None),
             },
@@ -152,6 +157,7 @@ async fn attempt(
 /// Where a batch is applied to.
 struct Target<'a> {
     transaction: &'a DatabaseTransaction,
+    decided: &'a Decided,
     limits: Limits,
     bisect: bool,
     applied: &'a mut Applied,
@@ -180,7 +186,8 @@ impl Target<'_> {
         events: &[Incoming],
     ) -> Result<Plan, DbErr> {
         let known = store::batch::load(transaction, events).await?;
-        let plan = batch::fold(known, events, self.partition(), self.applied.in_row.now);
+        let plan =
+            batch::fold(known, events, self.decided, self.partition(), self.applied.in_row.now);
         store::batch::write(transaction, &plan).await?;
         Ok(plan)
     }
@@ -224,9 +231,10 @@ impl Target<'_> {
     /// Does what operators ask of a dead letter, and goes on with what is held behind it. Every
     /// callback is applied at its own position and time, so the rows become what they would have
     /// been without the fault.
-    async fn redrive(&mut self, asked: &Incoming, order: Order) -> Result<(), DbErr> {
+    async fn redrive(&mut self, asked: &Incoming, order: &Order) -> Result<(), DbErr> {
         let transaction = self.transaction;
         let letter = dead_letters::dead(transaction, self.partition(), order.target).await?;
+        let letter = letter.filter(|letter| letter.refusals == order.refusal);
         let job_id = letter.as_ref().map(|letter| letter.job_id.clone());
         let job_id = job_id.as_ref().map(Option::as_deref);
         let in_row = self.applied.in_row.now;

@@ -3,19 +3,23 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::decided::Decided;
 use crate::entity::dead_letter::{Model as DeadLetter, State};
 use crate::entity::job::Model as Job;
 use crate::entity::job_event::{Effect, Kind, Model as JobEvent};
 use crate::event::{Action, Body, Content, Event, Incoming, Order, Position};
 use crate::transition::{self, Outcome};
 
+/// The kinds that each (job, `event_id`) has been seen with.
+pub type Seen = HashMap<(String, String), HashSet<Kind>>;
+
 /// What the database knows of the jobs of a batch.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
     /// The jobs, by id.
     pub jobs: HashMap<String, Job>,
-    /// The kinds that each (job, `event_id`) has been seen with.
-    pub seen: HashMap<(String, String), HashSet<Kind>>,
+    /// The ids of its earlier status events.
+    pub seen: Seen,
     /// The jobs with a dead letter: their callbacks are held behind it.
     pub held: HashSet<String>,
 }
@@ -65,39 +69,43 @@ impl InRow {
 
 /// Folds events, in the order of the stream, over what is known.
 #[must_use]
-pub fn fold(mut known: Known, incoming: &[Incoming], partition: i32, in_row: i32) -> Plan {
+pub fn fold(
+    mut known: Known,
+    incoming: &[Incoming],
+    decided: &Decided,
+    partition: i32,
+    in_row: i32,
+) -> Plan {
     let mut plan = Plan { in_row: InRow::from(in_row), ..Plan::default() };
     let mut changed = HashSet::new();
     for incoming in incoming {
-        let event = match &incoming.content {
-            Content::Event(event) if known.held.contains(event.job_id()) => {
-                let reason = "an earlier callback of the job is a dead letter";
-                plan.dead_letters.push(dead_letter(incoming, partition, State::Held, reason));
-                plan.count("held");
+        if incoming.event().is_some_and(|event| known.held.contains(event.job_id())) {
+            plan.dead_letters.push(held(incoming, partition));
+            plan.count("held");
+            continue;
+        }
+        let refused = decided.reason(incoming.position, incoming.refusals);
+        let event = match (&incoming.content, refused) {
+            // Orders are carried out between folds: they need more than the jobs.
+            (Content::Order(_), _) => continue,
+            (Content::Event(event), None) => event,
+            (Content::Event(event), Some(reason)) => {
+                known.held.insert(event.job_id().to_owned());
+                plan.bury(incoming, partition, reason);
                 continue;
             }
-            Content::Event(event) => event,
-            // Orders are carried out between folds: they need more than the jobs.
-            Content::Order(_) => continue,
-            Content::Undecodable(error) => {
-                plan.dead_letters.push(dead_letter(incoming, partition, State::Dead, error));
-                plan.in_row.dead();
-                plan.count("dead");
+            (Content::Undecodable(error), refused) => {
+                plan.bury(incoming, partition, refused.unwrap_or(error));
                 continue;
             }
         };
-        let kind = transition::kind(event);
-        let (duplicate, reused) = look_up(&mut known.seen, event, kind);
-        let outcome = transition::apply(known.jobs.remove(event.job_id()), event, duplicate);
+        let job = known.jobs.remove(event.job_id());
+        let (outcome, row) = step(job, &mut known.seen, event, partition);
         plan.in_row.now = 0;
         plan.count(name(outcome.effect));
-        if outcome.leaves_row(kind) {
-            let reason = outcome.reason.or(reused.then_some("event_id reused"));
-            plan.events.push(job_event(event, kind, &outcome, reason, partition));
-        }
-        if let Some(mut job) = outcome.job {
+        plan.events.extend(row);
+        if let Some(job) = outcome.job {
             if outcome.changed {
-                job.partition = partition;
                 changed.insert(job.id.clone());
             }
             known.jobs.insert(job.id.clone(), job);
@@ -108,13 +116,33 @@ pub fn fold(mut known: Known, incoming: &[Incoming], partition: i32, in_row: i32
     plan
 }
 
+/// Applies one event to its job, and writes down what became of it, where that leaves a row.
+/// `seen` learns the event's id.
+#[must_use]
+pub fn step(
+    job: Option<Job>,
+    seen: &mut Seen,
+    event: &Event,
+    partition: i32,
+) -> (Outcome, Option<JobEvent>) {
+    let kind = transition::kind(event);
+    let (duplicate, reused) = look_up(seen, event, kind);
+    let mut outcome = transition::apply(job, event, duplicate);
+    let row = outcome.leaves_row(kind).then(|| {
+        let reason = outcome.reason.or(reused.then_some("event_id reused"));
+        job_event(event, kind, &outcome, reason, partition)
+    });
+    if let Some(job) = outcome.job.as_mut().filter(|_| outcome.changed) {
+        job.partition = partition;
+    }
+    (outcome, row)
+}
+
 /// The plan for the one callback that the database refuses whenever it is tried.
 #[must_use]
 pub fn bury(incoming: &Incoming, partition: i32, in_row: i32, reason: &str) -> Plan {
     let mut plan = Plan { in_row: InRow::from(in_row), ..Plan::default() };
-    plan.dead_letters.push(dead_letter(incoming, partition, State::Dead, reason));
-    plan.in_row.dead();
-    plan.count("dead");
+    plan.bury(incoming, partition, reason);
     plan
 }
 
@@ -122,7 +150,7 @@ pub fn bury(incoming: &Incoming, partition: i32, in_row: i32, reason: &str) -> P
 #[must_use]
 pub fn record(
     asked: &Incoming,
-    order: Order,
+    order: &Order,
     job_id: Option<Option<&str>>,
     partition: i32,
     in_row: i32,
@@ -157,17 +185,20 @@ pub fn record(
 }
 
 impl Plan {
+    fn bury(&mut self, incoming: &Incoming, partition: i32, reason: &str) {
+        let refusals = incoming.refusals + 1;
+        self.dead_letters.push(dead_letter(incoming, partition, State::Dead, refusals, reason));
+        self.in_row.dead();
+        self.count("dead");
+    }
+
     fn count(&mut self, effect: &'static str) {
         *self.effects.entry(effect).or_default() += 1;
     }
 }
 
 /// Whether the job has had this event id with this status, and whether with another one.
-fn look_up(
-    seen: &mut HashMap<(String, String), HashSet<Kind>>,
-    event: &Event,
-    kind: Kind,
-) -> (bool, bool) {
+fn look_up(seen: &mut Seen, event: &Event, kind: Kind) -> (bool, bool) {
     let Body::Callback(callback) = &event.body else { return (false, false) };
     let Some(event_id) = callback.event_id.as_ref().filter(|_| kind != Kind::Heartbeat) else {
         return (false, false);
@@ -220,7 +251,19 @@ fn job_event(
     }
 }
 
-fn dead_letter(incoming: &Incoming, partition: i32, state: State, reason: &str) -> DeadLetter {
+/// The row of a callback that is held behind a dead letter of its job.
+fn held(incoming: &Incoming, partition: i32) -> DeadLetter {
+    let reason = "an earlier callback of the job is a dead letter";
+    dead_letter(incoming, partition, State::Held, incoming.refusals, reason)
+}
+
+fn dead_letter(
+    incoming: &Incoming,
+    partition: i32,
+    state: State,
+    refusals: i32,
+    reason: &str,
+) -> DeadLetter {
     let event = incoming.event();
     DeadLetter {
         partition,
@@ -236,5 +279,6 @@ fn dead_letter(incoming: &Incoming, partition: i32, state: State, reason: &str) 
         }),
         payload: incoming.payload.to_vec(),
         received_at: incoming.at,
+        refusals,
     }
 }

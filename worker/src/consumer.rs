@@ -12,8 +12,9 @@ use futures::{FutureExt, StreamExt};
 use shared::bundle;
 use shared::partition::Partition;
 
+use crate::decided::Decided;
 use crate::entity::partition::Model as Row;
-use crate::event::{Incoming, Message, decode, without_nul};
+use crate::event::{Content, Incoming, Message, decode, without_nul};
 
 /// How long the broker waits before it delivers an unacked message again: never, in practice. An
 /// owner that needs messages again makes a new consumer.
@@ -61,6 +62,8 @@ pub struct Received {
 pub struct Feed {
     /// When the stream was created.
     pub stream_created_at: DateTime<Utc>,
+    /// The refusals that orders further ahead in the stream name.
+    pub decided: Decided,
     partition: Partition,
     partitions: u16,
     stream: Stream,
@@ -135,8 +138,10 @@ impl Feed {
             .messages()
             .await
             .map_err(|error| Trouble::anomaly("the consumer can't be read", error))?;
+        let decided = look_ahead(&stream, partition, partitions, row.applied_seq).await?;
         let mut feed = Self {
             stream_created_at,
+            decided,
             partition,
             partitions,
             stream,
@@ -203,11 +208,9 @@ impl Feed {
                 Some(Err(error)) => return Err(Trouble::anomaly("the consumer failed", error)),
                 None => return Err(Trouble::Anomaly("the consumer ended".into())),
             };
-            let info = message
-                .info()
+            let (decoded, pending) = to_message(&message)
                 .map_err(|error| Trouble::anomaly("a message without its position", error))?;
-            let seq = i64::try_from(info.stream_sequence)
-                .map_err(|error| Trouble::anomaly("a sequence out of range", error))?;
+            let seq = decoded.seq;
             if seq < self.next_seq {
                 // Delivered again; it is applied, or waits in this process already.
                 continue;
@@ -216,19 +219,9 @@ impl Feed {
                 self.gap = Some(seq);
                 continue;
             }
-            let (at, headers) = (info.published, message.headers.as_ref());
-            let decoded = Message {
-                seq,
-                msg_id: header(headers, async_nats::header::NATS_MESSAGE_ID.as_ref())
-                    .map(|id| kept_msg_id(&id)),
-                version: header(headers, bundle::VERSION_HEADER.0),
-                subject: message.subject.to_string(),
-                at,
-                payload: message.payload.clone(),
-            };
             self.next_seq += 1;
             metrics::gauge!("ackline_worker_lag_messages", "partition" => self.partition.to_string())
-                .set(info.pending as f64);
+                .set(pending as f64);
             return Ok(Received {
                 seq,
                 incoming: decode(&decoded, self.partition, self.partitions),
@@ -269,6 +262,59 @@ impl Feed {
         drop(messages);
         // The broker forgets it by itself when this fails.
         let _ = stream.delete_consumer(&consumer).await;
+    }
+}
+
+/// A message as the broker delivered it, and how many are behind it.
+pub(crate) fn to_message(delivered: &jetstream::Message) -> anyhow::Result<(Message, u64)> {
+    let info = delivered.info().map_err(|error| anyhow::anyhow!(error))?;
+    let headers = delivered.headers.as_ref();
+    let message = Message {
+        seq: i64::try_from(info.stream_sequence)?,
+        msg_id: header(headers, async_nats::header::NATS_MESSAGE_ID.as_ref())
+            .map(|id| kept_msg_id(&id)),
+        version: header(headers, bundle::VERSION_HEADER.0),
+        subject: delivered.subject.to_string(),
+        at: info.published,
+        payload: delivered.payload.clone(),
+    };
+    Ok((message, info.pending))
+}
+
+/// Finds the orders after the checkpoint. There are some only after the database was restored, or
+/// with an empty one: an order on a dead letter is not sent before the letter is in the database.
+pub(crate) async fn look_ahead(
+    stream: &Stream,
+    partition: Partition,
+    partitions: u16,
+    applied_seq: i64,
+) -> Result<Decided, Trouble> {
+    let mut decided = Decided::default();
+    let mut from = u64::try_from(applied_seq).unwrap_or(0) + 1;
+    let subject = partition.internal_subject();
+    loop {
+        let message = match stream.get_first_raw_message_by_subject(&subject, from).await {
+            Ok(message) => message,
+            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => {
+                return Ok(decided);
+            }
+            Err(error) => return Err(Trouble::anomaly("the orders ahead can't be read", error)),
+        };
+        from = message.sequence + 1;
+        let message = Message {
+            seq: i64::try_from(message.sequence)
+                .map_err(|error| Trouble::anomaly("a sequence out of range", error))?,
+            msg_id: None,
+            version: header(Some(&message.headers), bundle::VERSION_HEADER.0),
+            subject: message.subject.to_string(),
+            at: DateTime::UNIX_EPOCH,
+            payload: message.payload,
+        };
+        for incoming in decode(&message, partition, partitions) {
+            if let Content::Order(order) = &incoming.content {
+                decided.learn(order);
+            }
+        }
     }
 }
 

@@ -66,6 +66,8 @@ pub struct Incoming {
     pub subject: String,
     /// The verbatim body.
     pub payload: Bytes,
+    /// How often it was refused before.
+    pub refusals: i32,
     /// What it is.
     pub content: Content,
 }
@@ -82,13 +84,18 @@ pub enum Content {
 }
 
 /// What operators ask of a dead letter. It comes through the stream, so that it is applied in
-/// order, and again when the stream is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// order, and again when the stream is. It says all that a replay needs to know of the refusal,
+/// because the database that is replayed into may not refuse the callback any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     /// What to do.
     pub action: Action,
     /// With which dead letter of the partition.
     pub target: Position,
+    /// After which refusal of it, from 1: a second order on the same refusal does nothing.
+    pub refusal: i32,
+    /// Why it was refused.
+    pub reason: String,
 }
 
 /// What can be done with a dead letter.
@@ -115,9 +122,12 @@ impl Incoming {
 impl Order {
     /// The body that says it on the partition's internal subject.
     #[must_use]
-    pub fn to_body(self) -> String {
-        let Position { seq, idx } = self.target;
-        serde_json::json!({ "type": self.action, "position": [seq, idx] }).to_string()
+    pub fn to_body(&self) -> String {
+        let Self { action, target: Position { seq, idx }, refusal, reason } = self;
+        serde_json::json!({
+            "type": action, "position": [seq, idx], "refusal": refusal, "reason": reason,
+        })
+        .to_string()
     }
 }
 
@@ -161,6 +171,7 @@ pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<I
             at,
             subject: message.subject.clone(),
             payload,
+            refusals: 0,
             content: content(said, position, at),
         }
     };
@@ -202,6 +213,7 @@ pub fn decode_again(letter: dead_letter::Model, partition: Partition, partitions
         content: content(said, position, letter.received_at),
         subject: letter.subject,
         payload: letter.payload.into(),
+        refusals: letter.refusals,
     }
 }
 
@@ -248,14 +260,30 @@ fn internal(body: &[u8]) -> Result<Said, String> {
     #[serde(tag = "type", rename_all = "lowercase")]
     enum Internal {
         Lost { job_id: String, witness: (i64, i32) },
-        Requeue { position: (i64, i32) },
-        Discard { position: (i64, i32) },
+        Requeue(Target),
+        Discard(Target),
     }
-    let order =
-        |action, (seq, idx)| Ok(Said::Order(Order { action, target: Position { seq, idx } }));
+    #[derive(Deserialize)]
+    struct Target {
+        position: (i64, i32),
+        #[serde(default = "first")]
+        refusal: i32,
+        #[serde(default = "unknown")]
+        reason: String,
+    }
+    fn first() -> i32 {
+        1
+    }
+    fn unknown() -> String {
+        "refused".into()
+    }
+    let order = |action, Target { position: (seq, idx), refusal, reason }| {
+        let reason = without_nul(&reason, MAX_REASON_BYTES);
+        Ok(Said::Order(Order { action, target: Position { seq, idx }, refusal, reason }))
+    };
     match serde_json::from_slice(body) {
-        Ok(Internal::Requeue { position }) => order(Action::Requeue, position),
-        Ok(Internal::Discard { position }) => order(Action::Discard, position),
+        Ok(Internal::Requeue(target)) => order(Action::Requeue, target),
+        Ok(Internal::Discard(target)) => order(Action::Discard, target),
         Ok(Internal::Lost { job_id, .. })
             if !(1..=MAX_JOB_ID_BYTES).contains(&job_id.len())
                 || job_id.contains(char::is_control) =>
@@ -362,7 +390,12 @@ mod tests {
         let status = entry(None, r#"{"job_id":"a","status":"running"}"#);
         assert!(decode(&message("internal.00", status), Partition::new(0), 1)[0].event().is_none());
 
-        let order = Order { action: Action::Discard, target: Position { seq: 3, idx: 1 } };
+        let order = Order {
+            action: Action::Discard,
+            target: Position { seq: 3, idx: 1 },
+            refusal: 2,
+            reason: "too long".into(),
+        };
         let body = entry(None, &order.to_body());
         let on_internal = decode(&message("internal.00", body.clone()), Partition::new(0), 1);
         assert_eq!(on_internal[0].content, Content::Order(order));

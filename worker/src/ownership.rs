@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DbErr};
 use shared::partition::Partition;
 use tokio::sync::watch;
@@ -47,8 +46,8 @@ pub struct Process {
     pub batch_max: usize,
     /// How many dead letters may follow each other.
     pub dead_letter_limit: i32,
-    /// How long what is applied stays in the streams.
-    pub replay_horizon: Duration,
+    /// How long what is applied stays in the streams; for ever when nothing may be purged.
+    pub replay_horizon: Option<Duration>,
     /// Whether no other process can be alive: SQLite's lock proves it.
     pub alone: bool,
     /// How many partitions this process may own.
@@ -269,8 +268,7 @@ async fn read(
                 Err(trouble) => return trouble.into(),
             },
         };
-        let applying =
-            apply_counted(process, feed.partition(), feed.stream_created_at, mine, &batch);
+        let applying = apply_counted(process, feed, mine, &batch);
         match tokio::time::timeout(BATCH_LIMIT, applying).await {
             Ok(Ok(())) => {}
             Ok(Err(ApplyError::Fenced)) => return End::Fenced,
@@ -296,19 +294,19 @@ async fn read(
 /// the callback that is one too many takes effect.
 async fn apply_counted(
     process: &Process,
-    partition: Partition,
-    stream_created_at: DateTime<Utc>,
+    feed: &Feed,
     mine: &mut Ownership,
     batch: &[Received],
 ) -> Result<(), ApplyError> {
     let limits = Limits {
-        partition,
+        partition: feed.partition(),
         partitions: process.partitions,
         lease: process.lease,
         dead_letter_limit: process.dead_letter_limit,
     };
     let begun = Instant::now();
-    match apply(&process.db, mine, batch, stream_created_at, limits).await {
+    let Feed { stream_created_at, decided, .. } = feed;
+    match apply(&process.db, mine, batch, *stream_created_at, decided, limits).await {
         Ok(applied) => {
             metrics::histogram!("ackline_worker_batch_seconds")
                 .record(begun.elapsed().as_secs_f64());
@@ -320,8 +318,7 @@ async fn apply_counted(
         }
         Err(ApplyError::DeadLetterLimit) if batch.len() > 1 => {
             for message in batch.chunks(1) {
-                Box::pin(apply_counted(process, partition, stream_created_at, mine, message))
-                    .await?;
+                Box::pin(apply_counted(process, feed, mine, message)).await?;
             }
             Ok(())
         }

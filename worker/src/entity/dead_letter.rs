@@ -49,6 +49,8 @@ pub struct Model {
     pub payload: Vec<u8>,
     /// When the stream stored it.
     pub received_at: DateTimeUtc,
+    /// How often it was refused; 0 for one that is held and was never tried.
+    pub refusals: i32,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

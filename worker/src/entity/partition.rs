@@ -31,6 +31,8 @@ pub struct Model {
     pub stream_created_at: Option<DateTimeUtc>,
     /// The version of the transition rules that applied the last batch.
     pub rules_version: i32,
+    /// The first stream sequence that this version applied; what is below was applied by another.
+    pub rules_from_seq: i64,
     /// Dead letters since a callback was last applied.
     pub dead_letters_in_row: i32,
     /// Why the partition is stopped; none while it is not.

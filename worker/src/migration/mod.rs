@@ -2,6 +2,7 @@
 
 mod m20261101_000001_first;
 mod m20261123_000002_gaps;
+mod m20261123_000003_replay;
 
 use sea_orm_migration::prelude::*;
 
@@ -15,6 +16,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m20261101_000001_first::Migration),
             Box::new(m20261123_000002_gaps::Migration),
+            Box::new(m20261123_000003_replay::Migration),
         ]
     }
 }

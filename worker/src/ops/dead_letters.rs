@@ -153,7 +153,8 @@ async fn publish(
     place: Place,
     action: Action,
 ) -> anyhow::Result<i64> {
-    let body = Order { action, target: place.position }.to_body();
+    let (refusal, reason) = (letter.refusals, letter.reason.clone());
+    let body = Order { action, target: place.position, refusal, reason }.to_body();
     #[expect(clippy::disallowed_methods, reason = "it is written down, and decides nothing")]
     let received_ms = chrono::Utc::now().timestamp_millis();
     let metadata = Metadata {

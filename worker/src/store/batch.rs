@@ -58,6 +58,7 @@ pub async fn fence(
         .col_expr(Column::AppliedSeq, Expr::value(checkpoint.seq))
         .col_expr(Column::AppliedMsgId, Expr::value(checkpoint.msg_id))
         .col_expr(Column::StreamCreatedAt, Expr::value(checkpoint.stream_created_at))
+        .col_expr(Column::RulesFromSeq, rules_from_seq(mine.applied_seq))
         .col_expr(Column::RulesVersion, Expr::value(RULES_VERSION))
         // A batch that commits is the proof that nothing stops the partition any more.
         .col_expr(Column::StoppedReason, Expr::value(Option::<String>::None))
@@ -69,6 +70,14 @@ pub async fn fence(
         .exec(transaction)
         .await?;
     Ok(result.rows_affected == 1)
+}
+
+/// From where on the rules are of this version: from this batch on, if they were not before.
+fn rules_from_seq(applied_seq: i64) -> Expr {
+    use partition::Column;
+    Expr::case(Expr::col(Column::RulesVersion).eq(RULES_VERSION), Expr::col(Column::RulesFromSeq))
+        .finally(applied_seq + 1)
+        .into()
 }
 
 /// Keeps the count of dead letters in a row with the checkpoint.

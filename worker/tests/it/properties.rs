@@ -6,6 +6,7 @@ use chrono::Duration;
 use proptest::prelude::*;
 use shared::callback::Callback;
 use worker::batch::{Known, fold};
+use worker::decided::Decided;
 use worker::entity::job::Model as Job;
 use worker::entity::job_event::{Kind, Model as JobEvent};
 use worker::event::{Body, Content, Event, Incoming, Position};
@@ -38,10 +39,11 @@ impl Rows {
                 at: event.at,
                 subject: String::new(),
                 payload: Default::default(),
+                refusals: 0,
                 content: Content::Event(event.clone()),
             })
             .collect();
-        let plan = fold(known, &incoming, 0, 0);
+        let plan = fold(known, &incoming, &Decided::default(), 0, 0);
         self.jobs.extend(plan.jobs.into_iter().map(|job| (job.id.clone(), job)));
         self.events.extend(plan.events);
     }
