@@ -6,7 +6,7 @@ CARGO ?= cargo
 # NATS_SERVER, ACT, POSTGRES_BIN (a folder) and ZIZMOR name programs to use instead of the installed ones.
 ZIZMOR ?= .tools/bin/zizmor
 
-.PHONY: help tools build check test demo up clean
+.PHONY: help tools build check test demo up bench clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,10 @@ demo: tools build ## Show two workflow runs, one of which fails, from their call
 
 up: tools build ## Run Ackline on its default ports with its data in .data, until Ctrl-C
 	@$(CARGO) run --quiet --bin up --locked
+
+bench: tools ## Measure applying, audit and rebuild with EVENTS callbacks, 1000000 by default
+	$(CARGO) build --workspace --bins --locked --release
+	@$(CARGO) run --quiet --bin bench --locked --release
 
 clean: ## Remove what was built and the installed tools
 	$(CARGO) clean

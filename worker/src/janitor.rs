@@ -149,8 +149,9 @@ fn is_old(stored: DateTime<Utc>, now: DateTime<Utc>, horizon: Duration) -> bool 
 /// Trims the partition's stream now and then, for as long as it is polled: while the partition is
 /// owned and read.
 pub async fn tend(process: &Process, partition: Partition, epoch: i64) -> Infallible {
-    let calm = (process.replay_horizon / 10).clamp(SHORTEST_INTERVAL, CALM_INTERVAL);
-    let mut janitor = Janitor { process, partition, epoch, shrunk: false, stuck: false };
+    let Some(horizon) = process.replay_horizon else { return std::future::pending().await };
+    let calm = (horizon / 10).clamp(SHORTEST_INTERVAL, CALM_INTERVAL);
+    let mut janitor = Janitor { process, partition, epoch, horizon, shrunk: false, stuck: false };
     loop {
         let round = tokio::time::timeout(ROUND_LIMIT, janitor.round()).await;
         let busy = match round.unwrap_or_else(|_| Err("no answer in time".into())) {
@@ -168,6 +169,8 @@ struct Janitor<'a> {
     process: &'a Process,
     partition: Partition,
     epoch: i64,
+    /// How long what is applied stays.
+    horizon: Duration,
     /// Whether the horizon has been given up to make room, and has not come back since.
     shrunk: bool,
     /// Whether the stream is nearly full of what is not applied.
@@ -186,7 +189,7 @@ impl Janitor<'_> {
         let Some(seen) = see(info, &committed) else { return Ok(false) };
 
         let oldest = info.state.first_timestamp;
-        let is_old = |stored| is_old(stored, committed.now, process.replay_horizon);
+        let is_old = |stored| is_old(stored, committed.now, self.horizon);
         let mut search = Search { low: seen.first, high: seen.first };
         if seen.applied > seen.first && is_old(oldest) {
             search.high = seen.applied;

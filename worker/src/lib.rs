@@ -3,6 +3,7 @@
 pub mod config;
 
 pub mod consumer;
+pub mod decided;
 pub mod event;
 pub mod janitor;
 pub mod ownership;
@@ -16,6 +17,10 @@ pub mod store;
 
 pub mod entity;
 pub mod migration;
+
+pub mod replay;
+
+pub mod audit;
 
 pub mod ops;
 pub mod run;

@@ -40,6 +40,11 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         Command::DeadLetters { command } => {
             ops::dead_letters::run(command, &mut io::stdout().lock()).await
         }
+        Command::Audit(args) => ops::audit::run(args.check()?, &mut io::stdout().lock()).await,
+        Command::Rebuild(args) => {
+            let (config, shutdown) = (args.check()?, shutdown::on_signal()?);
+            ops::rebuild::run(config, shutdown, &mut io::stdout().lock()).await
+        }
         Command::Prune(args) => ops::prune::run(args.check()?, &mut io::stdout().lock()).await,
         Command::Partitions { command } => {
             ops::partitions::run(command, &mut io::stdout().lock()).await

@@ -63,7 +63,7 @@ pub async fn run(
     describe_metrics();
     let sole_worker = connection::lock(&config.database)?;
     let renewals = watch::channel(Renewed { at: Instant::now(), owned: Arc::default() });
-    let (health, status) = watch::channel(Health { broker: None, renewed_at: None });
+    let (health, status) = watch::channel(Health::default());
     tracing::info!(ops = %ops_listener.local_addr()?, worker = config.name, "listening");
     let ops_end = CancellationToken::new();
     let ops_task = tokio::spawn(ops::serve(
@@ -90,7 +90,7 @@ pub async fn run(
         lease: config.lease,
         batch_max: config.batch_max,
         dead_letter_limit: config.dead_letter_limit,
-        replay_horizon: config.replay_horizon,
+        replay_horizon: Some(config.replay_horizon),
         alone: sole_worker.is_some(),
         share: Arc::default(),
         renewed: renewals.1,
@@ -193,8 +193,8 @@ async fn check_streams(
 }
 
 /// What `/readyz` judges by.
-#[derive(Debug)]
-struct Health {
+#[derive(Debug, Default)]
+pub(crate) struct Health {
     broker: Option<Client>,
     renewed_at: Option<Instant>,
 }
@@ -216,7 +216,7 @@ fn readiness(health: watch::Receiver<Health>, lease: Duration) -> Readiness {
 
 /// Says that this process is alive, divides the partitions among all that are, and renews its
 /// leases, all in one statement.
-async fn renew(
+pub(crate) async fn renew(
     process: Arc<Process>,
     name: String,
     renewals: watch::Sender<Renewed>,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use e2e::load::Report;
-use e2e::stack::Stack;
-use sea_orm::{DatabaseConnection, EntityTrait, QueryOrder};
+use e2e::stack::{Db, Stack};
+use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait, QueryOrder};
 use serde_json::json;
 use worker::entity::{dead_letter, job, job_event, partition};
 
@@ -149,6 +149,33 @@ pub(crate) fn now() -> DateTime<Utc> {
 }
 
 /// What every fault test ends with: `worker audit` finds nothing missing, repeated or reordered.
-pub(crate) async fn assert_audited(_stack: &Stack) {
-    // Filled in with the command itself.
+/// Returns its report.
+pub(crate) async fn assert_audited(stack: &Stack) -> serde_json::Value {
+    stack.worker_cli(&["audit", "--json"]).await.unwrap()
+}
+
+/// Makes the database refuse a region, as a constraint of the operators could.
+pub(crate) async fn refuse_poison(stack: &Stack, db: Db) {
+    let statement = match db {
+        Db::Postgres => "ALTER TABLE jobs ADD CONSTRAINT no_poison CHECK (region <> 'poison')",
+        Db::Sqlite => {
+            "CREATE TRIGGER no_poison BEFORE INSERT ON jobs WHEN NEW.region = 'poison' \
+             BEGIN SELECT RAISE(ABORT, 'no poison'); END"
+        }
+    };
+    stack.db().await.unwrap().execute_unprepared(statement).await.unwrap();
+}
+
+/// Lets the database accept it again.
+pub(crate) async fn accept_poison(stack: &Stack, db: Db) {
+    let statement = match db {
+        Db::Postgres => "ALTER TABLE jobs DROP CONSTRAINT no_poison",
+        Db::Sqlite => "DROP TRIGGER no_poison",
+    };
+    stack.db().await.unwrap().execute_unprepared(statement).await.unwrap();
+}
+
+/// A callback that such a database refuses.
+pub(crate) fn poison(job_id: &str) -> String {
+    json!({ "job_id": job_id, "status": "queued", "region": "poison" }).to_string()
 }

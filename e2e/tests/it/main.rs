@@ -13,4 +13,7 @@ mod harness;
 mod door;
 mod workflow;
 
+mod audit;
+mod rebuild;
+
 mod faults;

@@ -1,11 +1,13 @@
 //! The command line: flags with environment twins, all checked before anything starts. A file for
 //! each command holds its flags and what they are checked into.
 
+pub mod audit;
 pub mod dead_letters;
 pub mod jobs;
 pub mod migrate;
 pub mod partitions;
 pub mod prune;
+pub mod rebuild;
 pub mod run;
 
 use clap::{Args, Parser, Subcommand};
@@ -30,6 +32,10 @@ pub enum Command {
     Migrate(migrate::MigrateArgs),
     /// Consume the streams and apply them.
     Run(run::RunArgs),
+    /// Prove that what was accepted is what was applied. Exits 1 with the differences if not.
+    Audit(audit::AuditArgs),
+    /// Fold the streams into an empty database, or show what one job would be.
+    Rebuild(rebuild::RebuildArgs),
     /// Remove finished jobs that are old and of which the streams hold nothing any more.
     Prune(prune::PruneArgs),
     /// Look at partitions, and let a stopped one go on.

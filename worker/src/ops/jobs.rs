@@ -91,7 +91,7 @@ fn list(out: &mut impl Write, jobs: &[Job]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn show(out: &mut impl Write, job: &Job) -> io::Result<()> {
+pub(super) fn show(out: &mut impl Write, job: &Job) -> io::Result<()> {
     for (name, value) in [
         ("job", job.id.clone()),
         ("status", status(job)),

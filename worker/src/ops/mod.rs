@@ -1,11 +1,13 @@
 //! The commands of those who run Ackline.
 
+pub mod audit;
 pub mod dead_letters;
 pub mod jobs;
 pub mod migrate;
 pub mod partitions;
 mod print;
 pub mod prune;
+pub mod rebuild;
 
 use anyhow::Context;
 use async_nats::jetstream;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, QueryFilter, QueryOrder,
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait,
+    QueryFilter, QueryOrder,
 };
 
 use super::connection::begin;
@@ -24,7 +25,7 @@ pub async fn workers(db: &DatabaseConnection) -> Result<Vec<worker::Model>, DbEr
 ///
 /// # Errors
 /// When the database fails.
-pub async fn gaps(db: &DatabaseConnection) -> Result<Vec<partition_gap::Model>, DbErr> {
+pub async fn gaps(db: &impl ConnectionTrait) -> Result<Vec<partition_gap::Model>, DbErr> {
     partition_gap::Entity::find()
         .order_by_asc(partition_gap::Column::Partition)
         .order_by_asc(partition_gap::Column::FromSeq)
@@ -76,29 +77,59 @@ pub async fn accept(
         return Ok(false);
     }
     if let Some(skip) = skip.filter(|skip| skip.to_seq > shown.applied_seq) {
-        use partition_gap::Column;
-        // The time is an expression of the database, which the entity's insert can't carry.
-        let gap = Query::insert()
-            .into_table(partition_gap::Entity)
-            .columns([
-                Column::Partition,
-                Column::FromSeq,
-                Column::ToSeq,
-                Column::Reason,
-                Column::StreamCreatedAt,
-                Column::AcceptedAt,
-            ])
-            .values_panic([
-                Expr::value(shown.partition),
-                Expr::value(shown.applied_seq + 1),
-                Expr::value(skip.to_seq),
-                Expr::value(reason.as_str()),
-                Expr::value(skip.stream_created_at),
-                clock(db.get_database_backend(), Duration::ZERO),
-            ])
-            .to_owned();
-        transaction.execute(&gap).await?;
+        record(&transaction, shown.partition, shown.applied_seq + 1, skip, reason).await?;
     }
     transaction.commit().await?;
     Ok(true)
+}
+
+/// Makes a partition of an empty database begin after messages that are gone, on record.
+///
+/// # Errors
+/// When the database fails; nothing has changed then.
+pub async fn begin_after(db: &DatabaseConnection, number: i32, skip: Skip) -> Result<(), DbErr> {
+    use partition::Column;
+    let transaction = begin(db).await?;
+    partition::Entity::update_many()
+        .col_expr(Column::AppliedSeq, Expr::value(skip.to_seq))
+        .col_expr(Column::AcceptedSeq, Expr::value(skip.to_seq))
+        .col_expr(Column::StreamCreatedAt, Expr::value(skip.stream_created_at))
+        .filter(Column::Partition.eq(number))
+        .filter(Column::AppliedSeq.eq(0))
+        .exec(&transaction)
+        .await?;
+    record(&transaction, number, 1, skip, "rebuilt from a stream without its beginning").await?;
+    transaction.commit().await
+}
+
+async fn record(
+    transaction: &DatabaseTransaction,
+    number: i32,
+    from_seq: i64,
+    skip: Skip,
+    reason: &str,
+) -> Result<(), DbErr> {
+    use partition_gap::Column;
+    // The time is an expression of the database, which the entity's insert can't carry.
+    let gap = Query::insert()
+        .into_table(partition_gap::Entity)
+        .columns([
+            Column::Partition,
+            Column::FromSeq,
+            Column::ToSeq,
+            Column::Reason,
+            Column::StreamCreatedAt,
+            Column::AcceptedAt,
+        ])
+        .values_panic([
+            Expr::value(number),
+            Expr::value(from_seq),
+            Expr::value(skip.to_seq),
+            Expr::value(reason),
+            Expr::value(skip.stream_created_at),
+            clock(transaction.get_database_backend(), Duration::ZERO),
+        ])
+        .to_owned();
+    transaction.execute(&gap).await?;
+    Ok(())
 }

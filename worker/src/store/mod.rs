@@ -1,6 +1,7 @@
 //! The only place that writes. Plain functions over a connection or a transaction.
 
 pub mod accept;
+pub mod audit;
 pub mod batch;
 pub mod connection;
 pub mod dead_letters;

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use sea_orm::{
     ActiveValue::Set, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait,
-    QueryOrder,
+    PaginatorTrait, QueryOrder,
 };
 use sea_orm_migration::MigratorTrait;
 
 use super::connection::begin;
-use crate::entity::partition;
+use crate::entity::{dead_letter, job, job_event, partition};
 use crate::migration::Migrator;
 use crate::transition::RULES_VERSION;
 
@@ -97,7 +97,6 @@ async fn missing(db: &impl ConnectionTrait) -> Result<Vec<String>, DbErr> {
 /// # Errors
 /// When the database fails.
 pub async fn count_partitions(db: &impl ConnectionTrait) -> Result<usize, DbErr> {
-    use sea_orm::PaginatorTrait;
     Ok(usize::try_from(partition::Entity::find().count(db).await?).unwrap_or(usize::MAX))
 }
 
@@ -116,6 +115,7 @@ pub async fn create_partitions(db: &DatabaseConnection, wanted: u16) -> Result<(
         applied_msg_id: Set(None),
         stream_created_at: Set(None),
         rules_version: Set(RULES_VERSION),
+        rules_from_seq: Set(0),
         dead_letters_in_row: Set(0),
         stopped_reason: Set(None),
         accepted_seq: Set(None),
@@ -140,4 +140,37 @@ pub async fn create_partitions(db: &DatabaseConnection, wanted: u16) -> Result<(
 /// When the database fails.
 pub async fn partitions(db: &impl ConnectionTrait) -> Result<Vec<partition::Model>, DbErr> {
     partition::Entity::find().order_by_asc(partition::Column::Partition).all(db).await
+}
+
+/// How many rows there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Of jobs.
+    pub jobs: u64,
+    /// Of their events.
+    pub events: u64,
+    /// Of dead letters.
+    pub dead_letters: u64,
+}
+
+/// Counts the rows.
+///
+/// # Errors
+/// When the database fails.
+pub async fn counts(db: &impl ConnectionTrait) -> Result<Counts, DbErr> {
+    Ok(Counts {
+        jobs: job::Entity::find().count(db).await?,
+        events: job_event::Entity::find().count(db).await?,
+        dead_letters: dead_letter::Entity::find().count(db).await?,
+    })
+}
+
+/// Whether nothing was ever applied to this database.
+///
+/// # Errors
+/// When the database fails.
+pub async fn is_empty(db: &impl ConnectionTrait) -> Result<bool, DbErr> {
+    let untouched = |row: &partition::Model| row.applied_seq == 0 && row.accepted_seq.is_none();
+    Ok(counts(db).await? == Counts { jobs: 0, events: 0, dead_letters: 0 }
+        && partitions(db).await?.iter().all(untouched))
 }

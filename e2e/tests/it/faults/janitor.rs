@@ -153,6 +153,7 @@ async fn prune_removes_what_is_finished_and_old_and_keeps_what_a_stream_still_ho
             event_id: None,
             payload: Vec::new(),
             received_at: now(),
+            refusals: 1,
         };
         letter.into_active_model().insert(&database).await.unwrap();
         let all = ids(&database).await;

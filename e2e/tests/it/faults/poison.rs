@@ -3,7 +3,6 @@
 use async_nats::HeaderMap;
 use async_nats::jetstream;
 use e2e::stack::{Db, Stack};
-use sea_orm::ConnectionTrait;
 use shared::bundle::{self, Metadata};
 use shared::partition::Partition;
 use worker::entity::dead_letter::State;
@@ -91,23 +90,6 @@ async fn a_callback_in_a_foreign_partition_is_a_dead_letter() {
 
 fn lost(job_id: &str) -> String {
     format!(r#"{{"type":"lost","job_id":"{job_id}","witness":[1,0]}}"#)
-}
-
-/// Makes the database refuse a region, as a constraint of the operators could.
-async fn refuse_poison(stack: &Stack, db: Db) {
-    let database = stack.db().await.unwrap();
-    let statement = match db {
-        Db::Postgres => "ALTER TABLE jobs ADD CONSTRAINT no_poison CHECK (region <> 'poison')",
-        Db::Sqlite => {
-            "CREATE TRIGGER no_poison BEFORE INSERT ON jobs WHEN NEW.region = 'poison' \
-             BEGIN SELECT RAISE(ABORT, 'no poison'); END"
-        }
-    };
-    database.execute_unprepared(statement).await.unwrap();
-}
-
-fn poison(job_id: &str) -> String {
-    serde_json::json!({ "job_id": job_id, "status": "queued", "region": "poison" }).to_string()
 }
 
 async fn a_refused_callback_is_isolated(db: Db) {
@@ -225,11 +207,7 @@ async fn operators_decide(db: Db) {
     assert!(code == Some(1) && output.contains("discarded already"), "{output}");
 
     // Mended and tried again, the job is what it would have been without the fault.
-    let mend = match db {
-        Db::Postgres => "ALTER TABLE jobs DROP CONSTRAINT no_poison",
-        Db::Sqlite => "DROP TRIGGER no_poison",
-    };
-    database.execute_unprepared(mend).await.unwrap();
+    accept_poison(&stack, db).await;
     let (code, output) = decide(&stack, &["requeue", "00/1/0"]).await;
     assert!(code == Some(0) && output.contains("00/1/0 is applied"), "{output}");
     let mended = job(&database, "mended").await.unwrap();
@@ -289,7 +267,7 @@ async fn many_dead_letters_in_a_row_stop_the_partition_and_a_repair_starts_it_ag
     assert_eq!(job(&database, "good").await.unwrap().status, Status::Queued);
 
     // The broken deployment is mended; what waits in the stream is applied as if nothing was.
-    database.execute_unprepared("DROP TRIGGER no_poison").await.unwrap();
+    accept_poison(&stack, Db::Sqlite).await;
     stack.start_worker().await.unwrap();
     wait_for_status(&stack, &database, "good", Status::Running).await;
     let row = partitions(&database).await.remove(0);

@@ -1,0 +1,269 @@
+//! One pass over a partition: its stream up to the checkpoint, beside the database's rows.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use anyhow::{Context as _, bail};
+use async_nats::jetstream::stream::Stream;
+use shared::partition::Partition;
+
+use super::Context;
+use super::differ::Differences;
+use super::fold::{Counts, Entry, Fold};
+use super::ledger::Ledger;
+use crate::consumer::{kept_msg_id, look_ahead, micros};
+use crate::entity::job::Model as Job;
+use crate::entity::job_event::Effect;
+use crate::entity::partition::Model as Row;
+use crate::entity::partition_gap::Model as Gap;
+use crate::event::{Content, Incoming, Message, Position, decode};
+use crate::replay::{Next, Range};
+
+/// After how many messages the size is looked at.
+const SIZE_CHECK: u64 = 100;
+/// Into how many slices of its jobs a partition is cut at the most.
+const MAX_SLICES: u64 = 1 << 12;
+
+/// A partition's stream, found to be the one that was applied.
+pub(super) struct Source {
+    stream: Stream,
+    pub(super) partition: Partition,
+    partitions: u16,
+    /// The first sequence that it holds.
+    pub(super) first_seq: i64,
+    applied_seq: i64,
+}
+
+impl Source {
+    pub(super) async fn find(context: &Context<'_>, row: &Row) -> anyhow::Result<Self> {
+        let partition = Partition::new(u16::try_from(row.partition)?);
+        let name = partition.stream();
+        let stream = context
+            .jetstream
+            .get_stream(&name)
+            .await
+            .with_context(|| format!("the stream {name} is not described"))?;
+        let info = stream.cached_info();
+        let (first, last) = (info.state.first_sequence, info.state.last_sequence);
+        let (created, applied_seq) = (micros(info.created), row.applied_seq);
+        if row.stream_created_at.is_some_and(|known| known != created) {
+            bail!("the stream {name} is not the one that was applied: it was recreated");
+        }
+        if last < applied_seq.unsigned_abs() {
+            bail!("the stream {name} ends at {last}, but {applied_seq} was applied");
+        }
+        let first_seq = i64::try_from(first)?.max(1);
+        let partitions = context.partitions;
+        Ok(Self { stream, partition, partitions, first_seq, applied_seq })
+    }
+
+    /// The message at the checkpoint must be the one that was applied.
+    pub(super) async fn identify(&self, row: &Row) -> anyhow::Result<()> {
+        if self.first_seq > self.applied_seq || row.accepted_seq == Some(row.applied_seq) {
+            return Ok(());
+        }
+        let message = self.stream.get_raw_message(self.applied_seq.unsigned_abs()).await?;
+        let id = message.headers.get(async_nats::header::NATS_MESSAGE_ID);
+        if id.map(|id| kept_msg_id(id.as_str())) != row.applied_msg_id {
+            let (name, seq) = (self.partition.stream(), self.applied_seq);
+            bail!("the message {seq} of {name} is not the one that was applied");
+        }
+        Ok(())
+    }
+
+    fn number(&self) -> i32 {
+        i32::from(self.partition.number())
+    }
+}
+
+/// Why a pass over a partition has to be made anew.
+pub(super) enum Again {
+    /// The janitor has purged messages that were about to be read.
+    Purged,
+    /// The jobs do not fit.
+    Slices,
+}
+
+/// What one pass over a partition brings.
+pub(super) struct Pass {
+    pub(super) jobs: HashMap<String, Job>,
+    pub(super) counts: Counts,
+    pub(super) differences: Differences,
+    pub(super) messages: u64,
+    pub(super) skipped: u64,
+    /// Orders that were carried out on dead letters of this part of the stream, in all slices.
+    pub(super) orders: u64,
+}
+
+/// Which jobs a pass folds.
+pub(super) enum Slice<'a> {
+    /// One part of them.
+    Part { slice: u64, slices: u64 },
+    /// Only one.
+    Job(&'a str),
+}
+
+impl Slice<'_> {
+    /// Whether it is the one that counts what belongs to no job.
+    fn is_first(&self) -> bool {
+        matches!(self, Self::Part { slice: 0, .. })
+    }
+
+    /// Slices of a few jobs each are not made smaller: it must be one job that is so large.
+    fn can_be_cut(&self) -> bool {
+        matches!(self, Self::Part { slices, .. } if *slices < MAX_SLICES)
+    }
+
+    fn has(&self, incoming: &Incoming) -> bool {
+        match (self, incoming.event()) {
+            (Self::Part { slices: 1, .. }, _) => true,
+            // An order is for every slice: whose dead letter it names is not known.
+            (_, None) => self.is_first() || matches!(incoming.content, Content::Order(_)),
+            (Self::Job(id), Some(event)) => *id == event.job_id(),
+            (Self::Part { slice, slices }, Some(event)) => {
+                let mut hasher = DefaultHasher::new();
+                event.job_id().hash(&mut hasher);
+                hasher.finish() % slices == *slice
+            }
+        }
+    }
+}
+
+/// Reads a partition's stream up to the checkpoint, beside the database's rows.
+pub(super) async fn pass(
+    context: &Context<'_>,
+    source: &Source,
+    slice: &Slice<'_>,
+    differences: Differences,
+) -> anyhow::Result<Result<Pass, Again>> {
+    let Context { snapshot, gaps, max_entries, .. } = *context;
+    let Source { first_seq, applied_seq, .. } = *source;
+    let number = source.number();
+    let mut decided =
+        look_ahead(&source.stream, source.partition, source.partitions, first_seq - 1).await?;
+    for (position, refusal, reason) in snapshot.refusals(number, first_seq).await? {
+        decided.insert(position, refusal, reason);
+    }
+    let held = snapshot.held_since_before(number, first_seq).await?;
+    let held = held.into_iter().flatten().collect();
+    let fold = Fold::new(number, first_seq == 1, decided, held, differences.fresh());
+    let mut reading = Reading {
+        source,
+        slice,
+        ledger: Ledger::new(snapshot, number, first_seq),
+        fold,
+        differences,
+        messages: 0,
+        skipped: 0,
+        orders: 0,
+    };
+    if first_seq <= applied_seq {
+        let mut range = Range::open(source.stream.clone(), first_seq, applied_seq).await?;
+        while let Some(next) = range.next().await? {
+            match next {
+                Next::Message(message) => reading.message(&message).await?,
+                Next::Missing { from, to } => {
+                    if source.stream.clone().info().await?.state.first_sequence
+                        > from.unsigned_abs()
+                    {
+                        range.close().await;
+                        return Ok(Err(Again::Purged));
+                    }
+                    reading.missing(from, to, gaps);
+                }
+            }
+            let is_due = reading.messages.is_multiple_of(SIZE_CHECK);
+            if is_due && slice.can_be_cut() && reading.fold.size() > max_entries {
+                range.close().await;
+                return Ok(Err(Again::Slices));
+            }
+        }
+        range.close().await;
+    }
+    reading.rest().await?;
+    let (jobs, counts, mut differences) = reading.fold.finish();
+    differences.append(reading.differences);
+    let Reading { messages, skipped, orders, .. } = reading;
+    Ok(Ok(Pass { jobs, counts, differences, messages, skipped, orders }))
+}
+
+/// A pass that is under way.
+struct Reading<'a> {
+    source: &'a Source,
+    slice: &'a Slice<'a>,
+    ledger: Ledger<'a>,
+    fold: Fold,
+    differences: Differences,
+    messages: u64,
+    skipped: u64,
+    orders: u64,
+}
+
+impl Reading<'_> {
+    async fn message(&mut self, message: &Message) -> anyhow::Result<()> {
+        self.messages += 1;
+        for incoming in decode(message, self.source.partition, self.source.partitions) {
+            let position = incoming.position;
+            let mut entry = Entry { incoming, event: None, letter: None };
+            while let Some(row) = self.ledger.event(position).await? {
+                let at = Position { seq: row.seq, idx: row.idx };
+                if at == position {
+                    entry.event = Some(row);
+                } else {
+                    self.surplus(at, &row.job_id, "job_events");
+                }
+            }
+            while let Some(row) = self.ledger.letter(position).await? {
+                let at = Position { seq: row.seq, idx: row.idx };
+                if at == position {
+                    entry.letter = Some(row);
+                } else {
+                    self.surplus(at, row.job_id.as_deref().unwrap_or_default(), "dead_letters");
+                }
+            }
+            if let (Content::Order(order), Some(row)) = (&entry.incoming.content, &entry.event) {
+                let is_within = order.target.seq >= self.source.first_seq;
+                self.orders += u64::from(is_within && row.outcome == Effect::Applied);
+            }
+            if self.slice.has(&entry.incoming) {
+                self.fold.take(entry);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows behind the last message.
+    async fn rest(&mut self) -> anyhow::Result<()> {
+        let end = Position { seq: i64::MAX, idx: 0 };
+        while let Some(row) = self.ledger.event(end).await? {
+            let at = Position { seq: row.seq, idx: row.idx };
+            self.surplus(at, &row.job_id, "job_events");
+        }
+        while let Some(row) = self.ledger.letter(end).await? {
+            let at = Position { seq: row.seq, idx: row.idx };
+            self.surplus(at, row.job_id.as_deref().unwrap_or_default(), "dead_letters");
+        }
+        Ok(())
+    }
+
+    fn surplus(&mut self, at: Position, job_id: &str, table: &str) {
+        if self.slice.is_first() {
+            let what = format!("is in {table}, but not in the stream");
+            self.differences.add(at, Some(job_id), &what);
+        }
+    }
+
+    /// Messages that are not there must be on record as skipped.
+    fn missing(&mut self, from: i64, to: i64, gaps: &[Gap]) {
+        let number = self.source.number();
+        let is_recorded = gaps
+            .iter()
+            .any(|gap| gap.partition == number && gap.from_seq <= from && to <= gap.to_seq);
+        if is_recorded {
+            self.skipped += (to - from + 1).unsigned_abs();
+        } else if self.slice.is_first() {
+            let what = format!("the messages {from} to {to} are gone from the stream");
+            self.differences.push(None, None, &what);
+        }
+    }
+}

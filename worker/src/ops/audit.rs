@@ -1,0 +1,99 @@
+//! `worker audit`: proves that what was accepted is what was applied.
+
+use std::io::Write;
+
+use anyhow::bail;
+use serde_json::json;
+
+use super::print::{Table, json, printable, text};
+use super::{broker, open};
+use crate::audit::{Difference, MAX_ENTRIES, Report, audit};
+use crate::config::audit::Audit;
+use crate::store::audit::Snapshot;
+use crate::store::connection::Purpose;
+use crate::transition::RULES_VERSION;
+
+/// Runs the command and prints on `out`.
+///
+/// # Errors
+/// When the database or the broker can't be read, or something is not as the streams say.
+pub async fn run(config: Audit, out: &mut impl Write) -> anyhow::Result<()> {
+    let db = open(&config.database, Purpose::Read).await?;
+    let jetstream = broker(&config.servers).await?;
+    let snapshot = Snapshot::take(&db).await?;
+    let report = audit(&snapshot, &jetstream, MAX_ENTRIES).await?;
+    if config.json {
+        let mut value = serde_json::to_value(&report)?;
+        value["clean"] = json!(report.is_clean());
+        json(out, &value)?;
+    } else {
+        show(out, &report)?;
+    }
+    match report.differences_total {
+        0 => Ok(()),
+        1 => bail!("1 difference: what was applied is not what was accepted"),
+        many => bail!("{many} differences: what was applied is not what was accepted"),
+    }
+}
+
+fn show(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
+    let mut table = Table::new(["PARTITION", "FROM", "TO", "MESSAGES", "SKIPPED", "STOPPED"]);
+    for covered in &report.partitions {
+        table.row([
+            format!("{:02}", covered.partition),
+            covered.first_seq.to_string(),
+            covered.applied_seq.to_string(),
+            covered.messages.to_string(),
+            covered.skipped.to_string(),
+            text(covered.stopped_reason.as_deref()),
+        ]);
+    }
+    table.print(out)?;
+    let counts = report.counts;
+    writeln!(out)?;
+    for (count, what) in [
+        (counts.events, "events in the streams, each looked up in the database"),
+        (counts.heartbeats, "of them heartbeats"),
+        (report.jobs_covered, "jobs folded from their beginning"),
+        (
+            report.jobs_partly_covered,
+            "jobs began before what the streams hold: their events follow each other",
+        ),
+        (counts.dead, "dead letters wait for a decision"),
+        (counts.held, "callbacks are held behind them"),
+        (counts.discarded, "callbacks were discarded"),
+        (counts.without_job, "heartbeats of jobs that are no longer there"),
+    ] {
+        writeln!(out, "{count:>10}  {what}")?;
+    }
+    let other_rules: Vec<String> = report
+        .partitions
+        .iter()
+        .filter(|covered| covered.rules_from_seq > covered.first_seq)
+        .map(|covered| format!("{:02} below {}", covered.partition, covered.rules_from_seq))
+        .collect();
+    if !other_rules.is_empty() {
+        writeln!(
+            out,
+            "\napplied by other rules than version {RULES_VERSION}, and only compared with it: {}",
+            other_rules.join(", ")
+        )?;
+        list(out, "differs, as it may under other rules", &report.other_rules)?;
+    }
+    if !report.is_clean() {
+        writeln!(out)?;
+        list(out, "differs", &report.differences)?;
+        let more = report.differences_total - report.differences.len() as u64;
+        if more > 0 {
+            writeln!(out, "and {more} more")?;
+        }
+    }
+    Ok(())
+}
+
+fn list(out: &mut impl Write, verb: &str, differences: &[Difference]) -> anyhow::Result<()> {
+    for difference in differences {
+        writeln!(out, "{verb}: {}", printable(&difference.to_string()))?;
+    }
+    Ok(())
+}
