@@ -69,7 +69,10 @@ pub async fn serve(
     let mut link = tokio::spawn(link.run(unlink.clone()));
 
     let readiness = readiness(link_state.clone(), shutdown.clone());
-    let ops = tokio::spawn(shared::ops::serve(ops_listener, readiness, metrics, unlink.clone()));
+    let ops = {
+        let limits = shared::ops::LIMITS;
+        tokio::spawn(shared::ops::serve(ops_listener, limits, readiness, metrics, unlink.clone()))
+    };
 
     let bundlers = Arc::new(Bundlers::new(link_state.clone(), config.limits.max_in_flight));
     let limits = config.limits;

@@ -9,6 +9,7 @@ pub mod stream;
 
 pub mod broker;
 pub mod config;
+pub mod listener;
 pub mod ops;
 pub mod shutdown;
 pub mod telemetry;

@@ -1,70 +1,41 @@
 //! The ops listener: `/livez`, `/readyz` and `/metrics`, for those who run Ackline.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::telemetry::PrometheusHandle;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-const MAX_CONNECTIONS: usize = 64;
-const HEAD_LIMIT: Duration = Duration::from_secs(10);
+use crate::listener::{self, Limits};
+use crate::telemetry::PrometheusHandle;
+
+/// Few connections, none of them for long: whoever looks comes every few seconds.
+pub const LIMITS: Limits = Limits {
+    max_connections: 64,
+    header_timeout: Duration::from_secs(30),
+    write_timeout: Duration::from_secs(10),
+};
 
 /// Tells whether the process can do its work; an empty list means that it can, otherwise each
 /// line is a reason for people.
 pub type Readiness = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
-/// Serves the listener until `shutdown`.
+/// Serves the listener until `shutdown`; [`LIMITS`] are what it is given outside tests.
 pub async fn serve(
     listener: TcpListener,
+    limits: Limits,
     readiness: Readiness,
     metrics: PrometheusHandle,
     shutdown: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let accepted = tokio::select! {
-            () = shutdown.cancelled() => return,
-            accepted = async {
-                let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
-                Some((listener.accept().await, permit))
-            } => accepted,
-        };
-        let Some((accepted, permit)) = accepted else { return };
-        let Ok((stream, _)) = accepted else {
-            // Out of file descriptors, most likely; others will be closed soon.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let (readiness, metrics) = (Arc::clone(&readiness), metrics.clone());
-        let service = service_fn(move |request| {
-            let response = answer(&request, &readiness, &metrics);
-            async move { Ok::<_, Infallible>(response) }
-        });
-        let shutdown = shutdown.clone();
-        tokio::spawn(async move {
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_LIMIT)
-                .serve_connection(TokioIo::new(stream), service);
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                // A broken connection concerns only its peer.
-                _ = connection => {}
-            }
-            drop(permit);
-        });
-    }
+    let handler = move |request| std::future::ready(answer(&request, &readiness, &metrics));
+    // What is in flight then only looks at a process that ends.
+    let _ = listener::serve(listener, limits, handler, &shutdown).await;
 }
 
 fn answer(
@@ -96,4 +67,92 @@ fn answer(
         headers.insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::time::timeout;
+    use tokio_util::sync::DropGuard;
+
+    use super::*;
+
+    /// Nothing waits for it to pass.
+    const SOON: Duration = Duration::from_secs(60);
+    const NEVER: Duration = Duration::from_secs(3600);
+    const GET: &[u8] = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    /// Serves one connection at a time, with what the process is told as its only page.
+    async fn serve_one(
+        header_timeout: Duration,
+        write_timeout: Duration,
+    ) -> (SocketAddr, DropGuard) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let limits = Limits { max_connections: 1, header_timeout, write_timeout };
+        let readiness: Readiness = Arc::new(|| vec!["x".repeat(1 << 20)]);
+        let metrics = PrometheusBuilder::new().build_recorder().handle();
+        let shutdown = CancellationToken::new();
+        tokio::spawn(serve(listener, limits, readiness, metrics, shutdown.clone()));
+        (address, shutdown.drop_guard())
+    }
+
+    /// Asks for `/livez` and reads the answer, which has no limit in time.
+    async fn ask(stream: &mut TcpStream) {
+        stream.write_all(GET).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"ok\n") {
+            assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "closed");
+        }
+    }
+
+    async fn ask_anew(address: SocketAddr) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        timeout(SOON, ask(&mut stream)).await.expect("nobody else holds the connection");
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_more_is_disconnected() {
+        let (address, _serving) = serve_one(Duration::from_millis(100), NEVER).await;
+        let unread_body = b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n";
+        for said in [&b""[..], b"GET /li", GET, unread_body] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(said).await.unwrap();
+            let mut rest = Vec::new();
+            let closed = timeout(SOON, stream.read_to_end(&mut rest)).await;
+            assert!(closed.is_ok(), "still open after {said:?}");
+        }
+        ask_anew(address).await;
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_is_disconnected() {
+        let (address, _serving) = serve_one(NEVER, Duration::from_millis(100)).await;
+        let mut deaf = TcpStream::connect(address).await.unwrap();
+        // More than the buffers of both sides hold.
+        for _ in 0..64 {
+            deaf.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        }
+        ask_anew(address).await;
+    }
+
+    #[tokio::test]
+    async fn who_comes_beyond_the_limit_waits_for_a_place() {
+        let (address, _serving) = serve_one(NEVER, NEVER).await;
+        let mut first = TcpStream::connect(address).await.unwrap();
+        ask(&mut first).await;
+        let mut second = TcpStream::connect(address).await.unwrap();
+        second.write_all(GET).await.unwrap();
+        for _ in 0..200 {
+            ask(&mut first).await;
+        }
+        let early = second.try_read(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(early, Err(std::io::ErrorKind::WouldBlock), "there was no place");
+        drop(first);
+        timeout(SOON, ask(&mut second)).await.expect("the place is free");
+    }
 }

@@ -68,6 +68,7 @@ pub async fn run(
     let ops_end = CancellationToken::new();
     let ops_task = tokio::spawn(ops::serve(
         ops_listener,
+        ops::LIMITS,
         readiness(status, config.lease),
         metrics,
         ops_end.clone(),
