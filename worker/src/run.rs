@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use async_nats::connection::State;
 use async_nats::{Client, jetstream};
 
-use sea_orm::DatabaseConnection;
+use sea_orm::{DatabaseConnection, DbErr};
 use shared::ops::{self, Readiness};
 use shared::partition::Partition;
 use shared::stream::{self, ContractError};
@@ -113,7 +113,7 @@ pub async fn run(
         owners.wait().await;
         renewing.abort();
         if let Err(error) = partitions::leave(&db, &process.id).await {
-            tracing::warn!(%error, "this worker's row stays until it is out of date");
+            tracing::warn!(%error, "this worker's row stays until another one removes it");
         }
         // Acks and deletions are sent without an answer; they must leave before the process does.
         // While the broker is away nothing answers, and nothing is lost by not waiting.
@@ -216,7 +216,7 @@ fn readiness(health: watch::Receiver<Health>, lease: Duration) -> Readiness {
 }
 
 /// Says that this process is alive, divides the partitions among all that are, and renews its
-/// leases, all in one statement.
+/// leases, all in one statement. In passing it removes the rows of processes that are long dead.
 pub(crate) async fn renew(
     process: Arc<Process>,
     name: String,
@@ -232,10 +232,17 @@ pub(crate) async fn renew(
         let at = Instant::now();
         let renewed = async {
             partitions::keep_alive(db, id, &name, lease).await?;
+            let workers = partitions::count_workers(db, lease).await?;
             // The row of a process that crashed looks alive for a while.
-            let workers = if process.alone { 1 } else { partitions::count_alive(db).await? };
-            process.share.divide(process.partitions, workers);
-            partitions::renew(db, id, lease).await
+            let alive = if process.alone { 1 } else { workers.alive.unsigned_abs() };
+            process.share.divide(process.partitions, alive);
+            let owned = partitions::renew(db, id, lease).await?;
+            if workers.long_dead > 0
+                && let Err(error) = partitions::bury(db, lease).await
+            {
+                tracing::warn!(%error, "the rows of workers that are long dead stay for now");
+            }
+            Ok::<_, DbErr>(owned)
         };
         // A database that vanished without a word must not hold the renewals up when it is back.
         match tokio::time::timeout(lease, renewed).await {

@@ -4,25 +4,32 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query};
+use sea_orm::sea_query::{Expr, ExprTrait, Func, OnConflict, Query};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait,
-    FromQueryResult, PaginatorTrait, QueryFilter, QuerySelect,
+    FromQueryResult, QueryFilter, QuerySelect,
 };
 
 use crate::entity::{partition, worker};
 
+/// After how many leases without a word the row of a process is removed.
+const DEAD_LEASES: u32 = 10;
+
 /// Now, by the database's clock, plus a duration, in the form that the columns hold.
 pub(super) fn clock(backend: DbBackend, ahead: Duration) -> Expr {
+    shifted_clock(backend, '+', ahead)
+}
+
+fn shifted_clock(backend: DbBackend, sign: char, by: Duration) -> Expr {
     // A duration in whole milliseconds has nothing that would need escaping.
-    let ms = ahead.as_millis();
+    let ms = by.as_millis();
     Expr::cust(match backend {
         DbBackend::Sqlite => {
             let seconds = format!("{}.{:03}", ms / 1000, ms % 1000);
-            format!("strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '+{seconds} seconds')")
+            format!("strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '{sign}{seconds} seconds')")
         }
         // Not now(): that is when the transaction began, before it waited for a lock.
-        _ => format!("clock_timestamp() + interval '{ms} milliseconds'"),
+        _ => format!("clock_timestamp() {sign} interval '{ms} milliseconds'"),
     })
 }
 
@@ -180,28 +187,57 @@ pub async fn keep_alive(
     Ok(())
 }
 
-/// How many processes are alive.
+/// The processes that have a row.
+#[derive(Debug, FromQueryResult)]
+pub struct Workers {
+    /// How many are alive.
+    pub alive: i64,
+    /// How many have been dead for long.
+    pub long_dead: i64,
+}
+
+/// Counts the processes.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn count_alive(db: &DatabaseConnection) -> Result<u64, DbErr> {
+pub async fn count_workers(db: &DatabaseConnection, lease: Duration) -> Result<Workers, DbErr> {
+    let alive_until = || Expr::col(worker::Column::AliveUntil);
     let now = clock(db.get_database_backend(), Duration::ZERO);
-    worker::Entity::find().filter(Expr::col(worker::Column::AliveUntil).gte(now)).count(db).await
+    let count_if = |condition: Expr| {
+        Func::coalesce([Func::sum(Expr::case(condition, 1).finally(0)).into(), Expr::value(0)])
+    };
+    let counted = worker::Entity::find()
+        .select_only()
+        .expr_as(count_if(alive_until().gte(now)), "alive")
+        .expr_as(count_if(alive_until().lt(long_ago(db, lease))), "long_dead")
+        .into_model()
+        .one(db)
+        .await?;
+    Ok(counted.unwrap_or(Workers { alive: 0, long_dead: 0 }))
 }
 
-/// Takes this process's row away, and those of processes that ended without a word.
+/// Takes away the rows of processes that ended without a word and have been dead for long. One
+/// that was only paused makes its row anew.
+///
+/// # Errors
+/// When the database fails.
+pub async fn bury(db: &DatabaseConnection, lease: Duration) -> Result<(), DbErr> {
+    worker::Entity::delete_many()
+        .filter(Expr::col(worker::Column::AliveUntil).lt(long_ago(db, lease)))
+        .exec(db)
+        .await?;
+    Ok(())
+}
+
+fn long_ago(db: &DatabaseConnection, lease: Duration) -> Expr {
+    shifted_clock(db.get_database_backend(), '-', lease.saturating_mul(DEAD_LEASES))
+}
+
+/// Takes this process's row away.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn leave(db: &DatabaseConnection, me: &str) -> Result<(), DbErr> {
-    let backend = db.get_database_backend();
-    worker::Entity::delete_many()
-        .filter(
-            Condition::any()
-                .add(worker::Column::Id.eq(me))
-                .add(Expr::col(worker::Column::AliveUntil).lt(clock(backend, Duration::ZERO))),
-        )
-        .exec(db)
-        .await?;
+    worker::Entity::delete_by_id(me).exec(db).await?;
     Ok(())
 }

@@ -8,4 +8,5 @@ mod janitor;
 mod outage;
 mod ownership;
 mod poison;
+mod restart;
 mod scale;

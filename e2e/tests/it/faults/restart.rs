@@ -1,0 +1,83 @@
+//! A worker that crashes and comes back, and what it leaves behind if it does not.
+
+use chrono::TimeDelta;
+use e2e::load::Load;
+use e2e::stack::{Db, Stack};
+use sea_orm::{ActiveValue::Set, DatabaseConnection, EntityTrait, QueryOrder};
+use worker::entity::worker;
+
+use crate::expect::*;
+
+async fn workers(db: &DatabaseConnection) -> Vec<String> {
+    let rows = worker::Entity::find().order_by_asc(worker::Column::Name).all(db).await.unwrap();
+    rows.into_iter().map(|row| row.name).collect()
+}
+
+async fn works_under_its_old_name(db: Db, lease: &str) {
+    let mut stack = Stack::builder()
+        .db(db)
+        .env("WORKER_ID", "provisioner-1")
+        .env("LEASE", lease)
+        .start()
+        .await
+        .unwrap();
+    let running = Load::new(stack.ingress.addr, stack.secret(), 60).start();
+    stack.wait_until("the load goes on", SOON, async || running.accepted() >= 200).await;
+    stack.worker.process.kill9();
+    stack.start_worker().await.unwrap();
+    let report = running.finish().await.unwrap();
+    let database = stack.db().await.unwrap();
+    wait_until_applied(&stack, &database).await;
+    assert_exactly_once(&database, &report).await;
+    assert_eq!(report.accepted(), 600);
+
+    let listed = stack.worker_cli(&["partitions", "list", "--json"]).await.unwrap();
+    let owners: Vec<_> = listed.as_array().unwrap().iter().map(|row| &row["owner_name"]).collect();
+    assert_eq!(owners, ["provisioner-1"; 16]);
+    assert_audited(&stack).await;
+}
+
+#[tokio::test]
+async fn a_crashed_worker_waits_for_nothing_under_its_old_name_on_sqlite() {
+    works_under_its_old_name(Db::Sqlite, "1h").await;
+}
+
+#[tokio::test]
+async fn a_crashed_worker_waits_for_its_lease_under_its_old_name_on_postgres() {
+    works_under_its_old_name(Db::Postgres, "1s").await;
+}
+
+/// With a lease of an hour, ten of them without a word are the end of a row.
+async fn only_the_long_dead_are_forgotten(db: Db) {
+    let mut stack = Stack::builder().db(db).env("LEASE", "1h").start().await.unwrap();
+    let database = stack.db().await.unwrap();
+    assert_eq!(workers(&database).await, ["worker"]);
+    assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
+    assert!(workers(&database).await.is_empty(), "who ends in order leaves no row");
+
+    for (name, hours_ago) in [("long-dead", 11), ("silent", 9), ("alive", -1)] {
+        let row = worker::ActiveModel {
+            id: Set(name.to_owned()),
+            name: Set(name.to_owned()),
+            alive_until: Set(now() - TimeDelta::hours(hours_ago)),
+        };
+        worker::Entity::insert(row).exec_without_returning(&database).await.unwrap();
+    }
+    stack.start_worker().await.unwrap();
+    stack
+        .wait_until("the row of the long dead is removed", SOON, async || {
+            !workers(&database).await.contains(&"long-dead".to_owned())
+        })
+        .await;
+    assert_eq!(workers(&database).await, ["alive", "silent", "worker"]);
+}
+
+#[tokio::test]
+async fn a_worker_forgets_those_that_are_long_dead_on_sqlite() {
+    only_the_long_dead_are_forgotten(Db::Sqlite).await;
+}
+
+#[tokio::test]
+async fn a_worker_forgets_those_that_are_long_dead_on_postgres() {
+    only_the_long_dead_are_forgotten(Db::Postgres).await;
+}
