@@ -245,12 +245,11 @@ async fn operators_decide_what_becomes_of_dead_letters_on_postgres() {
 }
 
 #[tokio::test]
-async fn many_dead_letters_in_a_row_stop_the_partition_and_a_repair_starts_it_again() {
-    let mut stack =
-        Stack::builder().partitions(1).env("DEAD_LETTER_LIMIT", "3").start().await.unwrap();
+async fn twenty_dead_letters_in_a_row_stop_the_partition_and_a_repair_starts_it_again() {
+    let mut stack = Stack::builder().partitions(1).start().await.unwrap();
     refuse_poison(&stack, Db::Sqlite).await;
     accept(&stack, status("good", "queued")).await;
-    for n in 0..5 {
+    for n in 0..22 {
         accept(&stack, poison(&format!("bad-{n}"))).await;
     }
     accept(&stack, status("good", "running")).await;
@@ -262,8 +261,8 @@ async fn many_dead_letters_in_a_row_stop_the_partition_and_a_repair_starts_it_ag
         })
         .await;
     let row = partitions(&database).await.remove(0);
-    assert_eq!((row.applied_seq, row.dead_letters_in_row), (4, 3));
-    assert_eq!(dead_letters(&database).await.len(), 3);
+    assert_eq!((row.applied_seq, row.dead_letters_in_row), (21, 20));
+    assert_eq!(dead_letters(&database).await.len(), 20);
     assert_eq!(job(&database, "good").await.unwrap().status, Status::Queued);
 
     // The broken deployment is mended; what waits in the stream is applied as if nothing was.
@@ -273,5 +272,5 @@ async fn many_dead_letters_in_a_row_stop_the_partition_and_a_repair_starts_it_ag
     let row = partitions(&database).await.remove(0);
     assert_eq!((row.stopped_reason, row.dead_letters_in_row), (None, 0));
     let ids: Vec<String> = jobs(&database).await.into_iter().map(|job| job.id).collect();
-    assert_eq!(ids, ["bad-3", "bad-4", "good"]);
+    assert_eq!(ids, ["bad-20", "bad-21", "good"]);
 }
