@@ -34,6 +34,17 @@ pub enum ContractError {
         /// What differs, for people.
         differences: Vec<String>,
     },
+    /// There are more streams than their metadata name.
+    #[error(
+        "the stream {stream} exists, but the others name only {partitions} partitions in their \
+         metadata ({PARTITIONS_KEY}): their number never changes, set it back"
+    )]
+    TooMany {
+        /// The first stream that is too many.
+        stream: String,
+        /// How many partitions there should be.
+        partitions: u16,
+    },
     /// The broker did not answer.
     #[error("the broker did not describe the stream {stream}")]
     Broker {
@@ -144,9 +155,8 @@ pub async fn find(
 /// The first stream that is missing or differs, or that the broker does not describe.
 pub async fn check(jetstream: &jetstream::Context) -> Result<u16, ContractError> {
     let describe = async |partition: Partition| {
-        find(jetstream, partition)
-            .await
-            .map_err(|source| ContractError::Broker { stream: partition.stream(), source })?
+        describe(jetstream, partition)
+            .await?
             .ok_or_else(|| ContractError::Missing(partition.stream()))
     };
     let first = describe(Partition::new(0)).await?;
@@ -161,7 +171,34 @@ pub async fn check(jetstream: &jetstream::Context) -> Result<u16, ContractError>
             return Err(ContractError::Differs { stream: partition.stream(), differences });
         }
     }
+    check_no_more(jetstream, partitions).await?;
     Ok(partitions)
+}
+
+/// Checks that there is no stream beyond those that the metadata name: with a smaller number in
+/// all metadata, jobs would change their partition.
+///
+/// # Errors
+/// [`ContractError::TooMany`], or that the broker does not answer.
+pub async fn check_no_more(
+    jetstream: &jetstream::Context,
+    partitions: u16,
+) -> Result<(), ContractError> {
+    if partitions < MAX_PARTITIONS
+        && let Some(info) = describe(jetstream, Partition::new(partitions)).await?
+    {
+        return Err(ContractError::TooMany { stream: info.config.name, partitions });
+    }
+    Ok(())
+}
+
+async fn describe(
+    jetstream: &jetstream::Context,
+    partition: Partition,
+) -> Result<Option<Info>, ContractError> {
+    find(jetstream, partition)
+        .await
+        .map_err(|source| ContractError::Broker { stream: partition.stream(), source })
 }
 
 #[cfg(test)]

@@ -79,8 +79,13 @@ pub async fn run(
     let jetstream = jetstream::new(client.clone());
     let Some(partitions) = check_streams(&jetstream, &shutdown).await? else { return Ok(()) };
     let rows = schema::count_partitions(&db).await?;
-    if rows != usize::from(partitions) {
-        bail!("the database has {rows} partitions, the broker {partitions}: run `worker migrate`");
+    match rows {
+        0 => bail!("the database has no partitions yet: run `worker migrate`"),
+        rows if rows == usize::from(partitions) => {}
+        _ => bail!(
+            "the database has {rows} partitions, the streams {partitions}: they do not belong \
+             together; check DATABASE_URL and NATS_URL"
+        ),
     }
 
     let process = Arc::new(Process {

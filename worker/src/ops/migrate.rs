@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 use async_nats::jetstream;
+use async_nats::jetstream::stream::Config;
 use sea_orm::DatabaseConnection;
 use shared::partition::Partition;
 use shared::stream::{self, DEFAULT_PARTITIONS};
@@ -30,8 +31,17 @@ pub async fn migrate(config: Migrate) -> anyhow::Result<()> {
 
     schema::migrate(&db).await.context("the schema can't be brought up to date")?;
     let partitions = choose_partitions(&config, &db, &jetstream).await?;
+    // All are looked at before any is changed.
+    let mut found = Vec::new();
     for partition in Partition::all(partitions) {
-        create_or_check(&config, &jetstream, partition, partitions).await?;
+        found.push((partition, find_and_check(&jetstream, partition, partitions).await?));
+    }
+    stream::check_no_more(&jetstream, partitions).await?;
+    for (partition, found) in found {
+        match found {
+            None => create(&config, &jetstream, partition, partitions).await?,
+            Some(found) => change(&config, &jetstream, found).await?,
+        }
     }
     schema::create_partitions(&db, partitions).await?;
     tracing::info!(partitions, "the schema and the streams are ready");
@@ -54,7 +64,12 @@ async fn choose_partitions(
     let in_broker = match &first {
         None => None,
         Some(info) => Some(stream::partitions_of(&info.config).with_context(|| {
-            format!("the stream {} exists, but is not Ackline's", info.config.name)
+            format!(
+                "the stream {} exists, but its metadata name no {}: it is not Ackline's, or was \
+                 changed",
+                info.config.name,
+                stream::PARTITIONS_KEY
+            )
         })?),
     };
     let chosen = in_broker.or(in_database).or(config.partitions).unwrap_or(DEFAULT_PARTITIONS);
@@ -63,47 +78,66 @@ async fn choose_partitions(
         if let Some(number) = number.filter(|number| *number != chosen) {
             bail!(
                 "there are {chosen} partitions, but {who} {number}: their number is chosen once \
-                 and can't be changed"
+                 and can't be changed, and a database and its streams belong together"
             );
         }
     }
     Ok(chosen)
 }
 
-async fn create_or_check(
+async fn find_and_check(
+    jetstream: &jetstream::Context,
+    partition: Partition,
+    partitions: u16,
+) -> anyhow::Result<Option<Config>> {
+    let name = partition.stream();
+    let Some(info) = stream::find(jetstream, partition)
+        .await
+        .with_context(|| format!("the broker does not describe {name}"))?
+    else {
+        return Ok(None);
+    };
+    let differences = stream::differences(&info.config, partition, partitions);
+    if !differences.is_empty() {
+        bail!("the stream {name} differs from the contract: {}", differences.join("; "));
+    }
+    Ok(Some(info.config))
+}
+
+async fn create(
     config: &Migrate,
     jetstream: &jetstream::Context,
     partition: Partition,
     partitions: u16,
 ) -> anyhow::Result<()> {
     let name = partition.stream();
-    let Some(info) = stream::find(jetstream, partition)
+    let replicas = config.replicas.unwrap_or(DEFAULT_REPLICAS);
+    let max_bytes = config.max_bytes.unwrap_or(DEFAULT_MAX_BYTES);
+    jetstream
+        .create_stream(stream::config(partition, partitions, replicas, max_bytes))
         .await
-        .with_context(|| format!("the broker does not describe {name}"))?
-    else {
-        let replicas = config.replicas.unwrap_or(DEFAULT_REPLICAS);
-        let max_bytes = config.max_bytes.unwrap_or(DEFAULT_MAX_BYTES);
-        jetstream
-            .create_stream(stream::config(partition, partitions, replicas, max_bytes))
-            .await
-            .with_context(|| format!("the stream {name} can't be created"))?;
-        tracing::info!(stream = name, replicas, max_bytes, "created");
-        return Ok(());
-    };
-    let differences = stream::differences(&info.config, partition, partitions);
-    if !differences.is_empty() {
-        bail!("the stream {name} differs from the contract: {}", differences.join("; "));
-    }
-    let mut wanted = info.config.clone();
+        .with_context(|| format!("the stream {name} can't be created"))?;
+    tracing::info!(stream = name, replicas, max_bytes, "created");
+    Ok(())
+}
+
+/// Gives a stream its replicas and size, where they were said.
+async fn change(
+    config: &Migrate,
+    jetstream: &jetstream::Context,
+    found: Config,
+) -> anyhow::Result<()> {
+    let mut wanted = found.clone();
     wanted.num_replicas = config.replicas.unwrap_or(wanted.num_replicas);
     wanted.max_bytes = config.max_bytes.unwrap_or(wanted.max_bytes);
-    if wanted != info.config {
-        let (replicas, max_bytes) = (wanted.num_replicas, wanted.max_bytes);
-        jetstream
-            .update_stream(wanted)
-            .await
-            .with_context(|| format!("the stream {name} can't be changed"))?;
-        tracing::info!(stream = name, replicas, max_bytes, "changed");
+    if wanted == found {
+        return Ok(());
     }
+    let (name, replicas, max_bytes) = (found.name, wanted.num_replicas, wanted.max_bytes);
+    jetstream
+        .update_stream(wanted)
+        .await
+        .with_context(|| format!("the stream {name} can't be changed"))?;
+    tracing::info!(stream = name, replicas, max_bytes, "changed");
     Ok(())
 }

@@ -8,5 +8,6 @@ mod janitor;
 mod outage;
 mod ownership;
 mod poison;
+mod refusals;
 mod restart;
 mod scale;

@@ -1,7 +1,5 @@
 //! Who owns a partition, and whether the stream is the one that was applied.
 
-use std::time::Duration;
-
 use async_nats::jetstream::{self, stream::Config};
 use e2e::process::Process;
 use e2e::stack::{Db, Stack};
@@ -311,35 +309,4 @@ async fn migrating_twice_and_at_once_is_harmless_and_the_number_of_partitions_st
     assert_eq!(other.wait(SOON).await.unwrap().code(), Some(1));
     assert!(other.log().text().contains("there are 4 partitions"), "{}", other.log().text());
     assert_eq!(partitions(&stack.db().await.unwrap()).await.len(), 4);
-}
-
-#[tokio::test]
-async fn processes_refuse_what_migrate_has_not_made() {
-    let stack = Stack::builder().partitions(1).start().await.unwrap();
-    let empty = stack.dir().join("empty.db");
-    let url = format!("sqlite:{}?mode=rwc", empty.display());
-    let program = stack.program("worker").unwrap().args(["run"]);
-    let mut without_schema =
-        stack.spawn(&program.env("DATABASE_URL", &url).env("OPS_LISTEN", "127.0.0.1:0")).unwrap();
-    assert_eq!(without_schema.wait(SOON).await.unwrap().code(), Some(1));
-    assert!(without_schema.log().text().contains("run `worker migrate`"));
-
-    let jetstream = jetstream::new(stack.nats.client().await.unwrap());
-    jetstream.delete_stream("CALLBACKS-00").await.unwrap();
-    let program = stack.program("ingress").unwrap();
-    let program = program.env("INGRESS_LISTEN", "127.0.0.1:0").env("OPS_LISTEN", "127.0.0.1:0");
-    let ingress = stack.spawn(&program).unwrap();
-    let ops = stack
-        .wait_for("ingress listens", SOON, async || {
-            let line = ingress.log().find_line(|line| line.contains("\"listening\""))?;
-            let line: serde_json::Value = serde_json::from_str(&line).ok()?;
-            line["ops"].as_str()?.parse().ok()
-        })
-        .await;
-    stack
-        .wait_until("ingress says why it is not ready", Duration::from_secs(30), async || {
-            let answer = e2e::http::get(ops, "/readyz").await.unwrap();
-            answer.status == 503 && answer.text().contains("CALLBACKS-00 is missing")
-        })
-        .await;
 }

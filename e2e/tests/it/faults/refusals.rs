@@ -1,0 +1,163 @@
+//! What does not fit is refused with a word on what to do, and left as it is.
+
+use std::net::SocketAddr;
+
+use async_nats::jetstream::{self, Context};
+use bytes::Bytes;
+use e2e::http::Client;
+use e2e::load::Load;
+use e2e::process::Process;
+use e2e::stack::{CALLBACK_PATH, Stack};
+use hyper::Method;
+use sea_orm::ConnectionTrait;
+use shared::partition::Partition;
+use shared::stream::PARTITIONS_KEY;
+
+use crate::expect::*;
+
+/// Runs a command of the worker, which must refuse, and returns why.
+async fn refused(stack: &Stack, args: &[&str]) -> String {
+    let program = stack.program("worker").unwrap().args(args).env("OPS_LISTEN", "127.0.0.1:0");
+    let mut process = stack.spawn(&program).unwrap();
+    let code = process.wait(SOON).await.unwrap().code();
+    let why = process.log().text();
+    assert_eq!(code, Some(1), "{args:?}: {why}");
+    why
+}
+
+/// Starts an ingress and waits until it says that it is not ready for this reason.
+async fn unready_ingress(stack: &Stack, reason: &str) -> (Process, SocketAddr) {
+    let program = stack.program("ingress").unwrap();
+    let program = program.env("INGRESS_LISTEN", "127.0.0.1:0").env("OPS_LISTEN", "127.0.0.1:0");
+    let ingress = stack.spawn(&program).unwrap();
+    let (callbacks, ops) = stack
+        .wait_for("ingress listens", SOON, async || {
+            let line = ingress.log().find_line(|line| line.contains("\"listening\""))?;
+            let line: serde_json::Value = serde_json::from_str(&line).ok()?;
+            let address = |field: &str| line[field].as_str()?.parse().ok();
+            Some((address("addr")?, address("ops")?))
+        })
+        .await;
+    stack
+        .wait_until(&format!("ingress is not ready: {reason}"), SOON, async || {
+            let answer = e2e::http::get(ops, "/readyz").await.unwrap();
+            answer.status == 503 && answer.text().contains(reason)
+        })
+        .await;
+    (ingress, callbacks)
+}
+
+#[tokio::test]
+async fn processes_refuse_what_migrate_has_not_made() {
+    let stack = Stack::builder().partitions(2).start().await.unwrap();
+    let empty = stack.dir().join("empty.db");
+    let url = format!("sqlite:{}?mode=rwc", empty.display());
+    let why = refused(&stack, &["run", "--database-url", &url]).await;
+    assert!(why.contains("run `worker migrate`"), "{why}");
+
+    let jetstream = jetstream::new(stack.nats.client().await.unwrap());
+    jetstream.delete_stream("CALLBACKS-00").await.unwrap();
+    unready_ingress(&stack, "CALLBACKS-00 is missing").await;
+
+    // Nor does migrate begin with what it could not finish.
+    name_number(&jetstream, Partition::new(1), Some(8)).await;
+    let why = refused(&stack, &["migrate"]).await;
+    assert!(why.contains("CALLBACKS-01 differs"), "{why}");
+    assert_eq!(streams(&jetstream).await, [("CALLBACKS-01".to_owned(), Some(8), 0)]);
+}
+
+/// Lets the metadata of a stream name this number of partitions, or none.
+async fn name_number(jetstream: &Context, partition: Partition, number: Option<u16>) {
+    let stream = jetstream.get_stream(partition.stream()).await.unwrap();
+    let mut config = stream.cached_info().config.clone();
+    match number {
+        Some(number) => config.metadata.insert(PARTITIONS_KEY.into(), number.to_string()),
+        None => config.metadata.remove(PARTITIONS_KEY),
+    };
+    jetstream.update_stream(config).await.unwrap();
+}
+
+/// Every stream's name, number of partitions and end.
+async fn streams(jetstream: &Context) -> Vec<(String, Option<u16>, u64)> {
+    let mut streams = Vec::new();
+    for partition in Partition::all(shared::partition::MAX_PARTITIONS) {
+        let Some(info) = shared::stream::find(jetstream, partition).await.unwrap() else {
+            continue;
+        };
+        let partitions = shared::stream::partitions_of(&info.config);
+        streams.push((info.config.name, partitions, info.state.last_sequence));
+    }
+    streams
+}
+
+#[tokio::test]
+async fn a_wrong_number_of_partitions_is_refused_everywhere_and_changes_nothing() {
+    let mut stack = Stack::builder().partitions(4).start().await.unwrap();
+    let db = stack.db().await.unwrap();
+    let jetstream = jetstream::new(stack.nats.client().await.unwrap());
+    let report = Load::new(stack.ingress.addr, stack.secret(), 20).run().await.unwrap();
+    stack.worker.process.kill9();
+    let rows = partitions(&db).await;
+
+    let (n, eight) = (Some(4), Some(8));
+    let no_metadata = "name ackline-partitions";
+    let cases = [
+        // What the streams' metadata name; what is said by processes, and by `worker migrate`.
+        ([n, n, eight, n], "CALLBACKS-02 differs", "CALLBACKS-02 differs"),
+        ([n, n, None, n], "CALLBACKS-02 differs", "CALLBACKS-02 differs"),
+        (
+            [eight, n, n, n],
+            "CALLBACKS-01 differs",
+            "there are 8 partitions, but the database has 4",
+        ),
+        ([None, n, n, n], no_metadata, "name no ackline-partitions"),
+        ([eight; 4], "CALLBACKS-04 is missing", "there are 8 partitions, but the database has 4"),
+        ([Some(2); 4], "CALLBACKS-02 exists", "there are 2 partitions, but the database has 4"),
+    ];
+    for (metadata, reason, of_migrate) in cases {
+        for (partition, number) in Partition::all(4).zip(metadata) {
+            name_number(&jetstream, partition, number).await;
+        }
+        let before = streams(&jetstream).await;
+        let why = refused(&stack, &["run"]).await;
+        assert!(why.contains(reason), "{metadata:?}: {why}");
+        let why = refused(&stack, &["migrate"]).await;
+        assert!(why.contains(of_migrate), "{metadata:?}: {why}");
+
+        let (_ingress, callbacks) = unready_ingress(&stack, reason).await;
+        let body = Bytes::from(status("refused", "queued"));
+        let signature = stack.sign(&body);
+        let headers = [("x-signature", signature.as_str())];
+        let answer = Client::new(callbacks).send(Method::POST, CALLBACK_PATH, &headers, body).await;
+        assert_eq!(answer.unwrap().status, 503, "{metadata:?}");
+        assert_eq!(streams(&jetstream).await, before);
+        assert_eq!(partitions(&db).await, rows);
+    }
+
+    // A database without rows of its own is not filled from such streams, either.
+    let url = format!("sqlite:{}?mode=rwc", stack.dir().join("new.db").display());
+    let why = refused(&stack, &["migrate", "--database-url", &url]).await;
+    assert!(why.contains("CALLBACKS-02 exists"), "{why}");
+
+    // The streams are right again, and the database is another one.
+    for partition in Partition::all(4) {
+        name_number(&jetstream, partition, n).await;
+    }
+    let another = "INSERT INTO partitions \
+                   (partition, epoch, applied_seq, rules_version, dead_letters_in_row) \
+                   VALUES (4, 0, 0, 1, 0)";
+    db.execute_unprepared(another).await.unwrap();
+    let why = refused(&stack, &["run"]).await;
+    assert!(why.contains("the database has 5 partitions, the streams 4"), "{why}");
+    let why = refused(&stack, &["migrate"]).await;
+    assert!(why.contains("there are 4 partitions, but the database has 5"), "{why}");
+    db.execute_unprepared("DELETE FROM partitions WHERE partition = 4").await.unwrap();
+    assert_eq!(partitions(&db).await, rows);
+
+    stack.start_ingress().await.unwrap();
+    stack.start_worker().await.unwrap();
+    wait_until_applied(&stack, &db).await;
+    assert_exactly_once(&db, &report).await;
+    assert_eq!(report.accepted(), 200);
+    assert_audited(&stack).await;
+}
