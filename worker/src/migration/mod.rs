@@ -1,10 +1,21 @@
 //! The schema, as forward-only steps. A step that has been released is never edited.
+//!
+//! Steps are numbered in their names. A step only adds, so that programs of the version before go
+//! on working until they are replaced. One that takes away what an earlier version uses says so by
+//! its name: `m20270301_000009_needs_000005_drop_region` is for programs that know step 5, and all
+//! older ones refuse a database that has it.
 
 mod m20261101_000001_first;
 mod m20261123_000002_gaps;
 mod m20261123_000003_replay;
 
 use sea_orm_migration::prelude::*;
+
+/// The step that a program must know where the named one was taken, if it takes something away.
+pub(crate) fn needed_by(name: &str) -> Option<usize> {
+    let mut words = name.split('_').skip(2);
+    if words.next()? == "needs" { words.next()?.parse().ok() } else { None }
+}
 
 /// All steps, oldest first.
 #[derive(Debug)]
@@ -18,5 +29,30 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000002_gaps::Migration),
             Box::new(m20261123_000003_replay::Migration),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_numbered_and_need_no_later_one() {
+        for (index, step) in Migrator::migrations().iter().enumerate() {
+            let name = step.name();
+            let number = format!("_{:06}_", index + 1);
+            assert_eq!(name.get(9..17), Some(number.as_str()), "{name}");
+            let needed = needed_by(name);
+            assert_eq!(needed.is_some(), name.contains("_needs_"), "{name}");
+            assert!(needed.is_none_or(|needed| needed <= index + 1), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_step_names_the_one_that_it_needs() {
+        assert_eq!(needed_by("m20270301_000009_needs_000005_drop_region"), Some(5));
+        for expanding in ["m20261101_000001_first", "m20270301_000009_needs", "", "needs_000005"] {
+            assert_eq!(needed_by(expanding), None, "{expanding}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use sea_orm_migration::MigratorTrait;
 
 use super::connection::begin;
 use crate::entity::{dead_letter, job, job_event, partition};
-use crate::migration::Migrator;
+use crate::migration::{Migrator, needed_by};
 use crate::transition::RULES_VERSION;
 
 /// Any number that no other program on the database is likely to lock.
@@ -22,6 +22,19 @@ pub enum SchemaError {
     /// It is older than this binary.
     #[error("the database has no Ackline schema of this version: run `worker migrate`")]
     Old,
+    /// A newer version has taken away what this binary needs.
+    #[error(
+        "the database belongs to a newer version: its step {step} needs a program that knows \
+         step {needed}, and this one knows only {known}. Nothing was changed; run the newer version"
+    )]
+    New {
+        /// The step.
+        step: String,
+        /// The step that a program must know for it.
+        needed: usize,
+        /// The last step that this binary knows.
+        known: usize,
+    },
     /// The number of partitions is chosen once.
     #[error("the database has {found} partitions, not {wanted}: their number can't be changed")]
     Partitions {
@@ -46,28 +59,37 @@ pub async fn migrate(db: &DatabaseConnection) -> Result<(), SchemaError> {
             .execute_unprepared(&format!("SELECT pg_advisory_xact_lock({ADVISORY_LOCK})"))
             .await?;
     }
-    // A newer binary may have gone before; its steps only expand the schema.
-    if !missing(&transaction).await?.is_empty() || known(&transaction).await?.is_none() {
+    if !is_up_to_date(taken(&transaction).await?)? {
         Migrator::up(&transaction, None).await?;
     }
     transaction.commit().await?;
     Ok(())
 }
 
-/// Checks, read-only, that the schema is not older than this binary.
+/// Checks, read-only, that the schema is neither older than this binary nor too new for it.
 ///
 /// # Errors
-/// [`SchemaError::Old`], or that the database failed.
+/// [`SchemaError::Old`], [`SchemaError::New`], or that the database failed.
 pub async fn check(db: &DatabaseConnection) -> Result<(), SchemaError> {
-    if known(db).await?.is_some() && missing(db).await?.is_empty() {
-        Ok(())
-    } else {
-        Err(SchemaError::Old)
-    }
+    if is_up_to_date(taken(db).await?)? { Ok(()) } else { Err(SchemaError::Old) }
 }
 
-/// The steps that the database has; none when it has never been migrated.
-async fn known(db: &impl ConnectionTrait) -> Result<Option<BTreeSet<String>>, DbErr> {
+/// Whether all steps were taken that this binary knows. A newer one may have gone before: what its
+/// steps add is no concern of this one.
+fn is_up_to_date(taken: Option<BTreeSet<String>>) -> Result<bool, SchemaError> {
+    let Some(taken) = taken else { return Ok(false) };
+    let steps = Migrator::migrations();
+    let known = steps.len();
+    for step in &taken {
+        if let Some(needed) = needed_by(step).filter(|needed| *needed > known) {
+            return Err(SchemaError::New { step: step.clone(), needed, known });
+        }
+    }
+    Ok(steps.iter().all(|step| taken.contains(step.name())))
+}
+
+/// The steps that the database went through; none when it has never been migrated.
+async fn taken(db: &impl ConnectionTrait) -> Result<Option<BTreeSet<String>>, DbErr> {
     let has_table = match db.get_database_backend() {
         DbBackend::Sqlite => {
             "SELECT 1 AS found FROM sqlite_master WHERE type = 'table' AND name = 'seaql_migrations'"
@@ -80,16 +102,6 @@ async fn known(db: &impl ConnectionTrait) -> Result<Option<BTreeSet<String>>, Db
     }
     let applied = sea_orm_migration::seaql_migrations::Entity::find().all(db).await?;
     Ok(Some(applied.into_iter().map(|step| step.version).collect()))
-}
-
-async fn missing(db: &impl ConnectionTrait) -> Result<Vec<String>, DbErr> {
-    let known = known(db).await?.unwrap_or_default();
-    let steps = Migrator::migrations();
-    Ok(steps
-        .iter()
-        .map(|step| step.name().to_owned())
-        .filter(|name| !known.contains(name))
-        .collect())
 }
 
 /// How many partitions the database has; 0 before the first migration chose.

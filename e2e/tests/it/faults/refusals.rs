@@ -7,7 +7,7 @@ use bytes::Bytes;
 use e2e::http::Client;
 use e2e::load::Load;
 use e2e::process::Process;
-use e2e::stack::{CALLBACK_PATH, Stack};
+use e2e::stack::{CALLBACK_PATH, Db, Stack};
 use hyper::Method;
 use sea_orm::ConnectionTrait;
 use shared::partition::Partition;
@@ -64,6 +64,61 @@ async fn processes_refuse_what_migrate_has_not_made() {
     let why = refused(&stack, &["migrate"]).await;
     assert!(why.contains("CALLBACKS-01 differs"), "{why}");
     assert_eq!(streams(&jetstream).await, [("CALLBACKS-01".to_owned(), Some(8), 0)]);
+}
+
+async fn needs_a_newer_worker(db: Db) {
+    let mut stack = Stack::builder().db(db).partitions(2).env("LEASE", "1s").start().await.unwrap();
+    let database = stack.db().await.unwrap();
+    let take_step = async |name: &str| {
+        let step =
+            format!("INSERT INTO seaql_migrations (version, applied_at) VALUES ('{name}', 0)");
+        database.execute_unprepared(&step).await.unwrap();
+    };
+    let load = |stack: &Stack, prefix: &str| {
+        let load = Load::new(stack.ingress.addr, stack.secret(), 20);
+        Load { prefix: prefix.to_owned(), ..load }.start()
+    };
+
+    // What a newer version has added is no concern of this one.
+    take_step("m20991231_000098_more").await;
+    stack.worker_cli(&["partitions", "list", "--json"]).await.unwrap();
+    stack.start_worker().await.unwrap();
+    let mut report = load(&stack, "before").finish().await.unwrap();
+    wait_until_applied(&stack, &database).await;
+
+    take_step("m20991231_000099_needs_000098_less").await;
+    stack.worker.process.kill9();
+    let before = partitions(&database).await;
+    // Ingress knows nothing of the database, and the streams keep what it accepts.
+    let meanwhile = load(&stack, "meanwhile").finish().await.unwrap();
+    assert_eq!(meanwhile.accepted(), 200);
+    report.jobs.extend(meanwhile.jobs);
+    for args in [&["run"][..], &["migrate"], &["jobs", "list"], &["partitions", "accept", "0"]] {
+        let why = refused(&stack, args).await;
+        for part in ["m20991231_000099_needs_000098_less", "step 98", "run the newer version"] {
+            assert!(why.contains(part), "{part} in {why}");
+        }
+    }
+    assert_eq!(partitions(&database).await, before);
+    assert_eq!(jobs(&database).await.len(), 20);
+
+    // Brought back, as from a backup, it goes on where it was.
+    let take_back = "DELETE FROM seaql_migrations WHERE version LIKE '%_needs_%'";
+    database.execute_unprepared(take_back).await.unwrap();
+    stack.start_worker().await.unwrap();
+    wait_until_applied(&stack, &database).await;
+    assert_exactly_once(&database, &report).await;
+    assert_audited(&stack).await;
+}
+
+#[tokio::test]
+async fn a_database_that_needs_a_newer_worker_is_left_alone_on_sqlite() {
+    needs_a_newer_worker(Db::Sqlite).await;
+}
+
+#[tokio::test]
+async fn a_database_that_needs_a_newer_worker_is_left_alone_on_postgres() {
+    needs_a_newer_worker(Db::Postgres).await;
 }
 
 /// Lets the metadata of a stream name this number of partitions, or none.
