@@ -15,5 +15,6 @@ mod workflow;
 
 mod audit;
 mod rebuild;
+mod round_trips;
 
 mod faults;
