@@ -19,7 +19,8 @@ use crate::stack::{CALLBACK_PATH, sign};
 /// What is to be sent.
 #[derive(Debug, Clone)]
 pub struct Load {
-    /// Ingresses; a connection that fails goes on with the next.
+    /// Ingresses. The connections are spread over them, and what was not accepted by one is tried
+    /// at the next.
     pub targets: Vec<SocketAddr>,
     /// What callbacks are signed with.
     pub secret: String,
@@ -56,6 +57,13 @@ impl Load {
         }
     }
 
+    /// Sends to this ingress too.
+    #[must_use]
+    pub fn also(mut self, target: SocketAddr) -> Self {
+        self.targets.push(target);
+        self
+    }
+
     /// Starts sending in the background.
     #[must_use]
     pub fn start(self) -> Running {
@@ -73,7 +81,7 @@ impl Load {
                 loop {
                     let job = next_job.fetch_add(1, Ordering::Relaxed);
                     if job >= load.jobs {
-                        return (jobs, sender.retries, sender.latencies);
+                        return (jobs, sender.latencies);
                     }
                     jobs.push(sender.send_job(job).await);
                 }
@@ -133,7 +141,7 @@ impl Load {
 /// A load that is being sent. Dropping it stops the senders.
 #[derive(Debug)]
 pub struct Running {
-    senders: JoinSet<(Vec<Job>, u64, Vec<Duration>)>,
+    senders: JoinSet<(Vec<Job>, Vec<Duration>)>,
     accepted: Arc<AtomicU64>,
     started: Instant,
 }
@@ -153,9 +161,9 @@ impl Running {
         let mut report =
             Report { jobs: Vec::new(), retries: 0, elapsed: Duration::ZERO, latencies: Vec::new() };
         while let Some(sender) = self.senders.join_next().await {
-            let (jobs, retries, latencies) = sender.context("a sender of the load")?;
+            let (jobs, latencies) = sender.context("a sender of the load")?;
+            report.retries += jobs.iter().map(|job| job.retries).sum::<u64>();
             report.jobs.extend(jobs);
-            report.retries += retries;
             report.latencies.extend(latencies);
         }
         report.elapsed = self.started.elapsed();
@@ -183,6 +191,8 @@ pub struct Job {
     pub job_id: String,
     /// The callbacks that were accepted, in the order in which they were sent.
     pub accepted: Vec<Sent>,
+    /// How many of its requests were second or later tries.
+    pub retries: u64,
     /// The callback that the job ended with because it was refused or tried too often, and why.
     pub given_up: Option<(Sent, String)>,
 }
@@ -234,7 +244,6 @@ struct Sender<'a> {
     target: usize,
     client: Client,
     accepted: &'a AtomicU64,
-    retries: u64,
     latencies: Vec<Duration>,
 }
 
@@ -242,14 +251,14 @@ impl<'a> Sender<'a> {
     fn new(load: &'a Load, number: usize, accepted: &'a AtomicU64) -> Self {
         let target = number % load.targets.len();
         let client = Client::new(load.targets[target]);
-        Self { load, target, client, accepted, retries: 0, latencies: Vec::new() }
+        Self { load, target, client, accepted, latencies: Vec::new() }
     }
 
     async fn send_job(&mut self, number: usize) -> Job {
         let job_id = self.load.job_id(number);
-        let mut job = Job { number, job_id, accepted: Vec::new(), given_up: None };
+        let mut job = Job { number, job_id, accepted: Vec::new(), retries: 0, given_up: None };
         for (sent, mut fields) in self.load.callbacks(number) {
-            match self.send(&mut fields).await {
+            match self.send(&mut fields, &mut job.retries).await {
                 Ok(()) => {
                     self.accepted.fetch_add(1, Ordering::Relaxed);
                     job.accepted.push(sent);
@@ -263,12 +272,18 @@ impl<'a> Sender<'a> {
         job
     }
 
-    /// Tries until the callback is accepted, as `curl --retry` would, or returns why it never will.
-    async fn send(&mut self, fields: &mut serde_json::Value) -> Result<(), String> {
+    /// Tries until the callback is accepted, as `curl --retry` would through a load balancer, or
+    /// returns why it never will.
+    async fn send(
+        &mut self,
+        fields: &mut serde_json::Value,
+        retries: &mut u64,
+    ) -> Result<(), String> {
         let mut reason = String::new();
         for attempt in 0..self.load.max_tries {
             if attempt > 0 {
-                self.retries += 1;
+                *retries += 1;
+                self.turn_to_the_next();
                 tokio::time::sleep(self.load.retry_pause).await;
             }
             fields["sent_at"] = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true).into();
@@ -288,15 +303,16 @@ impl<'a> Sender<'a> {
                         break;
                     }
                 }
-                Err(error) => {
-                    reason = format!("{error:#}");
-                    self.target = (self.target + 1) % self.load.targets.len();
-                    if self.load.targets.len() > 1 {
-                        self.client = Client::new(self.load.targets[self.target]);
-                    }
-                }
+                Err(error) => reason = format!("{error:#}"),
             }
         }
         Err(reason)
+    }
+
+    fn turn_to_the_next(&mut self) {
+        if self.load.targets.len() > 1 {
+            self.target = (self.target + 1) % self.load.targets.len();
+            self.client = Client::new(self.load.targets[self.target]);
+        }
     }
 }

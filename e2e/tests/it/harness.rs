@@ -109,6 +109,18 @@ async fn takes_a_load_and_shuts_down(db: Db) -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_load_goes_through_another_ingress_when_one_is_gone() -> Result<()> {
+    let stack = Stack::start(Db::Sqlite).await?;
+    let mut other = stack.start_ingress_with(&[], &[]).await?;
+    other.process.kill9();
+    let load = Load::new(stack.ingress.addr, stack.secret(), 40).also(other.addr);
+    let report = load.run().await?;
+    assert_eq!(report.accepted(), 400);
+    assert!(report.retries > 0, "half of the senders begin with the one that is gone");
+    Ok(())
+}
+
 #[test]
 fn a_process_and_its_children_end_when_it_is_dropped() -> Result<()> {
     let dir = tempfile::tempdir()?;
