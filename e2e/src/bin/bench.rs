@@ -55,13 +55,8 @@ async fn run() -> Result<()> {
 }
 
 async fn measure(db: Db, events: usize) -> Result<()> {
-    let mut stack = Stack::builder()
-        .db(db)
-        .partitions(PARTITIONS)
-        .stream_max_bytes(1 << 30)
-        .env("RUST_LOG", "warn")
-        .start()
-        .await?;
+    let mut stack =
+        Stack::builder().db(db).partitions(PARTITIONS).stream_max_bytes(1 << 30).start().await?;
     ensure!(stack.worker.process.terminate(LIMIT).await?.success(), "the worker did not end");
     let ends = fill(&stack, events / PER_JOB).await?;
     let show = |step: &str, seconds: f64, peak: Option<u64>| {

@@ -2,7 +2,9 @@
 
 use async_nats::HeaderMap;
 use async_nats::jetstream;
-use e2e::stack::{Db, Stack};
+use e2e::http::{Answer, Client};
+use e2e::stack::{CALLBACK_PATH, Db, Stack};
+use hyper::Method;
 use shared::bundle::{self, Metadata};
 use shared::partition::Partition;
 use worker::entity::dead_letter::State;
@@ -139,6 +141,120 @@ async fn a_callback_that_the_database_refuses_is_isolated_on_sqlite() {
 #[tokio::test]
 async fn a_callback_that_the_database_refuses_is_isolated_on_postgres() {
     a_refused_callback_is_isolated(Db::Postgres).await;
+}
+
+/// Sends callbacks so that they form one bundle, which no batch divides, in this order: while the
+/// broker is frozen with another one on its way, they queue up behind it.
+async fn accept_as_one_bundle(stack: &Stack, ahead: String, bodies: &[String]) {
+    stack.nats.pause();
+    let mut sending = Vec::new();
+    for body in std::iter::once(&ahead).chain(bodies) {
+        let (mut client, body) = (Client::new(stack.ingress.addr), body.clone());
+        let signature = stack.sign(body.as_bytes());
+        sending.push(tokio::spawn(async move {
+            let headers = [("x-signature", signature.as_str())];
+            client.send(Method::POST, CALLBACK_PATH, &headers, body.into()).await
+        }));
+        let queued = format!("ackline_ingress_in_flight {}", sending.len());
+        stack
+            .wait_until("ingress holds the callback", SOON, async || {
+                let page = e2e::http::get(stack.ingress.ops, "/metrics").await.unwrap().text();
+                page.lines().any(|line| line == queued)
+            })
+            .await;
+    }
+    stack.nats.resume();
+    for sent in sending {
+        let Answer { status, body, .. } = sent.await.unwrap().unwrap();
+        assert_eq!(status, 200, "{body:?}");
+    }
+}
+
+/// Poison anywhere in a batch takes only itself and what its job says later out of it.
+async fn poison_is_isolated_wherever_it_is(db: Db) {
+    let builder = Stack::builder().db(db).partitions(1).env("PUBLISH_DEADLINE", "60s");
+    let stack = builder.start().await.unwrap();
+    refuse_poison(&stack, db).await;
+    let database = stack.db().await.unwrap();
+    let (good, bad, later) = ("good", "bad", "later");
+    let batches: [&[&str]; 7] = [
+        &[bad, good, good, later, good, good],
+        &[good, good, bad, good, later, good],
+        &[good, good, good, good, good, bad],
+        &[bad, bad, good, good, good, later],
+        &[good, bad, good, good, later, bad],
+        &[bad, good, good, good, good, bad],
+        &[bad],
+    ];
+    let mut healthy = Vec::new();
+    for (number, batch) in batches.into_iter().enumerate() {
+        let mut bad_job = String::new();
+        let mut bodies = Vec::new();
+        let mut expected = Vec::new();
+        let seq = 3 * number as i64 + 2;
+        for (idx, what) in batch.iter().enumerate() {
+            let id = format!("{number}-{idx}");
+            let body = match *what {
+                "good" => {
+                    healthy.push(id.clone());
+                    status(&id, "queued")
+                }
+                "bad" => {
+                    bad_job.clone_from(&id);
+                    poison(&id)
+                }
+                // Of the job of the last poison.
+                _ => status(&bad_job, "provisioning"),
+            };
+            let state = if *what == bad { State::Dead } else { State::Held };
+            if *what != good {
+                expected.push((seq, idx as i32, bad_job.clone(), state, body.clone()));
+            }
+            bodies.push(body);
+        }
+        let ahead = format!("{number}-ahead");
+        healthy.push(ahead.clone());
+        accept_as_one_bundle(&stack, status(&ahead, "queued"), &bodies).await;
+        // What comes in a later batch is held all the same.
+        let late = status(&bad_job, "running");
+        accept(&stack, late.clone()).await;
+        expected.push((seq + 1, 0, bad_job, State::Held, late));
+        wait_until_applied(&stack, &database).await;
+
+        let letters: Vec<_> = dead_letters(&database)
+            .await
+            .into_iter()
+            .filter(|letter| letter.seq >= seq)
+            .map(|letter| {
+                let payload = String::from_utf8(letter.payload).unwrap();
+                (letter.seq, letter.idx, letter.job_id.unwrap(), letter.state, payload)
+            })
+            .collect();
+        assert_eq!(letters, expected, "{batch:?}");
+        let ids: Vec<String> = jobs(&database).await.into_iter().map(|job| job.id).collect();
+        healthy.sort_unstable();
+        assert_eq!(ids, healthy, "{batch:?}");
+    }
+    let applied = events(&database).await.len();
+    assert_eq!(applied, healthy.len(), "each took effect once");
+    // The jobs beside the poison go on.
+    for id in &healthy {
+        accept(&stack, status(id, "running")).await;
+    }
+    wait_until_applied(&stack, &database).await;
+    assert!(jobs(&database).await.iter().all(|job| job.status == Status::Running));
+    assert_eq!(events(&database).await.len(), 2 * healthy.len());
+    assert_audited(&stack).await;
+}
+
+#[tokio::test]
+async fn poison_anywhere_in_a_batch_is_isolated_on_sqlite() {
+    poison_is_isolated_wherever_it_is(Db::Sqlite).await;
+}
+
+#[tokio::test]
+async fn poison_anywhere_in_a_batch_is_isolated_on_postgres() {
+    poison_is_isolated_wherever_it_is(Db::Postgres).await;
 }
 
 /// Runs `worker dead-letters` and returns its exit code and all that it printed.
