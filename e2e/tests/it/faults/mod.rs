@@ -4,6 +4,7 @@
 
 mod accept;
 mod crash;
+mod database;
 mod janitor;
 mod outage;
 mod ownership;
