@@ -95,12 +95,49 @@ impl Postgres {
     /// # Errors
     /// When psql is not there, or the SQL fails.
     pub async fn psql(&self, sql: &str) -> Result<String> {
-        let mut psql = Program::new("psql", self.bin.join("psql"), self.home.path())
-            .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, &self.url()])
-            .start()?;
-        let status = psql.wait(START_LIMIT).await?;
-        ensure!(status.success(), "psql failed: {status}\n{}", psql.log().tail(20));
-        Ok(psql.log().stdout())
+        let args = ["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, &self.url()];
+        self.run("psql", &self.bin.join("psql"), &args).await
+    }
+
+    /// Dumps the database with pg_dump under this name, while others write.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn dump(&self, name: &str) -> Result<()> {
+        let args = ["--format=custom", "--file", name, &self.url()];
+        self.run("pg_dump", &self.bin.join("pg_dump"), &args).await.map(drop)
+    }
+
+    /// Makes the database with pg_restore what it was when it was dumped under this name.
+    ///
+    /// # Errors
+    /// When it fails; then nothing has changed.
+    pub async fn restore(&self, name: &str) -> Result<()> {
+        let url = self.url();
+        let args = ["--clean", "--if-exists", "--single-transaction", "--dbname", &url, name];
+        self.run("pg_restore", &self.bin.join("pg_restore"), &args).await.map(drop)
+    }
+
+    /// Stops the server, copies its files under this name, and starts it again.
+    ///
+    /// # Errors
+    /// When one of that fails.
+    pub async fn copy_files(&mut self, name: &str) -> Result<()> {
+        self.stop_server().await?;
+        // With their owner, whom the server runs as.
+        self.run("cp", Path::new("/bin/cp"), &["-a", "data", name]).await?;
+        self.restart().await
+    }
+
+    /// Stops the server, puts the files of this name in place of its own, and starts it again.
+    ///
+    /// # Errors
+    /// When one of that fails.
+    pub async fn put_files_back(&mut self, name: &str) -> Result<()> {
+        self.stop_server().await?;
+        fs::remove_dir_all(self.home.path().join("data"))?;
+        self.run("cp", Path::new("/bin/cp"), &["-a", name, "data"]).await?;
+        self.restart().await
     }
 
     /// Kills the server with SIGKILL; its other processes notice and end.
@@ -134,6 +171,14 @@ impl Postgres {
     /// Ends a pause.
     pub fn resume(&self) {
         self.process.cont();
+    }
+
+    /// Runs a program that ends by itself in the cluster's directory, and returns what it prints.
+    async fn run(&self, name: &str, program: &Path, args: &[&str]) -> Result<String> {
+        let mut process = Program::new(name, program, self.home.path()).args(args).start()?;
+        let status = process.wait(START_LIMIT).await?;
+        ensure!(status.success(), "{name} failed: {status}\n{}", process.log().tail(20));
+        Ok(process.log().stdout())
     }
 
     fn start_again(&mut self) -> Result<()> {

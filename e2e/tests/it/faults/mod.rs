@@ -11,4 +11,5 @@ mod ownership;
 mod poison;
 mod refusals;
 mod restart;
+mod restore;
 mod scale;
