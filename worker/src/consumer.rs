@@ -1,12 +1,15 @@
 //! Reads a partition's stream in order, through a consumer of its own; the only place that acks.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::pull::{Config, Stream as Messages};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, Context};
+use async_nats::{Client, HeaderMap, Statistics};
 use chrono::{DateTime, Utc};
 use futures::{FutureExt, StreamExt};
 use shared::bundle;
@@ -26,6 +29,8 @@ const FIRST_MESSAGE_LIMIT: Duration = Duration::from_secs(10);
 /// What a pull may bring: bounds this process's memory per partition.
 const PULL_MESSAGES: usize = 256;
 const PULL_BYTES: usize = 4 * 1024 * 1024;
+/// How many of the messages that were let through are remembered: more than are prefetched.
+const REMEMBERED: usize = 1024;
 /// What is kept of a message id, in bytes; ours have 32.
 const MAX_MSG_ID_BYTES: usize = 200;
 
@@ -69,11 +74,57 @@ pub struct Feed {
     stream: Stream,
     consumer: String,
     messages: Messages,
+    connection: Connection,
     next_seq: i64,
+    remembered: Remembered,
     carried: Option<Received>,
     /// A message that came too early. It is remembered, because whoever asks for its reason may
     /// be cancelled while the broker is asked.
     gap: Option<i64>,
+}
+
+/// The connection to the broker that a feed was opened on.
+struct Connection {
+    statistics: Arc<Statistics>,
+    number: u64,
+}
+
+impl Connection {
+    fn current(client: &Client) -> Self {
+        let statistics = client.statistics();
+        Self { number: statistics.connects.load(Ordering::Relaxed), statistics }
+    }
+
+    /// Behind another connection there may be a stream that lost its tail, with a consumer that
+    /// goes on as if nothing had happened. The client counts a connection before it hands out
+    /// the first message of it.
+    fn check(&self) -> Result<(), Trouble> {
+        if self.statistics.connects.load(Ordering::Relaxed) == self.number {
+            return Ok(());
+        }
+        Err(Trouble::Anomaly("the connection to the broker was lost in between".into()))
+    }
+}
+
+/// When each of the last messages that were let through had been stored. That tells a message that
+/// is delivered again from another one that has taken its place.
+#[derive(Debug, Default)]
+struct Remembered(VecDeque<DateTime<Utc>>);
+
+impl Remembered {
+    fn add(&mut self, stored: DateTime<Utc>) {
+        if self.0.len() == REMEMBERED {
+            self.0.pop_front();
+        }
+        self.0.push_back(stored);
+    }
+
+    /// Whether the message that was the `back`-th last had been stored then. One that is forgotten
+    /// tells nothing.
+    fn is(&self, back: i64, stored: DateTime<Utc>) -> bool {
+        let index = usize::try_from(back).ok().and_then(|back| self.0.len().checked_sub(back));
+        index.and_then(|index| self.0.get(index)) == Some(&stored)
+    }
 }
 
 /// The name of the consumer of one epoch and process.
@@ -95,6 +146,8 @@ impl Feed {
         partition: Partition,
         partitions: u16,
     ) -> Result<Self, Trouble> {
+        // Before anything is checked: all of that is known of this connection only.
+        let connection = Connection::current(&jetstream.client());
         let stream = jetstream
             .get_stream(partition.stream())
             .await
@@ -147,7 +200,9 @@ impl Feed {
             stream,
             consumer,
             messages,
+            connection,
             next_seq: start.max(1),
+            remembered: Remembered::default(),
             carried: None,
             gap: None,
         };
@@ -208,18 +263,25 @@ impl Feed {
                 Some(Err(error)) => return Err(Trouble::anomaly("the consumer failed", error)),
                 None => return Err(Trouble::Anomaly("the consumer ended".into())),
             };
+            self.connection.check()?;
             let (decoded, pending) = to_message(&message)
                 .map_err(|error| Trouble::anomaly("a message without its position", error))?;
             let seq = decoded.seq;
             if seq < self.next_seq {
-                // Delivered again; it is applied, or waits in this process already.
-                continue;
+                if self.remembered.is(self.next_seq - seq, decoded.at) {
+                    // Delivered again; it is applied, or waits in this process already.
+                    continue;
+                }
+                return Err(Trouble::Anomaly(format!(
+                    "a message {seq} came that may not be the one that was read"
+                )));
             }
             if seq > self.next_seq {
                 self.gap = Some(seq);
                 continue;
             }
             self.next_seq += 1;
+            self.remembered.add(decoded.at);
             metrics::gauge!("ackline_worker_lag_messages", "partition" => self.partition.to_string())
                 .set(pending as f64);
             return Ok(Received {
@@ -241,6 +303,14 @@ impl Feed {
             }
             _ => Trouble::Anomaly(format!("message {found} came before message {missing}")),
         }
+    }
+
+    /// Whether the connection is still the one that everything is known of.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub fn check_connection(&self) -> Result<(), Trouble> {
+        self.connection.check()
     }
 
     /// The partition that is read.
@@ -358,4 +428,23 @@ pub(crate) fn kept_msg_id(id: &str) -> String {
 
 fn header(headers: Option<&HeaderMap>, name: &str) -> Option<String> {
     Some(headers?.get(name)?.as_str().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_is_delivered_again_is_told_from_another_in_its_place() {
+        let at = |ns| DateTime::from_timestamp_nanos(1_800_000_000_000_000_000 + ns);
+        let mut remembered = Remembered::default();
+        assert!(!remembered.is(1, at(0)), "nothing was let through yet");
+        (0..5000).for_each(|ns| remembered.add(at(ns)));
+        assert!(remembered.is(1, at(4999)));
+        assert!(!remembered.is(1, at(5000)), "another message");
+        assert!(!remembered.is(2, at(4999)), "another place");
+        let oldest = REMEMBERED as i64;
+        assert!(remembered.is(oldest, at(5000 - oldest)));
+        assert!(!remembered.is(oldest + 1, at(4999 - oldest)), "forgotten");
+    }
 }

@@ -1,6 +1,6 @@
 //! Owns one partition: acquires it, reads it, applies it, and begins anew after any anomaly.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::entity::partition::Model as Row;
 use crate::janitor;
 use crate::share::{Place, Share};
 use crate::store::batch::Ownership;
-use crate::store::partitions;
+use crate::store::partitions::{self, Held};
 
 /// How long a batch may take before it counts as failed.
 const BATCH_LIMIT: Duration = Duration::from_secs(60);
@@ -61,8 +61,28 @@ pub struct Process {
 pub struct Renewed {
     /// When the renewal began.
     pub at: Instant,
-    /// The partitions and epochs that it found to be ours.
-    pub owned: Arc<HashSet<(i32, i64)>>,
+    /// What it found to be ours.
+    pub owned: Arc<HashMap<i32, Held>>,
+}
+
+impl Renewed {
+    /// Why an owner can't go on, if its row is not as it left it `since` then. A renewal that began
+    /// earlier may have come before its last commit.
+    fn contradicts(&self, mine: &Ownership, since: Instant) -> Option<End> {
+        if self.at <= since {
+            return None;
+        }
+        match self.owned.get(&mine.partition) {
+            Some(held) if held.epoch != mine.epoch => Some(End::Fenced),
+            // Whoever commits in our epoch is us, so the database itself was taken back.
+            Some(held) if held.applied_seq != mine.applied_seq => Some(End::Anomaly(format!(
+                "the checkpoint is {}, but {} was committed: the database was restored",
+                held.applied_seq, mine.applied_seq
+            ))),
+            Some(_) => None,
+            None => Some(End::Fenced),
+        }
+    }
 }
 
 /// Why an owner stopped serving.
@@ -241,13 +261,10 @@ async fn read(
     place: &Place,
     feed: &mut Feed,
     mine: &mut Ownership,
-    acquired_at: Instant,
+    mut known_since: Instant,
     shutdown: &CancellationToken,
 ) -> End {
     let mut renewed = process.renewed.clone();
-    let lost = |renewed: &Renewed, mine: &Ownership| {
-        renewed.at > acquired_at && !renewed.owned.contains(&(mine.partition, mine.epoch))
-    };
     loop {
         let batch = tokio::select! {
             () = shutdown.cancelled() => return End::Shutdown,
@@ -255,8 +272,11 @@ async fn read(
                 if changed.is_err() {
                     return End::Anomaly("the leases are no longer renewed".into());
                 }
-                if lost(&renewed.borrow_and_update(), mine) {
-                    return End::Fenced;
+                if let Some(end) = renewed.borrow_and_update().contradicts(mine, known_since) {
+                    return end;
+                }
+                if let Err(trouble) = feed.check_connection() {
+                    return trouble.into();
                 }
                 if place.is_surplus() {
                     return End::Surplus;
@@ -283,6 +303,7 @@ async fn read(
             }
             Err(_) => return End::Anomaly("a batch took too long".into()),
         }
+        known_since = Instant::now();
         show_stopped(feed.partition(), false);
         if let Some(last) = batch.last() {
             feed.ack(last).await;

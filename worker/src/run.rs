@@ -1,6 +1,5 @@
 //! `worker run`: the life of a worker process.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -253,8 +252,7 @@ pub(crate) async fn renew(
         match tokio::time::timeout(lease, renewed).await {
             Ok(Ok(owned)) => {
                 metrics::gauge!("ackline_worker_partitions_owned").set(owned.len() as f64);
-                let owned: Arc<HashSet<_>> = Arc::new(owned.into_iter().collect());
-                renewals.send_replace(Renewed { at, owned });
+                renewals.send_replace(Renewed { at, owned: Arc::new(owned) });
                 health.send_modify(|health| health.renewed_at = Some(Instant::now()));
             }
             Ok(Err(error)) => tracing::warn!(%error, "the leases are not renewed"),

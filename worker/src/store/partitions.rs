@@ -1,6 +1,7 @@
 //! Ownership in the checkpoint rows. Leases run by the database's clock and are for liveness
 //! only; what makes a late owner harmless is the fence in [`super::batch::fence`].
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -68,8 +69,16 @@ pub async fn acquire(
     Ok(rows.into_iter().next())
 }
 
-/// Renews the leases of all partitions of this process and returns what it still owns, with the
-/// epochs.
+/// A partition of this process, as its row says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// The epoch.
+    pub epoch: i64,
+    /// The checkpoint.
+    pub applied_seq: i64,
+}
+
+/// Renews the leases of all partitions of this process and returns what it still owns.
 ///
 /// # Errors
 /// When the database fails.
@@ -77,13 +86,14 @@ pub async fn renew(
     db: &DatabaseConnection,
     me: &str,
     lease: Duration,
-) -> Result<Vec<(i32, i64)>, DbErr> {
+) -> Result<HashMap<i32, Held>, DbErr> {
     let rows = partition::Entity::update_many()
         .col_expr(partition::Column::LeaseUntil, clock(db.get_database_backend(), lease))
         .filter(partition::Column::Owner.eq(me))
         .exec_with_returning(db)
         .await?;
-    Ok(rows.into_iter().map(|row| (row.partition, row.epoch)).collect())
+    let held = |row: partition::Model| Held { epoch: row.epoch, applied_seq: row.applied_seq };
+    Ok(rows.into_iter().map(|row| (row.partition, held(row))).collect())
 }
 
 /// Gives a partition back, if it is still ours.

@@ -12,4 +12,5 @@ mod poison;
 mod refusals;
 mod restart;
 mod restore;
+mod restore_live;
 mod scale;

@@ -282,7 +282,7 @@ async fn a_stream_restored_from_an_older_backup_stops_its_partition() {
     assert!(job(&db, "c").await.is_none());
 }
 
-fn copy(from: &std::path::Path, to: &std::path::Path) {
+pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().flatten() {
         let target = to.join(entry.file_name());
