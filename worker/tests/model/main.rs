@@ -4,15 +4,17 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 #![allow(clippy::print_stdout, reason = "how much was explored is worth a line")]
 
+mod perform;
 mod protocol;
 mod state;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
 use crate::protocol::{
-    APPLIED_IN_THE_END, Fence, KNOWS_CHECKPOINT, NEVER_SKIPS, ONCE_IN_ORDER, Protocol,
+    APPLIED_IN_THE_END, Fence, KNOWS_CHECKPOINT, LateRenewals, NEVER_SKIPS, NO_FALSE_ALARMS,
+    ONCE_IN_ORDER, Protocol,
 };
-use crate::state::Faults;
+use crate::state::{Fate, Faults};
 
 /// Three faults at most, of the kinds that a test adds.
 const THREE_OF: Faults = Faults {
@@ -31,8 +33,12 @@ fn protocol(faults: Faults) -> Protocol {
         fence: Fence::EpochOwnerAndCheckpoint,
         fresh_consumers: true,
         acquiring_reads: true,
-        callback_after_restore: true,
-        lost_tail_ends_consumers: true,
+        renewal_brings_checkpoint: true,
+        late_renewals: LateRenewals::None,
+        reconnects_are_anomalies: true,
+        compares_redelivered: true,
+        lost_tail_disconnects: true,
+        fates: &[Fate::Gone, Fate::Remade, Fate::Rewound, Fate::Kept],
         messages: 3,
         faults,
     }
@@ -82,7 +88,7 @@ fn a_database_that_is_restored() {
         commits: 1,
         ..THREE_OF
     };
-    holds("restores", Protocol { messages: 2, ..protocol(faults) });
+    holds("restores", Protocol { messages: 2, fates: &[Fate::Kept], ..protocol(faults) });
 }
 
 #[test]
@@ -130,20 +136,57 @@ fn after_a_restore_epoch_and_owner_are_not_enough_of_a_fence() {
     finds(ONCE_IN_ORDER, Protocol { fence: Fence::EpochAndOwner, ..protocol(faults) });
 }
 
-// What the protocol counts on, besides its own means.
-
-/// The renewal compares the epoch only, so an owner that was taken back in its own epoch notices
-/// it by the fence, and that needs something to apply.
+/// An owner that was taken back in its own epoch would notice it by the fence only, and that needs
+/// something to apply.
 #[test]
-fn a_restore_under_its_owner_is_noticed_with_the_next_callback() {
+fn without_the_checkpoint_in_the_renewal_a_restore_is_not_noticed() {
     let faults = Faults { total: 1, restores: 1, ..THREE_OF };
-    finds(APPLIED_IN_THE_END, Protocol { callback_after_restore: false, ..protocol(faults) });
+    finds(APPLIED_IN_THE_END, Protocol { renewal_brings_checkpoint: false, ..protocol(faults) });
 }
 
-/// A consumer that outlives the loss delivers other messages at sequences that were applied; they
-/// would be dropped as delivered again.
+/// A renewal that read the row before a commit says nothing about what that commit left.
 #[test]
-fn a_lost_tail_must_end_the_consumers() {
+fn a_renewal_that_began_before_a_commit_is_a_false_alarm() {
+    let faults = Faults { total: 1, restores: 1, commits: 1, pauses: 1, ..THREE_OF };
+    let late = Protocol { messages: 2, late_renewals: LateRenewals::Ignored, ..protocol(faults) };
+    holds("late renewals", late.clone());
+    finds(NO_FALSE_ALARMS, Protocol { late_renewals: LateRenewals::Believed, ..late });
+}
+
+/// A consumer that outlives the loss delivers other messages at sequences that were applied, or
+/// leaves them out.
+#[test]
+fn without_the_end_of_a_feed_at_a_reconnect_a_message_is_skipped() {
     let faults = Faults { total: 1, lost_tails: 1, ..THREE_OF };
-    finds(NEVER_SKIPS, Protocol { lost_tail_ends_consumers: false, ..protocol(faults) });
+    let trusting = Protocol { reconnects_are_anomalies: false, ..protocol(faults) };
+    finds(NEVER_SKIPS, trusting.clone());
+    for fate in [&[Fate::Remade], &[Fate::Rewound], &[Fate::Kept]] {
+        let blind = Protocol { compares_redelivered: false, fates: fate, ..trusting.clone() };
+        finds(NEVER_SKIPS, blind);
+    }
+}
+
+/// In a cluster the stream may be another server's than the one that the worker is connected to.
+/// What is left then is that other messages come at sequences that were read.
+#[test]
+fn without_a_look_at_what_is_delivered_again_a_message_is_skipped() {
+    let faults = Faults { total: 2, lost_tails: 1, crashes: 1, pauses: 1, ..THREE_OF };
+    let model = Protocol {
+        messages: 2,
+        lost_tail_disconnects: false,
+        fates: &[Fate::Gone, Fate::Remade, Fate::Rewound],
+        ..protocol(faults)
+    };
+    holds("lost tails of another server", model.clone());
+    finds(NEVER_SKIPS, Protocol { compares_redelivered: false, ..model });
+}
+
+// What the protocol counts on, besides its own means.
+
+/// Only a disconnect tells of a consumer that goes on beyond what its stream has lost.
+#[test]
+fn a_consumer_must_not_go_on_beyond_a_loss_without_a_disconnect() {
+    let faults = Faults { total: 1, lost_tails: 1, ..THREE_OF };
+    let model = Protocol { lost_tail_disconnects: false, ..protocol(faults) };
+    finds(NEVER_SKIPS, Protocol { fates: &[Fate::Kept], ..model });
 }

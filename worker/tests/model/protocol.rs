@@ -1,10 +1,8 @@
-//! The steps of the protocol, the faults that may come between any two of them, and the variants.
+//! When each step of the protocol can come, the faults between any two of them, and the variants.
 
 use stateright::{Model, Property};
 
-use crate::state::{
-    At, Consumer, Database, Effect, Faults, Phase, Row, State, Transaction, View, Worker,
-};
+use crate::state::{At, Consumer, Database, Fate, Faults, Phase, Row, State, View, Worker};
 
 /// How much an owner prefetches.
 const BUFFER: usize = 2;
@@ -12,6 +10,7 @@ const BUFFER: usize = 2;
 pub(crate) const ONCE_IN_ORDER: &str = "applied exactly once, in order";
 pub(crate) const NEVER_SKIPS: &str = "never skips";
 pub(crate) const KNOWS_CHECKPOINT: &str = "an owner knows the checkpoint";
+pub(crate) const NO_FALSE_ALARMS: &str = "no false alarms";
 pub(crate) const APPLIED_IN_THE_END: &str = "everything is applied in the end";
 
 /// What the guarded update of a batch compares with the row.
@@ -20,6 +19,15 @@ pub(crate) enum Fence {
     EpochOwnerAndCheckpoint,
     EpochAndOwner,
     Nothing,
+}
+
+/// What an owner makes of a renewal that began before its last commit was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LateRenewals {
+    /// There are none: a renewal is one step.
+    None,
+    Ignored,
+    Believed,
 }
 
 /// The protocol, its variants, and what happens to it.
@@ -31,10 +39,17 @@ pub(crate) struct Protocol {
     pub(crate) fresh_consumers: bool,
     /// The statement that acquires also reads the checkpoint. Without this it is read before.
     pub(crate) acquiring_reads: bool,
-    /// Another callback arrives after a restore.
-    pub(crate) callback_after_restore: bool,
-    /// A stream that loses its tail ends its consumers.
-    pub(crate) lost_tail_ends_consumers: bool,
+    /// The renewal of the leases brings the checkpoints too, and an owner compares its own.
+    pub(crate) renewal_brings_checkpoint: bool,
+    pub(crate) late_renewals: LateRenewals,
+    /// A feed ends with the connection that it was opened on.
+    pub(crate) reconnects_are_anomalies: bool,
+    /// A message below the one that is let through must be one that was read.
+    pub(crate) compares_redelivered: bool,
+    /// The server that loses the tail of a stream is the one that the workers are connected to.
+    pub(crate) lost_tail_disconnects: bool,
+    /// What may become of the consumers of such a stream.
+    pub(crate) fates: &'static [Fate],
     pub(crate) messages: u8,
     pub(crate) faults: Faults,
 }
@@ -49,9 +64,12 @@ pub(crate) enum Action {
     Acquire(usize),
     /// Identifies the stream and makes the consumer.
     OpenFeed(usize),
-    /// The renewal of the leases finds that the partition is no longer ours.
+    /// The renewal of the leases finds that the row is not as its owner left it.
     NoticeLoss(usize),
-    /// The consumer is gone, or the message at the checkpoint does not come.
+    /// The same in two steps.
+    RenewalReads(usize),
+    RenewalArrives(usize),
+    /// The consumer or the connection is gone, or the message at the checkpoint does not come.
     NoticeTrouble(usize),
     Begin(usize),
     Commit(usize),
@@ -80,7 +98,7 @@ pub(crate) enum Action {
     GiveUp(usize),
     BackUp,
     Restore,
-    LoseTail(u8),
+    LoseTail(u8, Fate),
 }
 
 impl Protocol {
@@ -153,9 +171,11 @@ impl Protocol {
             At::Committing => {}
             At::Answered { .. } => actions.push(Action::TakeAnswer(index)),
             At::Reading => {
-                let row = &state.database.row;
-                if row.epoch != view.epoch || row.owner != Some(state.workers[index].process) {
+                if !self.is_as_left(state, index, view) {
                     actions.push(Action::NoticeLoss(index));
+                }
+                if view.reconnected && self.reconnects_are_anomalies {
+                    actions.push(Action::NoticeTrouble(index));
                 }
                 if !view.buffer.is_empty() && state.transaction.is_none() {
                     actions.push(Action::Begin(index));
@@ -173,11 +193,48 @@ impl Protocol {
                 if consumer.next <= state.last_seq() {
                     actions.push(Action::Deliver(index));
                 }
-                // Those below the one that is let through are dropped, which changes nothing.
-                let from = view.next_seq.unwrap_or(0).max(consumer.floor + 1);
-                for seq in from..consumer.next.min(state.last_seq() + 1) {
-                    actions.push(Action::Redeliver(index, seq));
+                // Those that were read already are dropped, which changes nothing.
+                for seq in consumer.floor + 1..consumer.next.min(state.last_seq() + 1) {
+                    if view.next_seq.is_none_or(|next| next <= seq)
+                        || self.contradicts(state, view, seq)
+                    {
+                        actions.push(Action::Redeliver(index, seq));
+                    }
                 }
+            }
+        }
+    }
+
+    /// Whether a renewal finds the row of an owner as that owner left it.
+    pub(crate) fn is_as_left(&self, state: &State, index: usize, view: &View) -> bool {
+        let row = &state.database.row;
+        row.epoch == view.epoch
+            && row.owner == Some(state.workers[index].process)
+            && (!self.renewal_brings_checkpoint || row.applied_seq == view.applied_seq)
+    }
+
+    /// Whether a message below the one that is let through is not the one that was read.
+    pub(crate) fn contradicts(&self, state: &State, view: &View, seq: u8) -> bool {
+        self.compares_redelivered
+            && self.fresh_consumers
+            && !view.read.iter().any(|read| read.seq == seq && state.holds(seq, read.msg_id))
+    }
+
+    /// Steps that come again and again, so that a run does not end with them.
+    fn renewals(&self, state: &State, actions: &mut Vec<Action>) {
+        if self.late_renewals == LateRenewals::None {
+            return;
+        }
+        for (index, worker) in state.workers.iter().enumerate() {
+            let Phase::Owning(view) = &worker.phase else { continue };
+            let row = &state.database.row;
+            let ours = row.epoch == view.epoch && row.owner == Some(worker.process);
+            // It waits for the transaction that holds the row.
+            if view.renewal.is_none() && !worker.paused && ours && state.transaction.is_none() {
+                actions.push(Action::RenewalReads(index));
+            }
+            if view.renewal.is_some() && !worker.paused && view.at == At::Reading {
+                actions.push(Action::RenewalArrives(index));
             }
         }
     }
@@ -231,11 +288,13 @@ impl Protocol {
             actions.push(if state.backup.is_some() { Action::Restore } else { Action::BackUp });
         }
         if left.lost_tails > 0 {
-            actions.extend((0..state.last_seq()).map(Action::LoseTail));
+            for fate in self.fates {
+                actions.extend((0..state.last_seq()).map(|keep| Action::LoseTail(keep, *fate)));
+            }
         }
     }
 
-    fn consumer(&self, state: &State, index: usize) -> Option<Consumer> {
+    pub(crate) fn consumer(&self, state: &State, index: usize) -> Option<Consumer> {
         match &state.workers[index].phase {
             Phase::Owning(view) if self.fresh_consumers => view.consumer,
             Phase::Owning(_) => Some(state.shared_consumer),
@@ -251,290 +310,6 @@ impl Protocol {
                 .collect()
         } else {
             vec![(0, state.shared_consumer)]
-        }
-    }
-
-    fn consumer_mut<'a>(&self, state: &'a mut State, index: usize) -> &'a mut Consumer {
-        if self.fresh_consumers {
-            owned(state, index).consumer.as_mut().unwrap()
-        } else {
-            &mut state.shared_consumer
-        }
-    }
-
-    fn passes(&self, row: &Row, worker: &Worker, view: &View) -> bool {
-        let epoch = row.epoch == view.epoch;
-        let owner = row.owner == Some(worker.process);
-        let checkpoint = row.applied_seq == view.applied_seq;
-        match self.fence {
-            Fence::EpochOwnerAndCheckpoint => epoch && owner && checkpoint,
-            Fence::EpochAndOwner => epoch && owner,
-            Fence::Nothing => true,
-        }
-    }
-
-    fn acquire(&self, state: &mut State, index: usize) {
-        let row = &mut state.database.row;
-        let worker = &mut state.workers[index];
-        let free = row.owner.is_none() || row.owner == Some(worker.process) || row.lease_expired;
-        if !free {
-            worker.phase = Phase::Idle;
-            return;
-        }
-        row.epoch += 1;
-        row.owner = Some(worker.process);
-        row.lease_expired = false;
-        let (applied_seq, applied_msg_id) = match worker.phase {
-            Phase::HasRead { applied_seq, applied_msg_id } => (applied_seq, applied_msg_id),
-            _ => (row.applied_seq, row.applied_msg_id),
-        };
-        worker.phase = Phase::Owning(View {
-            at: At::Acquired,
-            epoch: row.epoch,
-            applied_seq,
-            applied_msg_id,
-            checked: applied_seq == 0,
-            next_seq: Some(applied_seq.max(1)),
-            buffer: Vec::new(),
-            consumer: None,
-        });
-    }
-
-    fn open_feed(&self, state: &mut State, index: usize) {
-        let last = state.last_seq();
-        let view = owned(state, index);
-        if last < view.applied_seq {
-            state.workers[index].phase = Phase::Stopped;
-            return;
-        }
-        view.at = At::Reading;
-        if self.fresh_consumers {
-            let next = view.applied_seq.max(1);
-            view.consumer = Some(Consumer { next, floor: next - 1, ack_in_flight: None });
-        } else {
-            // A shared consumer has no business with the checkpoint: nothing can be compared.
-            view.checked = true;
-            view.next_seq = None;
-        }
-    }
-
-    fn receive(&self, state: &mut State, index: usize, seq: u8) {
-        let msg_id = state.msg_id(seq).unwrap();
-        let worker = &mut state.workers[index];
-        let Phase::Owning(view) = &mut worker.phase else { unreachable!("only owners read") };
-        let expected = view.next_seq.unwrap_or_else(|| seq.max(view.applied_seq + 1));
-        if seq < expected {
-            return;
-        }
-        if seq > expected {
-            worker.phase = Phase::Idle;
-            return;
-        }
-        view.next_seq = Some(seq + 1);
-        if view.checked {
-            view.buffer.push(Effect { seq, msg_id });
-        } else if msg_id == view.applied_msg_id {
-            view.checked = true;
-        } else {
-            worker.phase = Phase::Stopped;
-        }
-    }
-
-    fn begin(&self, state: &mut State, index: usize) {
-        let worker = &state.workers[index];
-        let Phase::Owning(view) = &worker.phase else { unreachable!("only owners apply") };
-        if !self.passes(&state.database.row, worker, view) {
-            state.workers[index].phase = Phase::Idle;
-            return;
-        }
-        let mut leaves = state.database.clone();
-        let last = view.buffer[view.buffer.len() - 1];
-        leaves.row.applied_seq = last.seq;
-        leaves.row.applied_msg_id = last.msg_id;
-        leaves.row.lease_expired = false;
-        leaves.effects.extend(&view.buffer);
-        state.transaction =
-            Some(Transaction { process: worker.process, leaves, committing: false });
-        owned(state, index).at = At::InTransaction;
-    }
-
-    fn take_answer(&self, state: &mut State, index: usize, committed: bool) {
-        if !committed {
-            state.workers[index].phase = Phase::Idle;
-            return;
-        }
-        let view = owned(state, index);
-        let last = view.buffer[view.buffer.len() - 1];
-        view.applied_seq = last.seq;
-        view.applied_msg_id = last.msg_id;
-        view.buffer.clear();
-        view.at = At::Reading;
-        if self.consumer(state, index).is_some() {
-            self.consumer_mut(state, index).ack_in_flight = Some(last.seq);
-        }
-    }
-
-    fn lose_tail(&self, state: &mut State, keep: u8) {
-        state.stream.truncate(usize::from(keep));
-        state.to_publish += 2;
-        for worker in &mut state.workers {
-            let Phase::Owning(view) = &mut worker.phase else { continue };
-            if self.lost_tail_ends_consumers {
-                view.consumer = None;
-            } else if let Some(consumer) = &mut view.consumer {
-                consumer.next = consumer.next.min(keep + 1);
-            }
-        }
-        state.shared_consumer.next = state.shared_consumer.next.min(keep + 1);
-    }
-
-    fn do_step(&self, state: &mut State, action: Action) {
-        match action {
-            Action::Restart(index) => {
-                state.workers[index].process = state.next_process;
-                state.workers[index].phase = Phase::Idle;
-                state.next_process += 1;
-            }
-            Action::Resume(index) => state.workers[index].paused = false,
-            Action::ReadCheckpoint(index) => {
-                let Row { applied_seq, applied_msg_id, .. } = state.database.row;
-                state.workers[index].phase = Phase::HasRead { applied_seq, applied_msg_id };
-            }
-            Action::Acquire(index) => self.acquire(state, index),
-            Action::OpenFeed(index) => self.open_feed(state, index),
-            Action::NoticeLoss(index) | Action::NoticeTrouble(index) | Action::LookAgain(index) => {
-                state.workers[index].phase = Phase::Idle;
-            }
-            Action::Begin(index) => self.begin(state, index),
-            Action::Commit(index) => {
-                let process = state.workers[index].process;
-                match &mut state.transaction {
-                    Some(open) if open.process == process => {
-                        open.committing = true;
-                        owned(state, index).at = At::Committing;
-                    }
-                    _ => state.workers[index].phase = Phase::Idle,
-                }
-            }
-            Action::TakeAnswer(index) => {
-                let At::Answered { committed } = owned(state, index).at else { return };
-                self.take_answer(state, index, committed);
-            }
-            Action::Publish => {
-                state.stream.push(state.next_msg_id);
-                state.next_msg_id += 1;
-                state.to_publish -= 1;
-            }
-            Action::Deliver(index) => {
-                let consumer = self.consumer_mut(state, index);
-                let seq = consumer.next;
-                consumer.next += 1;
-                self.receive(state, index, seq);
-            }
-            Action::Redeliver(index, seq) => self.receive(state, index, seq),
-            Action::AckArrives(index) => {
-                let consumer = self.consumer_mut(state, index);
-                let acked = consumer.ack_in_flight.take().unwrap_or_default();
-                consumer.floor = consumer.floor.max(acked);
-            }
-            Action::Committed => {
-                if let Some(open) = state.transaction.take() {
-                    state.database = open.leaves;
-                    answer(state, open.process, true);
-                }
-            }
-            Action::Abandon => state.transaction = None,
-            Action::LeaseExpires => state.database.row.lease_expired = true,
-            Action::LeaseRenewed => state.database.row.lease_expired = false,
-            fault => self.do_fault(state, fault),
-        }
-    }
-
-    fn do_fault(&self, state: &mut State, fault: Action) {
-        state.faults.total -= 1;
-        let left = &mut state.faults;
-        match fault {
-            Action::Crash(index) => {
-                left.crashes -= 1;
-                let worker = &mut state.workers[index];
-                (worker.phase, worker.paused) = (Phase::Down, false);
-            }
-            Action::Pause(index) => {
-                left.pauses -= 1;
-                state.workers[index].paused = true;
-            }
-            Action::Release(index) => {
-                left.releases -= 1;
-                let (process, epoch) = (state.workers[index].process, owned(state, index).epoch);
-                let row = &mut state.database.row;
-                if row.owner == Some(process) && row.epoch == epoch {
-                    row.owner = None;
-                }
-                state.workers[index].phase = Phase::Idle;
-            }
-            Action::LoseDelivery(index) => {
-                left.deliveries -= 1;
-                self.consumer_mut(state, index).next += 1;
-            }
-            Action::LoseAck(index) => {
-                left.deliveries -= 1;
-                self.consumer_mut(state, index).ack_in_flight = None;
-            }
-            Action::LoseConsumer(index) => {
-                left.deliveries -= 1;
-                owned(state, index).consumer = None;
-            }
-            Action::CommitFails => {
-                left.commits -= 1;
-                if let Some(open) = state.transaction.take() {
-                    answer(state, open.process, false);
-                }
-            }
-            Action::LoseAnswer(index) | Action::GiveUp(index) => {
-                left.commits -= 1;
-                state.workers[index].phase = Phase::Idle;
-            }
-            // The restore is the fault.
-            Action::BackUp => {
-                state.faults.total += 1;
-                state.backup = Some(state.database.clone());
-            }
-            Action::Restore => {
-                left.restores -= 1;
-                if let Some(open) = state.transaction.take() {
-                    answer(state, open.process, false);
-                }
-                if let Some(backup) = state.backup.take() {
-                    state.database = backup;
-                }
-                // A backup is older than any lease.
-                state.database.row.lease_expired = state.database.row.owner.is_some();
-                state.to_publish += u8::from(self.callback_after_restore);
-            }
-            Action::LoseTail(keep) => {
-                left.lost_tails -= 1;
-                self.lose_tail(state, keep);
-            }
-            step => unreachable!("{step:?} is not a fault"),
-        }
-    }
-}
-
-fn owned(state: &mut State, index: usize) -> &mut View {
-    match &mut state.workers[index].phase {
-        Phase::Owning(view) => view,
-        other => unreachable!("worker {index} owns nothing: {other:?}"),
-    }
-}
-
-/// Answers the COMMIT of a process, if it still waits.
-fn answer(state: &mut State, process: u8, committed: bool) {
-    for worker in &mut state.workers {
-        if let Phase::Owning(view) = &mut worker.phase
-            && worker.process == process
-            && view.at == At::Committing
-        {
-            view.at = At::Answered { committed };
         }
     }
 }
@@ -557,12 +332,14 @@ impl Model for Protocol {
             next_process: 3,
             next_msg_id: self.messages + 1,
             to_publish: 0,
+            false_alarm: false,
             faults: self.faults.clone(),
         }]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         self.steps(state, actions);
+        self.renewals(state, actions);
         self.possible_faults(state, actions);
     }
 
@@ -579,6 +356,7 @@ impl Model for Protocol {
             Property::always(KNOWS_CHECKPOINT, |model: &Self, state: &State| {
                 model.faults.restores > 0 || state.do_owners_know_the_checkpoint()
             }),
+            Property::always(NO_FALSE_ALARMS, |_, state: &State| !state.false_alarm),
             // Not an `eventually`: that would be judged only where no fault is left to come.
             Property::always(APPLIED_IN_THE_END, |model: &Self, state: &State| {
                 if state.is_settled() {

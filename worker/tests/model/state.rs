@@ -50,6 +50,25 @@ pub(crate) struct Consumer {
     pub(crate) ack_in_flight: Option<Seq>,
 }
 
+impl Consumer {
+    pub(crate) fn from(start: Seq) -> Self {
+        Self { next: start, floor: start - 1, ack_in_flight: None }
+    }
+}
+
+/// What becomes of the consumers of a stream that loses its tail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Fate {
+    /// They are gone.
+    Gone,
+    /// They are made again, under their names, and start where they once started.
+    Remade,
+    /// They go on where the stream now ends.
+    Rewound,
+    /// They go on as if nothing had been lost, and so leave out what comes in its place.
+    Kept,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum At {
     /// Acquired, without a consumer yet.
@@ -74,8 +93,15 @@ pub(crate) struct View {
     pub(crate) checked: bool,
     /// The only sequence that is let through; none while whatever comes first is.
     pub(crate) next_seq: Option<Seq>,
+    /// What was let through.
+    pub(crate) read: Vec<Effect>,
+    /// What of it is not applied yet.
     pub(crate) buffer: Vec<Effect>,
     pub(crate) consumer: Option<Consumer>,
+    /// The connection that the consumer was made on is lost; there is another one.
+    pub(crate) reconnected: bool,
+    /// A renewal that has read the checkpoint, and whose answer is on its way.
+    pub(crate) renewal: Option<Seq>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -134,6 +160,8 @@ pub(crate) struct State {
     pub(crate) next_msg_id: MsgId,
     /// Callbacks that are still to arrive.
     pub(crate) to_publish: u8,
+    /// Somebody began anew although its row was as it had left it.
+    pub(crate) false_alarm: bool,
     pub(crate) faults: Faults,
 }
 
