@@ -110,12 +110,14 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
     let number = i32::from(partition.number());
     let mut backoff = BACKOFF.0;
     let mut held = None;
+    let mut renewed = process.renewed.clone();
     while !shutdown.is_cancelled() {
         let Some(place) = process.share.take(partition) else {
             release(&process, partition, held.take()).await;
-            pause((process.lease / 4).min(FREE_RECHECK), &shutdown).await;
+            await_turn(&mut renewed, process.lease, &shutdown).await;
             continue;
         };
+        let begun = Instant::now();
         let acquired =
             partitions::acquire(&process.db, number, &process.id, process.lease, process.alone);
         let acquired = tokio::time::timeout(BATCH_LIMIT, acquired);
@@ -126,7 +128,7 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
             Ok(Some(row)) => row,
             Ok(None) => {
                 drop(place);
-                pause((process.lease / 4).min(FREE_RECHECK), &shutdown).await;
+                await_turn(&mut renewed, process.lease, &shutdown).await;
                 continue;
             }
             Err(error) => {
@@ -147,7 +149,8 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
             dead_letters_in_row: row.dead_letters_in_row,
         };
         let end = serve(&process, &place, partition, &row, &mut mine, &shutdown).await;
-        if mine.applied_seq > applied_before {
+        // What took longer than the longest pause needs no further slowing down.
+        if mine.applied_seq > applied_before || begun.elapsed() > BACKOFF.1 {
             backoff = BACKOFF.0;
         }
         match end {
@@ -167,11 +170,24 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
             }
             End::Stopped(reason) => {
                 report_stop(&process, &mine, partition, &reason).await;
-                pause(STOPPED_RECHECK, &shutdown).await;
+                // Whoever accepts what is gone, or restores the database, changes the row.
+                tokio::select! {
+                    () = pause(STOPPED_RECHECK, &shutdown) => {}
+                    () = changed(&mut renewed, &mine) => {}
+                }
             }
         }
     }
     release(&process, partition, held).await;
+}
+
+/// Waits until a renewal finds the row of a stopped partition changed.
+async fn changed(renewed: &mut watch::Receiver<Renewed>, mine: &Ownership) {
+    let stopped_at = Instant::now();
+    let is_changed = |renewed: &Renewed| renewed.contradicts(mine, stopped_at).is_some();
+    if renewed.wait_for(is_changed).await.is_err() {
+        std::future::pending().await
+    }
 }
 
 /// Gives a partition back, if it is held.
@@ -180,6 +196,18 @@ async fn release(process: &Process, partition: Partition, epoch: Option<i64>) {
     let number = i32::from(partition.number());
     if let Err(error) = partitions::release(&process.db, number, &process.id, epoch).await {
         tracing::warn!(%partition, %error, "not released: its lease must run out");
+    }
+}
+
+/// Waits a little; less when a renewal comes before, because the share may have grown with it.
+async fn await_turn(
+    renewed: &mut watch::Receiver<Renewed>,
+    lease: Duration,
+    shutdown: &CancellationToken,
+) {
+    tokio::select! {
+        () = pause((lease / 4).min(FREE_RECHECK), shutdown) => {}
+        Ok(()) = renewed.changed() => {}
     }
 }
 
