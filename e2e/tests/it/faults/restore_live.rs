@@ -82,6 +82,7 @@ async fn beyond_a_backup(lease: &str) -> Beyond {
     let report = Load::new(stack.ingress.addr, stack.secret(), 8).run().await.unwrap();
     wait_until_applied(&stack, &db).await;
     // As a snapshot of its volume would be: the owner's consumer is in it.
+    let backup = stack.dir().join("backup");
     stack.nats.pause();
     copy(&store(&stack), &backup);
     stack.nats.resume();
