@@ -148,7 +148,7 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
             applied_seq: row.applied_seq,
             dead_letters_in_row: row.dead_letters_in_row,
         };
-        let end = serve(&process, &place, partition, &row, &mut mine, &shutdown).await;
+        let end = serve(&process, &place, partition, &row, &mut mine, begun, &shutdown).await;
         // What took longer than the longest pause needs no further slowing down.
         if mine.applied_seq > applied_before || begun.elapsed() > BACKOFF.1 {
             backoff = BACKOFF.0;
@@ -239,13 +239,14 @@ fn show_stopped(partition: Partition, stopped: bool) {
         .set(f64::from(u8::from(stopped)));
 }
 
-/// Serves a partition from its acquisition to whatever ends that.
+/// Serves a partition from its acquisition, which was `begun` then, to whatever ends that.
 async fn serve(
     process: &Process,
     place: &Place,
     partition: Partition,
     row: &Row,
     mine: &mut Ownership,
+    begun: Instant,
     shutdown: &CancellationToken,
 ) -> End {
     let acquired_at = Instant::now();
@@ -257,6 +258,7 @@ async fn serve(
         },
         () = shutdown.cancelled() => return End::Shutdown,
     };
+    metrics::histogram!("ackline_worker_takeover_seconds").record(begun.elapsed().as_secs_f64());
     if let Err(error) = forget_stop(process, mine, row, partition).await {
         return End::Anomaly(error.to_string());
     }

@@ -45,6 +45,11 @@ fn describe_metrics() {
         Unit::Seconds,
         "From a batch's first statement to its commit."
     );
+    describe_histogram!(
+        "ackline_worker_takeover_seconds",
+        Unit::Seconds,
+        "From acquiring a partition to reading it, the message at its checkpoint checked."
+    );
     janitor::describe_metrics();
 }
 

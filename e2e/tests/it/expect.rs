@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use e2e::load::Report;
-use e2e::stack::{Db, Stack};
+use e2e::stack::{Db, Stack, Worker};
 use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait, QueryOrder};
 use serde_json::json;
 use worker::entity::{dead_letter, job, job_event, partition};
@@ -141,6 +141,16 @@ pub(crate) async fn assert_load_exactly_once(
         let last = serde_json::to_value(job.status).unwrap();
         assert_eq!(last.as_str(), sent.last_status(), "{}", sent.job_id);
     }
+}
+
+/// The sum of a metric over its labels, as a worker's `/metrics` shows it; 0 before it appears.
+pub(crate) async fn metric(worker: &Worker, name: &str) -> f64 {
+    let page = e2e::http::get(worker.ops, "/metrics").await.unwrap().text();
+    let values = page.lines().filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        (series.split('{').next()? == name).then(|| value.parse::<f64>().unwrap())
+    });
+    values.sum()
 }
 
 pub(crate) fn now() -> DateTime<Utc> {

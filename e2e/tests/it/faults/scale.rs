@@ -1,6 +1,7 @@
 //! Many workers share the partitions, and come and go.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use e2e::load::Load;
 use e2e::stack::{Db, Stack};
@@ -28,6 +29,32 @@ async fn wait_for_spread(stack: &Stack, db: &DatabaseConnection, expected: &[usi
             spread(db).await == expected
         })
         .await;
+}
+
+/// The figures are printed, and judged nowhere.
+#[tokio::test]
+async fn the_partitions_of_a_killed_worker_are_taken_over() {
+    let mut stack = Stack::builder().db(Db::Postgres).env("LEASE", "2s").start().await.unwrap();
+    let db = stack.db().await.unwrap();
+    let second = stack.start_worker_with(&[("WORKER_ID", "second")], &[]).await.unwrap();
+    wait_for_spread(&stack, &db, &[8, 8]).await;
+    let running = Load::new(stack.ingress.addr, stack.secret(), 100).start();
+    stack.wait_until("the load goes on", SOON, async || running.accepted() >= 300).await;
+    stack.worker.process.kill9();
+    let killed = Instant::now();
+    wait_for_spread(&stack, &db, &[16]).await;
+    println!("everything was taken over {:?} after the kill; the lease is 2 s", killed.elapsed());
+    let report = running.finish().await.unwrap();
+    wait_until_applied(&stack, &db).await;
+    assert_exactly_once(&db, &report).await;
+    assert_eq!(report.accepted(), 1000);
+
+    let took =
+        async |part| metric(&second, &format!("ackline_worker_takeover_seconds_{part}")).await;
+    let (sum, count) = (took("sum").await, took("count").await);
+    assert!(count >= 16.0, "each take-over is measured");
+    println!("{count} partitions were taken over, each in {:.1} ms", 1000.0 * sum / count);
+    assert_audited(&stack).await;
 }
 
 async fn three_workers() -> Stack {
