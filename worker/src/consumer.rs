@@ -134,8 +134,8 @@ fn consumer_name(epoch: i64, owner: &str) -> String {
 
 impl Feed {
     /// Opens the feed for a partition that was just acquired: checks that the stream is the one
-    /// that was applied, deletes the predecessor's consumer, and makes a new one that starts *at*
-    /// the checkpoint, because the message there proves that the stream still is the same.
+    /// that was applied, makes a consumer that starts *at* the checkpoint, because the message
+    /// there proves that the stream still is the same, and deletes the predecessor's.
     ///
     /// # Errors
     /// [`Trouble`].
@@ -160,11 +160,6 @@ impl Feed {
         let accepted = is_accepted(row);
         let start = row.applied_seq + i64::from(accepted);
 
-        if let Some(previous) = &row.previous_owner {
-            let name = consumer_name(row.epoch - 1, previous);
-            // It is gone already when its owner ended in order.
-            let _ = stream.delete_consumer(&name).await;
-        }
         let consumer = consumer_name(row.epoch, owner);
         let messages = stream
             .create_consumer(Config {
@@ -178,6 +173,8 @@ impl Feed {
                 max_ack_pending: -1,
                 inactive_threshold: INACTIVE_THRESHOLD,
                 num_replicas: 1,
+                // Nothing counts on what it knows, and a disk would make every take-over wait.
+                memory_storage: true,
                 ..Config::default()
             })
             .await
@@ -206,8 +203,20 @@ impl Feed {
             carried: None,
             gap: None,
         };
-        if row.applied_seq > 0 && !accepted {
-            feed.check_first(row).await?;
+        if row.applied_seq > 0
+            && !accepted
+            && let Err(trouble) = feed.check_first(row).await
+        {
+            feed.close().await;
+            return Err(trouble);
+        }
+        if let Some(previous) = &row.previous_owner {
+            let (stream, name) = (feed.stream.clone(), consumer_name(row.epoch - 1, previous));
+            // Nothing waits for that: it is gone already when its owner ended in order, and the
+            // broker forgets it by itself when its owner did not.
+            tokio::spawn(async move {
+                let _ = stream.delete_consumer(&name).await;
+            });
         }
         Ok(feed)
     }

@@ -54,6 +54,8 @@ pub struct Process {
     pub share: Arc<Share>,
     /// What the last renewal found to be ours.
     pub renewed: watch::Receiver<Renewed>,
+    /// Changes with every connection to the broker.
+    pub connected: watch::Receiver<()>,
 }
 
 /// The result of a renewal of all leases.
@@ -295,7 +297,12 @@ async fn read(
     shutdown: &CancellationToken,
 ) -> End {
     let mut renewed = process.renewed.clone();
+    let mut connected = process.connected.clone();
     loop {
+        // Looked at with every renewal too: the event that says so may be dropped.
+        if let Err(trouble) = feed.check_connection() {
+            return trouble.into();
+        }
         let batch = tokio::select! {
             () = shutdown.cancelled() => return End::Shutdown,
             changed = renewed.changed() => {
@@ -305,14 +312,12 @@ async fn read(
                 if let Some(end) = renewed.borrow_and_update().contradicts(mine, known_since) {
                     return end;
                 }
-                if let Err(trouble) = feed.check_connection() {
-                    return trouble.into();
-                }
                 if place.is_surplus() {
                     return End::Surplus;
                 }
                 continue;
             }
+            Ok(()) = connected.changed() => continue,
             batch = feed.next_batch(process.batch_max) => match batch {
                 Ok(batch) => batch,
                 Err(trouble) => return trouble.into(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use async_nats::connection::State;
-use async_nats::{Client, jetstream};
+use async_nats::{Client, Event, jetstream};
 
 use sea_orm::{DatabaseConnection, DbErr};
 use shared::ops::{self, Readiness};
@@ -78,7 +78,9 @@ pub async fn run(
         ops_end.clone(),
     ));
 
-    let Some((db, client)) = connect(&config, &shutdown).await? else { return Ok(()) };
+    let connected = watch::channel(());
+    let connecting = connect(&config, connected.0, &shutdown);
+    let Some((db, client)) = connecting.await? else { return Ok(()) };
     health.send_modify(|health| health.broker = Some(client.clone()));
     let jetstream = jetstream::new(client.clone());
     let Some(partitions) = check_streams(&jetstream, &shutdown).await? else { return Ok(()) };
@@ -104,6 +106,7 @@ pub async fn run(
         alone: sole_worker.is_some(),
         share: Arc::default(),
         renewed: renewals.1,
+        connected: connected.1,
     });
     tracing::info!(
         worker = config.name, id = process.id, partitions, database = ?config.database,
@@ -141,9 +144,11 @@ pub async fn run(
     Ok(())
 }
 
-/// Connects to both, waiting for what is unreachable; none when the shutdown came first.
+/// Connects to both, waiting for what is unreachable; none when the shutdown came first. Every
+/// connection to the broker is told to `connected`.
 async fn connect(
     config: &Run,
+    connected: watch::Sender<()>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<(DatabaseConnection, Client)>> {
     let db = retry("the database can't be reached", shutdown, async || {
@@ -156,7 +161,14 @@ async fn connect(
         tracing::debug!("SQLite: this is the one worker process");
     }
     let client = retry("the broker can't be reached", shutdown, async || {
-        config.servers.connect("worker").await
+        let connected = connected.clone();
+        let options = config.servers.options("worker").event_callback(move |event| {
+            if matches!(event, Event::Connected) {
+                connected.send_replace(());
+            }
+            std::future::ready(())
+        });
+        options.connect(config.servers.addresses()).await
     })
     .await;
     Ok(client.map(|client| (db, client)))

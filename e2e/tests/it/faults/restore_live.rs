@@ -81,9 +81,9 @@ async fn beyond_a_backup(lease: &str) -> Beyond {
     let db = stack.db().await.unwrap();
     let report = Load::new(stack.ingress.addr, stack.secret(), 8).run().await.unwrap();
     wait_until_applied(&stack, &db).await;
-    // As a snapshot of its volume would be: the owner's consumer is in it.
-    let backup = stack.dir().join("backup");
+    // As a snapshot of its volume would be.
     stack.nats.pause();
+    let backup = stack.dir().join("backup");
     copy(&store(&stack), &backup);
     stack.nats.resume();
     until_accepted(&stack, "b", 2).await;
