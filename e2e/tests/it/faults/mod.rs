@@ -8,6 +8,7 @@ mod database;
 mod janitor;
 mod outage;
 mod ownership;
+mod pause;
 mod poison;
 mod refusals;
 mod restart;

@@ -70,36 +70,6 @@ async fn a_batch_that_was_applied_meanwhile_does_not_commit() {
 }
 
 #[tokio::test]
-async fn a_paused_owner_repeats_nothing_when_it_wakes_up() {
-    let stack = Stack::builder().db(Db::Postgres).env("LEASE", "1s").start().await.unwrap();
-    let db = stack.db().await.unwrap();
-    accept(&stack, status("a", "queued")).await;
-    wait_for_status(&stack, &db, "a", Status::Queued).await;
-    let before = partitions(&db).await;
-
-    stack.worker.process.stop();
-    let second = stack.start_worker_with(&[("WORKER_ID", "second")], &[]).await.unwrap();
-    stack
-        .wait_until("the second worker owns every partition", SOON, async || {
-            let rows = partitions(&db).await;
-            rows.iter()
-                .zip(&before)
-                .all(|(now, then)| now.epoch > then.epoch && now.owner != then.owner)
-        })
-        .await;
-    accept(&stack, status("a", "provisioning")).await;
-    wait_for_status(&stack, &db, "a", Status::Provisioning).await;
-
-    // It wakes up and believes that it still owns the partition.
-    stack.worker.process.cont();
-    accept(&stack, status("a", "running")).await;
-    wait_for_status(&stack, &db, "a", Status::Running).await;
-    let statuses: Vec<_> = events(&db).await.into_iter().map(|event| event.to_status).collect();
-    assert_eq!(statuses, [Status::Queued, Status::Provisioning, Status::Running].map(Some));
-    drop(second);
-}
-
-#[tokio::test]
 async fn a_worker_hands_over_when_it_ends() {
     let mut stack = Stack::builder().db(Db::Postgres).env("LEASE", "1h").start().await.unwrap();
     let db = stack.db().await.unwrap();
