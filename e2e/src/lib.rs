@@ -19,3 +19,5 @@ pub mod stack;
 
 pub mod act;
 pub mod load;
+
+pub mod check;

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use e2e::check;
 use e2e::load::Report;
 use e2e::stack::{Db, Stack, Worker};
-use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait, QueryOrder};
+use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait};
 use serde_json::json;
 use worker::entity::{dead_letter, job, job_event, partition};
 
@@ -26,7 +27,7 @@ pub(crate) async fn accept(stack: &Stack, body: impl Into<String>) {
 }
 
 pub(crate) async fn jobs(db: &DatabaseConnection) -> Vec<job::Model> {
-    job::Entity::find().order_by_asc(job::Column::Id).all(db).await.unwrap()
+    check::jobs(db).await.unwrap()
 }
 
 pub(crate) async fn job(db: &DatabaseConnection, id: &str) -> Option<job::Model> {
@@ -34,27 +35,15 @@ pub(crate) async fn job(db: &DatabaseConnection, id: &str) -> Option<job::Model>
 }
 
 pub(crate) async fn events(db: &DatabaseConnection) -> Vec<job_event::Model> {
-    job_event::Entity::find()
-        .order_by_asc(job_event::Column::Partition)
-        .order_by_asc(job_event::Column::Seq)
-        .order_by_asc(job_event::Column::Idx)
-        .all(db)
-        .await
-        .unwrap()
+    check::events(db).await.unwrap()
 }
 
 pub(crate) async fn dead_letters(db: &DatabaseConnection) -> Vec<dead_letter::Model> {
-    dead_letter::Entity::find()
-        .order_by_asc(dead_letter::Column::Partition)
-        .order_by_asc(dead_letter::Column::Seq)
-        .order_by_asc(dead_letter::Column::Idx)
-        .all(db)
-        .await
-        .unwrap()
+    check::dead_letters(db).await.unwrap()
 }
 
 pub(crate) async fn partitions(db: &DatabaseConnection) -> Vec<partition::Model> {
-    partition::Entity::find().order_by_asc(partition::Column::Partition).all(db).await.unwrap()
+    check::partitions(db).await.unwrap()
 }
 
 pub(crate) async fn wait_for_status(
@@ -72,14 +61,7 @@ pub(crate) async fn wait_for_status(
 
 /// The last sequence of every partition's stream.
 pub(crate) async fn stream_ends(stack: &Stack) -> Vec<u64> {
-    let jetstream = async_nats::jetstream::new(stack.nats.client().await.unwrap());
-    let mut ends = Vec::new();
-    for row in 0..shared::stream::check(&jetstream).await.unwrap() {
-        let stream = shared::partition::Partition::new(row).stream();
-        let stream = jetstream.get_stream(stream).await.unwrap();
-        ends.push(stream.cached_info().state.last_sequence);
-    }
-    ends
+    check::stream_ends(stack).await.unwrap()
 }
 
 /// Waits until every stream is applied to its end.
@@ -87,8 +69,7 @@ pub(crate) async fn wait_until_applied(stack: &Stack, db: &DatabaseConnection) {
     let ends = stream_ends(stack).await;
     stack
         .wait_until("every stream is applied to its end", SOON, async || {
-            let rows = partitions(db).await;
-            rows.iter().zip(&ends).all(|(row, end)| row.applied_seq as u64 == *end)
+            check::is_applied(db, &ends).await.unwrap()
         })
         .await;
 }
@@ -99,13 +80,13 @@ pub(crate) async fn assert_exactly_once(db: &DatabaseConnection, report: &Report
     let jobs: HashMap<String, i32> =
         jobs(db).await.into_iter().map(|job| (job.id, job.heartbeat_count)).collect();
     for sent in &report.jobs {
-        let heartbeats = sent.accepted.iter().filter(|sent| sent.status.is_none()).count();
-        assert_eq!(jobs[&sent.job_id], heartbeats as i32, "heartbeats of {}", sent.job_id);
+        let heartbeats = sent.heartbeats();
+        assert_eq!(jobs[&sent.job_id] as u64, heartbeats, "heartbeats of {}", sent.job_id);
     }
 }
 
-/// The same without the heartbeats: one that is sent again after an unknown outcome is signed
-/// anew, with another time, and counts as another one.
+/// The same, where heartbeats were sent again after an unknown outcome: each is signed anew, with
+/// another time, and may count as another one.
 pub(crate) async fn assert_statuses_exactly_once(db: &DatabaseConnection, report: &Report) {
     assert_load_exactly_once(db, report, &[]).await;
 }
@@ -116,31 +97,8 @@ pub(crate) async fn assert_load_exactly_once(
     report: &Report,
     others: &[&str],
 ) {
-    let mut jobs: HashMap<String, job::Model> =
-        jobs(db).await.into_iter().map(|job| (job.id.clone(), job)).collect();
-    jobs.retain(|id, _| !others.contains(&id.as_str()));
-    let mut effects: HashMap<String, Vec<(String, String)>> = HashMap::new();
-    for event in events(db).await {
-        // A sender's retry of a callback that was stored, but not answered, is a duplicate.
-        if event.reason.as_deref() != Some("duplicate") {
-            let kind = serde_json::to_value(event.kind).unwrap().as_str().unwrap().to_owned();
-            let event_id = event.event_id.unwrap_or_default();
-            effects.entry(event.job_id).or_default().push((event_id, kind));
-        }
-    }
-    assert_eq!(jobs.len(), report.jobs.len());
-    for sent in &report.jobs {
-        assert_eq!(sent.given_up, None, "{}", sent.job_id);
-        let job = &jobs[&sent.job_id];
-        let statuses: Vec<(String, String)> = sent
-            .accepted
-            .iter()
-            .filter_map(|sent| Some((sent.event_id.clone(), sent.status?.to_owned())))
-            .collect();
-        assert_eq!(effects[&sent.job_id], statuses, "{}", sent.job_id);
-        let last = serde_json::to_value(job.status).unwrap();
-        assert_eq!(last.as_str(), sent.last_status(), "{}", sent.job_id);
-    }
+    let findings = check::exactly_once(db, &report.jobs, others).await.unwrap();
+    assert!(findings.is_empty(), "{findings}");
 }
 
 /// The sum of a metric over its labels, as a worker's `/metrics` shows it; 0 before it appears.
