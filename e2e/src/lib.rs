@@ -10,9 +10,11 @@
 pub mod process;
 pub mod tools;
 
+pub mod cluster;
 pub mod nats;
 pub mod port;
 pub mod postgres;
+pub mod proxy;
 
 pub mod http;
 pub mod stack;

@@ -1,6 +1,7 @@
 //! Many workflows at once: each job's callbacks strictly one after another, each tried again until
 //! it is accepted.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use chrono::{SecondsFormat, Utc};
 use hyper::Method;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::http::{Answer, Client};
@@ -19,8 +21,7 @@ use crate::stack::{CALLBACK_PATH, sign};
 /// What is to be sent.
 #[derive(Debug, Clone)]
 pub struct Load {
-    /// Ingresses. The connections are spread over them, and what was not accepted by one is tried
-    /// at the next.
+    /// Ingresses; a connection that fails goes on with the next.
     pub targets: Vec<SocketAddr>,
     /// What callbacks are signed with.
     pub secret: String,
@@ -38,6 +39,11 @@ pub struct Load {
     pub max_tries: usize,
     /// How long a sender waits before it tries again.
     pub retry_pause: Duration,
+    /// Whether each callback goes to another ingress than the one before it.
+    pub rotate: bool,
+    /// Whether a callback that is tried again gets another time and signature. Otherwise the very
+    /// same bytes are sent, as by `curl --retry`: then heartbeats are recognised, too.
+    pub sign_anew: bool,
 }
 
 impl Load {
@@ -54,6 +60,8 @@ impl Load {
             connections: 32,
             max_tries: 600,
             retry_pause: Duration::from_millis(100),
+            rotate: false,
+            sign_anew: true,
         }
     }
 
@@ -69,14 +77,16 @@ impl Load {
     pub fn start(self) -> Running {
         let load = Arc::new(self);
         let next_job = Arc::new(AtomicUsize::new(0));
-        let accepted = Arc::new(AtomicU64::new(0));
+        let (accepted, retries) = <(Arc<AtomicU64>, Arc<AtomicU64>)>::default();
+        let targets = watch::Sender::new(load.targets.clone());
         let started = Instant::now();
         let mut senders = JoinSet::new();
         for number in 0..load.connections.max(1) {
-            let (load, next_job, accepted) =
-                (Arc::clone(&load), Arc::clone(&next_job), Arc::clone(&accepted));
+            let (load, next_job) = (Arc::clone(&load), Arc::clone(&next_job));
+            let (accepted, retries) = (Arc::clone(&accepted), Arc::clone(&retries));
+            let targets = targets.subscribe();
             senders.spawn(async move {
-                let mut sender = Sender::new(&load, number, &accepted);
+                let mut sender = Sender::new(&load, number, targets, &accepted, &retries);
                 let mut jobs = Vec::new();
                 loop {
                     let job = next_job.fetch_add(1, Ordering::Relaxed);
@@ -87,7 +97,7 @@ impl Load {
                 }
             });
         }
-        Running { senders, accepted, started }
+        Running { senders, next_job, accepted, retries, targets, started }
     }
 
     /// Sends everything.
@@ -142,7 +152,10 @@ impl Load {
 #[derive(Debug)]
 pub struct Running {
     senders: JoinSet<(Vec<Job>, Vec<Duration>)>,
+    next_job: Arc<AtomicUsize>,
     accepted: Arc<AtomicU64>,
+    retries: Arc<AtomicU64>,
+    targets: watch::Sender<Vec<SocketAddr>>,
     started: Instant,
 }
 
@@ -151,6 +164,26 @@ impl Running {
     #[must_use]
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// How many requests were second or later tries so far.
+    #[must_use]
+    pub fn retries(&self) -> u64 {
+        self.retries.load(Ordering::Relaxed)
+    }
+
+    /// Changes the ingresses that callbacks are sent to from now on.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn retarget(&self, targets: Vec<SocketAddr>) {
+        assert!(!targets.is_empty(), "a load needs a target");
+        self.targets.send_replace(targets);
+    }
+
+    /// Begins no further job; those that have begun are sent to their ends.
+    pub fn stop(&self) {
+        self.next_job.store(usize::MAX / 2, Ordering::Relaxed);
     }
 
     /// Waits until everything has been sent.
@@ -162,10 +195,10 @@ impl Running {
             Report { jobs: Vec::new(), retries: 0, elapsed: Duration::ZERO, latencies: Vec::new() };
         while let Some(sender) = self.senders.join_next().await {
             let (jobs, latencies) = sender.context("a sender of the load")?;
-            report.retries += jobs.iter().map(|job| job.retries).sum::<u64>();
             report.jobs.extend(jobs);
             report.latencies.extend(latencies);
         }
+        report.retries = self.retries.load(Ordering::Relaxed);
         report.elapsed = self.started.elapsed();
         report.jobs.sort_by_key(|job| job.number);
         report.latencies.sort_unstable();
@@ -202,12 +235,6 @@ impl Job {
     #[must_use]
     pub fn last_status(&self) -> Option<&'static str> {
         self.accepted.iter().rev().find_map(|sent| sent.status)
-    }
-
-    /// How many heartbeats were accepted.
-    #[must_use]
-    pub fn heartbeats(&self) -> u64 {
-        self.accepted.iter().filter(|sent| sent.status.is_none()).count() as u64
     }
 }
 
@@ -247,17 +274,25 @@ impl Report {
 
 struct Sender<'a> {
     load: &'a Load,
-    target: usize,
-    client: Client,
+    targets: watch::Receiver<Vec<SocketAddr>>,
+    /// The place among the targets of the one that is next.
+    turn: usize,
+    clients: HashMap<SocketAddr, Client>,
     accepted: &'a AtomicU64,
+    retries: &'a AtomicU64,
     latencies: Vec<Duration>,
 }
 
 impl<'a> Sender<'a> {
-    fn new(load: &'a Load, number: usize, accepted: &'a AtomicU64) -> Self {
-        let target = number % load.targets.len();
-        let client = Client::new(load.targets[target]);
-        Self { load, target, client, accepted, latencies: Vec::new() }
+    fn new(
+        load: &'a Load,
+        number: usize,
+        targets: watch::Receiver<Vec<SocketAddr>>,
+        accepted: &'a AtomicU64,
+        retries: &'a AtomicU64,
+    ) -> Self {
+        let (clients, latencies) = (HashMap::new(), Vec::new());
+        Self { load, targets, turn: number, clients, accepted, retries, latencies }
     }
 
     async fn send_job(&mut self, number: usize) -> Job {
@@ -274,31 +309,32 @@ impl<'a> Sender<'a> {
                     break;
                 }
             }
+            self.turn += usize::from(self.load.rotate);
         }
         job
     }
 
-    /// Tries until the callback is accepted, as `curl --retry` would through a load balancer, or
-    /// returns why it never will.
+    /// Tries until the callback is accepted, as `curl --retry` would, or returns why it never will.
     async fn send(
         &mut self,
         fields: &mut serde_json::Value,
         retries: &mut u64,
     ) -> Result<(), String> {
         let mut reason = String::new();
+        let (mut body, mut signature) = self.sign(fields);
         for attempt in 0..self.load.max_tries {
             if attempt > 0 {
                 *retries += 1;
-                self.turn_to_the_next();
+                self.retries.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(self.load.retry_pause).await;
+                if self.load.sign_anew {
+                    (body, signature) = self.sign(fields);
+                }
             }
-            fields["sent_at"] = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true).into();
-            let body = fields.to_string();
-            let signature = sign(&self.load.secret, body.as_bytes());
             let headers = [("content-type", "application/json"), ("x-signature", &signature)];
             let started = Instant::now();
-            let body = Bytes::from(body);
-            match self.client.send(Method::POST, CALLBACK_PATH, &headers, body).await {
+            let body = body.clone();
+            match self.client().send(Method::POST, CALLBACK_PATH, &headers, body).await {
                 Ok(Answer { status: 200, .. }) => {
                     self.latencies.push(started.elapsed());
                     return Ok(());
@@ -308,17 +344,28 @@ impl<'a> Sender<'a> {
                     if !matches!(answer.status, 408 | 429 | 500 | 502 | 503 | 504) {
                         break;
                     }
+                    self.turn += usize::from(self.load.rotate);
                 }
-                Err(error) => reason = format!("{error:#}"),
+                Err(error) => {
+                    reason = format!("{error:#}");
+                    self.turn += 1;
+                }
             }
         }
         Err(reason)
     }
 
-    fn turn_to_the_next(&mut self) {
-        if self.load.targets.len() > 1 {
-            self.target = (self.target + 1) % self.load.targets.len();
-            self.client = Client::new(self.load.targets[self.target]);
-        }
+    fn sign(&self, fields: &mut serde_json::Value) -> (Bytes, String) {
+        fields["sent_at"] = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true).into();
+        let body = fields.to_string();
+        let signature = sign(&self.load.secret, body.as_bytes());
+        (body.into(), signature)
+    }
+
+    /// The connection to the target whose turn it is.
+    fn client(&mut self) -> &mut Client {
+        let targets = self.targets.borrow();
+        let target = targets[self.turn % targets.len()];
+        self.clients.entry(target).or_insert_with(|| Client::new(target))
     }
 }

@@ -1,7 +1,8 @@
 //! A real nats-server with JetStream, whose confirmations mean that the disk has it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::process::{Log, Process, Program};
 use crate::tools;
 
 const START_LIMIT: Duration = Duration::from_secs(20);
+const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// One server. It keeps its port and its store over restarts.
@@ -38,21 +40,34 @@ impl Nats {
     /// # Errors
     /// When nats-server is missing or does not become ready.
     pub async fn start_on(dir: &Path, port: Port, more: &str) -> Result<Self> {
-        let store = dir.join("nats");
-        fs::create_dir_all(&store).with_context(|| format!("can't make {}", store.display()))?;
-        let config = write_config(dir, &store, &port, more)?;
-        let program = Program::new("nats-server", tools::nats_server()?, dir)
-            .args([Path::new("--config"), &config]);
-        let process = program.start()?;
-        let nats = Self { logs: vec![process.log()], process, program, port };
+        let nats = Self::launch(dir, "", port, more)?;
         nats.until_ready().await?;
         Ok(nats)
+    }
+
+    /// Starts a server that is not waited for; the suffix tells its name and its files in `dir`
+    /// from those of others.
+    pub(crate) fn launch(dir: &Path, suffix: &str, port: Port, more: &str) -> Result<Self> {
+        let store = dir.join(format!("nats{suffix}"));
+        fs::create_dir_all(&store).with_context(|| format!("can't make {}", store.display()))?;
+        let config = dir.join(format!("nats{suffix}.conf"));
+        write_config(&config, &format!("ackline{suffix}"), &store, &port, more)?;
+        let program = Program::new(format!("nats-server{suffix}"), tools::nats_server()?, dir)
+            .args([Path::new("--config"), &config]);
+        let process = program.start()?;
+        Ok(Self { logs: vec![process.log()], process, program, port })
     }
 
     /// The address for clients.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("nats://{}", self.port.address())
+        format!("nats://{}", self.address())
+    }
+
+    /// The same, as an address to connect to.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.port.address()
     }
 
     /// The server's process.
@@ -93,10 +108,16 @@ impl Nats {
     /// # Errors
     /// When it does not become ready.
     pub async fn restart(&mut self) -> Result<()> {
+        self.launch_again()?;
+        self.until_ready().await
+    }
+
+    /// Starts the server again without waiting for it; kills it first if it runs.
+    pub(crate) fn launch_again(&mut self) -> Result<()> {
         self.process.kill9();
         self.process = self.program.start()?;
         self.logs.push(self.process.log());
-        self.until_ready().await
+        Ok(())
     }
 
     /// Freezes the server: connections stay open and nothing answers.
@@ -109,12 +130,18 @@ impl Nats {
         self.process.cont();
     }
 
-    async fn until_ready(&self) -> Result<()> {
+    async fn query_account(&self) -> Result<()> {
+        async_nats::jetstream::new(self.client().await?).query_account().await?;
+        Ok(())
+    }
+
+    /// Waits until JetStream answers through this server, which in a cluster takes a majority.
+    pub(crate) async fn until_ready(&self) -> Result<()> {
         let connect = async {
             while self.process.is_running() {
-                if let Ok(client) = self.client().await
-                    && async_nats::jetstream::new(client).query_account().await.is_ok()
-                {
+                // Without a leader of the whole JetStream there is no answer at all.
+                let answer = tokio::time::timeout(ANSWER_LIMIT, self.query_account()).await;
+                if matches!(answer, Ok(Ok(()))) {
                     return true;
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -127,17 +154,21 @@ impl Nats {
     }
 }
 
-fn write_config(dir: &Path, store: &Path, port: &Port, more: &str) -> Result<PathBuf> {
+fn write_config(
+    file: &Path,
+    server_name: &str,
+    store: &Path,
+    port: &Port,
+    more: &str,
+) -> Result<()> {
     // The limits only have to be above what the tests' streams reserve; no space is taken.
     let config = format!(
-        "server_name: ackline\n\
+        "server_name: {server_name}\n\
          listen: \"{}\"\n\
          jetstream {{\n  store_dir: {:?}\n  sync_interval: always\n  \
          max_memory_store: 64MB\n  max_file_store: 64GB\n}}\n{more}\n",
         port.address(),
         store.display().to_string(),
     );
-    let path = dir.join("nats.conf");
-    fs::write(&path, config).with_context(|| format!("can't write {}", path.display()))?;
-    Ok(path)
+    fs::write(file, config).with_context(|| format!("can't write {}", file.display()))
 }

@@ -17,8 +17,8 @@ use serde_json::Value;
 use sha2::Sha256;
 use tempfile::TempDir;
 
+use crate::cluster::Cluster;
 use crate::http::{self, Answer, Client};
-use crate::nats::Nats;
 use crate::port::Port;
 use crate::postgres::Postgres;
 use crate::process::{Log, Process, Program};
@@ -52,6 +52,7 @@ pub struct Builder {
     dir: Option<PathBuf>,
     nats_port: Option<Port>,
     nats_config: String,
+    is_cluster: bool,
     ingress_listen: (SocketAddr, SocketAddr),
     worker_ops: SocketAddr,
     partitions: u16,
@@ -82,7 +83,14 @@ impl Builder {
         self
     }
 
-    /// Chooses the broker's port; otherwise one that is free.
+    /// Makes the broker a cluster of three nodes, with a copy of each stream on each.
+    #[must_use]
+    pub fn cluster(mut self) -> Self {
+        self.is_cluster = true;
+        self
+    }
+
+    /// Chooses the port of a broker that is one server; otherwise one that is free.
     #[must_use]
     pub fn nats_port(mut self, port: Port) -> Self {
         self.nats_port = Some(port);
@@ -150,8 +158,12 @@ impl Builder {
                 (temporary.path().to_owned(), Some(temporary))
             }
         };
-        let nats_port = self.nats_port.map_or_else(Port::lease, Ok)?;
-        let nats = Nats::start_on(&dir, nats_port, &self.nats_config).await?;
+        let nats = if self.is_cluster {
+            Cluster::three(&dir, &self.nats_config).await?
+        } else {
+            let port = self.nats_port.map_or_else(Port::lease, Ok)?;
+            Cluster::single(&dir, port, &self.nats_config).await?
+        };
         let postgres = match self.db {
             Db::Sqlite => None,
             Db::Postgres => Some(Postgres::start(&dir).await?),
@@ -179,6 +191,7 @@ impl Builder {
                 &[
                     ("PARTITIONS", &self.partitions.to_string()),
                     ("STREAM_MAX_BYTES", &self.stream_max_bytes.to_string()),
+                    ("STREAM_REPLICAS", &nats.size().to_string()),
                 ],
             )
             .await?;
@@ -216,7 +229,7 @@ pub struct Stack {
     /// The worker that was started last by [`Stack::start_worker`].
     pub worker: Worker,
     /// The broker.
-    pub nats: Nats,
+    pub nats: Cluster,
     /// The database server, unless the database is SQLite.
     pub postgres: Option<Postgres>,
     parts: Parts,
@@ -235,6 +248,7 @@ impl Stack {
             dir: None,
             nats_port: None,
             nats_config: String::new(),
+            is_cluster: false,
             ingress_listen: (any, any),
             worker_ops: any,
             partitions: shared::stream::DEFAULT_PARTITIONS,

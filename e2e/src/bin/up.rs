@@ -139,7 +139,8 @@ Look at the parts:
 /// Waits until one of the parts has ended, which none should, and says which.
 async fn first_to_end(stack: &Stack) -> String {
     loop {
-        for process in [&stack.ingress.process, &stack.worker.process, stack.nats.process()] {
+        for process in [&stack.ingress.process, &stack.worker.process, stack.nats.node(0).process()]
+        {
             if !process.is_running() {
                 return format!("{} has ended\n{}", process.name(), process.log().tail(10));
             }

@@ -1,0 +1,198 @@
+//! The broker of a stack: one nats-server, or a cluster whose streams have a copy on each node.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use async_nats::jetstream;
+use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::stream::ClusterInfo;
+use futures::StreamExt;
+use serde_json::Value;
+
+use crate::nats::Nats;
+use crate::port::Port;
+use crate::process::Log;
+
+/// How long one answer is waited for: a stream without a leader gives none.
+const ANSWER_LIMIT: Duration = Duration::from_millis(500);
+
+/// The nodes, which keep their ports and their stores over restarts.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: Vec<Nats>,
+    _routes: Vec<Port>,
+}
+
+impl Cluster {
+    /// One server on this port, with its store in `dir/nats`; `more` is added to its configuration.
+    ///
+    /// # Errors
+    /// When nats-server is missing or does not become ready.
+    pub async fn single(dir: &Path, port: Port, more: &str) -> Result<Self> {
+        Ok(Self { nodes: vec![Nats::start_on(dir, port, more).await?], _routes: Vec::new() })
+    }
+
+    /// Three nodes, with their stores in `dir/nats-1` and so on.
+    ///
+    /// # Errors
+    /// When nats-server is missing, or the nodes do not find together.
+    pub async fn three(dir: &Path, more: &str) -> Result<Self> {
+        let routes = (0..3).map(|_| Port::lease()).collect::<Result<Vec<_>>>()?;
+        let all: Vec<String> =
+            routes.iter().map(|port| format!("\"nats-route://{}\"", port.address())).collect();
+        let mut nodes = Vec::new();
+        for (number, route) in (1..).zip(&routes) {
+            let config = format!(
+                "cluster {{\n  name: ackline\n  listen: \"{}\"\n  routes: [{}]\n}}\n{more}",
+                route.address(),
+                all.join(", "),
+            );
+            nodes.push(Nats::launch(dir, &format!("-{number}"), Port::lease()?, &config)?);
+        }
+        let cluster = Self { nodes, _routes: routes };
+        cluster.until_ready().await?;
+        Ok(cluster)
+    }
+
+    /// How many nodes there are.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// A node, counted from 0.
+    ///
+    /// # Panics
+    /// When there is none of this index.
+    #[must_use]
+    pub fn node(&self, index: usize) -> &Nats {
+        &self.nodes[index]
+    }
+
+    /// The same, to kill or to restart it.
+    ///
+    /// # Panics
+    /// When there is none of this index.
+    #[must_use]
+    pub fn node_mut(&mut self, index: usize) -> &mut Nats {
+        &mut self.nodes[index]
+    }
+
+    /// The addresses for clients, as in `NATS_URL`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.nodes.iter().map(Nats::url).collect::<Vec<_>>().join(",")
+    }
+
+    /// What each node's processes have written, from the first start on.
+    #[must_use]
+    pub fn logs(&self) -> Vec<Arc<Log>> {
+        self.nodes.iter().flat_map(Nats::logs).cloned().collect()
+    }
+
+    /// A new connection, to whichever node can be reached.
+    ///
+    /// # Errors
+    /// When none can.
+    pub async fn client(&self) -> Result<async_nats::Client> {
+        let urls: Vec<String> = self.nodes.iter().map(Nats::url).collect();
+        async_nats::connect(urls.as_slice()).await.context("can't connect to nats-server")
+    }
+
+    /// Kills every node with SIGKILL.
+    pub fn kill9(&mut self) {
+        self.nodes.iter_mut().for_each(Nats::kill9);
+    }
+
+    /// Ends every node with SIGTERM.
+    ///
+    /// # Errors
+    /// When one does not end.
+    pub async fn stop_server(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            node.stop_server().await?;
+        }
+        Ok(())
+    }
+
+    /// Starts every node again; kills first what runs.
+    ///
+    /// # Errors
+    /// When one does not become ready.
+    pub async fn restart(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            node.launch_again()?;
+        }
+        self.until_ready().await
+    }
+
+    /// Freezes every node: connections stay open and nothing answers.
+    pub fn pause(&self) {
+        self.nodes.iter().for_each(Nats::pause);
+    }
+
+    /// Ends a pause.
+    pub fn resume(&self) {
+        self.nodes.iter().for_each(Nats::resume);
+    }
+
+    /// The index of the node that leads a stream; none while an election goes on.
+    ///
+    /// # Errors
+    /// When the stream is not described.
+    pub async fn leader(&self, stream: &str) -> Result<Option<usize>> {
+        let stream = self.context().await?.get_stream(stream).await?;
+        let cluster = stream.cached_info().cluster.as_ref();
+        let leader = cluster.and_then(|cluster| cluster.leader.as_deref());
+        Ok(leader.and_then(|name| {
+            let number: usize = name.strip_prefix("ackline-")?.parse().ok()?;
+            number.checked_sub(1)
+        }))
+    }
+
+    /// Tells the leader of a stream to hand over to another node.
+    ///
+    /// # Errors
+    /// When there is no leader to be told, or it refuses.
+    pub async fn step_down(&self, stream: &str) -> Result<()> {
+        let subject = format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}");
+        let answer = self.client().await?.request(subject, "".into()).await?;
+        let answer: Value = serde_json::from_slice(&answer.payload)?;
+        ensure!(answer["success"] == true, "the leader of {stream} does not step down: {answer}");
+        Ok(())
+    }
+
+    /// Whether each stream has a leader, and all its copies are up to date.
+    ///
+    /// # Errors
+    /// When the streams are not described.
+    pub async fn is_whole(&self) -> Result<bool> {
+        let context = self.context().await?;
+        let mut streams = context.streams();
+        while let Some(stream) = streams.next().await {
+            let is_whole = |cluster: &ClusterInfo| {
+                cluster.leader.is_some()
+                    && cluster.replicas.len() + 1 == self.size()
+                    && cluster.replicas.iter().all(|copy| copy.current && !copy.offline)
+            };
+            if self.size() > 1 && !stream?.cluster.as_ref().is_some_and(is_whole) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn context(&self) -> Result<jetstream::Context> {
+        let client = self.client().await?;
+        Ok(ContextBuilder::new().timeout(ANSWER_LIMIT).build(client))
+    }
+
+    async fn until_ready(&self) -> Result<()> {
+        for node in &self.nodes {
+            node.until_ready().await?;
+        }
+        Ok(())
+    }
+}
