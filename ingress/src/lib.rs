@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bundler::Bundlers;
 use crate::callback::Door;
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::link::{Link, State};
 
 /// Why ingress ended other than as it was asked to.
@@ -64,7 +64,8 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     measure::describe();
     let (state, link_state) = watch::channel(State::Connecting);
-    let link = Link::new(config.servers, state, config.limits.max_body_bytes);
+    let Limits { max_body_bytes, publish_deadline, .. } = config.limits;
+    let link = Link::new(config.servers, state, max_body_bytes, publish_deadline);
     let unlink = CancellationToken::new();
     let mut link = tokio::spawn(link.run(unlink.clone()));
 

@@ -11,9 +11,11 @@ use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Client, ConnectError, Event, connection, jetstream};
 use shared::broker::Servers;
 use shared::bundle;
+use shared::partition::Partition;
 use shared::stream::{self, ContractError};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::measure;
@@ -25,7 +27,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// How often the streams are looked at again while they are as they must be, and while not.
-const RECHECK_GOOD: Duration = Duration::from_secs(30);
+const RECHECK_GOOD: Duration = Duration::from_secs(10);
 const RECHECK_BAD: Duration = Duration::from_secs(2);
 const RECHECK_SILENT: Duration = Duration::from_secs(1);
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
@@ -89,6 +91,13 @@ pub(crate) struct Link {
     servers: Servers,
     state: watch::Sender<State>,
     max_body_bytes: usize,
+    /// How long all streams may be without a leader before callbacks are refused: as long as they
+    /// would wait for one.
+    patience: Duration,
+    /// Since when they are, over connections.
+    silent_since: Option<Instant>,
+    /// Whether the streams were as they must be when they were last described.
+    sound: bool,
     /// Known from the first usable connection on.
     partitions: Option<u16>,
     generation: u64,
@@ -99,8 +108,18 @@ impl Link {
         servers: Servers,
         state: watch::Sender<State>,
         max_body_bytes: usize,
+        patience: Duration,
     ) -> Self {
-        Self { servers, state, max_body_bytes, partitions: None, generation: 0 }
+        Self {
+            servers,
+            state,
+            max_body_bytes,
+            patience,
+            silent_since: None,
+            sound: false,
+            partitions: None,
+            generation: 0,
+        }
     }
 
     /// Connects, and connects again, until `stop`.
@@ -172,36 +191,65 @@ impl Link {
             if client.connection_state() == connection::State::Disconnected {
                 return Ok("the connection was lost".to_owned());
             }
-            let recheck = match checked {
+            let usable = match checked {
                 Ok(partitions) => {
-                    let generation = self.generation;
-                    let jetstream = jetstream.clone();
-                    let up = Up { jetstream, partitions, bundle_limit, generation };
-                    self.set(State::Up(Box::new(up)));
-                    RECHECK_GOOD
-                }
-                // A leader election answers nothing for seconds. Callbacks wait for it until
-                // their deadline; it is no reason to refuse them.
-                Err(Unfit::Silent(why)) if matches!(*self.state.borrow(), State::Up(_)) => {
-                    tracing::warn!("{why}");
-                    RECHECK_BAD
-                }
-                Err(Unfit::Silent(why)) => {
-                    self.set(State::Unfit(why));
-                    RECHECK_SILENT
+                    (self.silent_since, self.sound) = (None, true);
+                    Ok((partitions, RECHECK_GOOD))
                 }
                 Err(Unfit::Wrong(why)) => {
+                    self.sound = false;
+                    Err((why, RECHECK_BAD))
+                }
+                Err(Unfit::Silent(why)) => match self.bear(&jetstream).await {
+                    Some(partitions) => {
+                        tracing::warn!("{why}");
+                        Ok((partitions, RECHECK_SILENT))
+                    }
+                    None => Err((why, RECHECK_SILENT)),
+                },
+            };
+            let recheck = match usable {
+                Ok((partitions, recheck)) => {
+                    let (jetstream, generation) = (jetstream.clone(), self.generation);
+                    let up = Up { jetstream, partitions, bundle_limit, generation };
+                    self.set(State::Up(Box::new(up)));
+                    recheck
+                }
+                Err((why, recheck)) => {
                     self.set(State::Unfit(why));
-                    RECHECK_BAD
+                    recheck
                 }
             };
             sleep(recheck).await;
         }
     }
 
+    /// Whether callbacks may wait although a stream has no leader, and for how many partitions. An
+    /// election takes seconds, and is no reason to refuse what can wait for it; nor is one stream,
+    /// while others take their callbacks. But a broker without a majority of its nodes takes none,
+    /// and its connections stay.
+    async fn bear(&mut self, jetstream: &jetstream::Context) -> Option<u16> {
+        let partitions = self.partitions.filter(|_| self.sound)?;
+        let since = *self.silent_since.get_or_insert_with(Instant::now);
+        let mut asked: JoinSet<_> = Partition::all(partitions)
+            .map(|partition| {
+                let jetstream = jetstream.clone();
+                async move { stream::find(&jetstream, partition).await }
+            })
+            .collect();
+        while let Some(answered) = asked.join_next().await {
+            if matches!(answered, Ok(Ok(Some(info))) if stream::has_leader(&info)) {
+                self.silent_since = None;
+                return Some(partitions);
+            }
+        }
+        (since.elapsed() < self.patience).then_some(partitions)
+    }
+
     async fn check(&mut self, jetstream: &jetstream::Context) -> Result<u16, Unfit> {
         let found = stream::check(jetstream).await.map_err(|error| match error {
             ContractError::Broker { ref source, .. } => Unfit::Silent(format!("{error}: {source}")),
+            ContractError::NoLeader(_) => Unfit::Silent(error.to_string()),
             _ => Unfit::Wrong(error.to_string()),
         })?;
         // The bundlers are per partition, and a job's callbacks must not change theirs.

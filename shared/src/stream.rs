@@ -45,6 +45,11 @@ pub enum ContractError {
         /// How many partitions there should be.
         partitions: u16,
     },
+    /// Nothing can be stored in a stream now.
+    #[error(
+        "the stream {0} has no leader: too few of its nodes are there, or they are electing one"
+    )]
+    NoLeader(String),
     /// The broker did not answer.
     #[error("the broker did not describe the stream {stream}")]
     Broker {
@@ -128,6 +133,13 @@ pub fn differences(found: &Config, partition: Partition, partitions: u16) -> Vec
     differences
 }
 
+/// Whether what describes a stream is its leader. A cluster's nodes that are too few to elect one
+/// describe what they have themselves, which may be behind, and can store nothing.
+#[must_use]
+pub fn has_leader(info: &Info) -> bool {
+    info.cluster.as_ref().is_none_or(|cluster| cluster.leader.is_some())
+}
+
 /// Reads one partition's stream; `None` when it does not exist.
 ///
 /// # Errors
@@ -152,7 +164,8 @@ pub async fn find(
 /// Reads the number of partitions and checks every stream against the contract.
 ///
 /// # Errors
-/// The first stream that is missing or differs, or that the broker does not describe.
+/// The first stream that is missing or differs, that has no leader, or that the broker does not
+/// describe.
 pub async fn check(jetstream: &jetstream::Context) -> Result<u16, ContractError> {
     let describe = async |partition: Partition| {
         describe(jetstream, partition)
@@ -169,6 +182,9 @@ pub async fn check(jetstream: &jetstream::Context) -> Result<u16, ContractError>
         let differences = differences(&info.config, partition, partitions);
         if !differences.is_empty() {
             return Err(ContractError::Differs { stream: partition.stream(), differences });
+        }
+        if !has_leader(&info) {
+            return Err(ContractError::NoLeader(partition.stream()));
         }
     }
     check_no_more(jetstream, partitions).await?;
@@ -210,6 +226,28 @@ mod tests {
         let made = config(Partition::new(3), 16, 3, 1 << 30);
         assert_eq!(differences(&made, Partition::new(3), 16), Vec::<String>::new());
         assert_eq!(partitions_of(&made), Some(16));
+    }
+
+    #[test]
+    fn a_stream_of_a_cluster_needs_a_leader() {
+        let described_by = |cluster: serde_json::Value| {
+            let mut info = serde_json::json!({
+                "config": config(Partition::new(0), 16, 3, 1 << 20),
+                "created": "2026-11-23T13:40:44.690747807Z",
+                "state": {
+                    "messages": 0, "bytes": 0, "consumer_count": 0,
+                    "first_seq": 0, "first_ts": "0001-01-01T00:00:00Z",
+                    "last_seq": 0, "last_ts": "0001-01-01T00:00:00Z",
+                },
+            });
+            if !cluster.is_null() {
+                info["cluster"] = cluster;
+            }
+            has_leader(&serde_json::from_value(info).unwrap())
+        };
+        assert!(described_by(serde_json::Value::Null), "one server");
+        assert!(described_by(serde_json::json!({ "name": "c", "leader": "n1" })));
+        assert!(!described_by(serde_json::json!({ "name": "c", "replicas": [] })));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 use futures::{FutureExt, StreamExt};
 use shared::bundle;
 use shared::partition::Partition;
+use shared::stream::has_leader;
 
 use crate::decided::Decided;
 use crate::entity::partition::Model as Row;
@@ -153,6 +154,9 @@ impl Feed {
             .await
             .map_err(|error| Trouble::anomaly("the stream is not described", error))?;
         let info = stream.cached_info();
+        if !has_leader(info) {
+            return Err(Trouble::Anomaly("the stream has no leader".into()));
+        }
         let stream_created_at = micros(info.created);
         identify(row, stream_created_at, info.state.first_sequence, info.state.last_sequence)?;
 

@@ -202,7 +202,7 @@ async fn check_streams(
     loop {
         match stream::check(jetstream).await {
             Ok(partitions) => return Ok(Some(partitions)),
-            Err(error @ ContractError::Broker { .. }) => {
+            Err(error @ (ContractError::Broker { .. } | ContractError::NoLeader(_))) => {
                 tracing::warn!(%error, "trying again");
             }
             Err(error) => return Err(error).context("the streams can't be used"),

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::io::Write;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use async_nats::jetstream;
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use serde_json::json;
 use shared::partition::Partition;
-use shared::stream;
+use shared::stream::{self, has_leader};
 
 use super::print::{Table, json, text, time};
 use super::{broker, open};
@@ -167,6 +167,7 @@ async fn examine(jetstream: &jetstream::Context, row: &Row, reason: &str) -> any
         .await
         .context("the stream is not described")?;
     let info = stream.cached_info();
+    ensure!(has_leader(info), "the stream has no leader now: try again when it has one");
     let created = micros(info.created);
     let (first, last) = (info.state.first_sequence, info.state.last_sequence);
     let applied = u64::try_from(row.applied_seq)?;

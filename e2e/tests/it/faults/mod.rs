@@ -3,8 +3,10 @@
 //! The long ones are marked `#[ignore]`: `make test-faults` runs all of them.
 
 mod accept;
+mod cluster;
 mod crash;
 mod database;
+mod figures;
 mod janitor;
 mod outage;
 mod ownership;
