@@ -1,12 +1,13 @@
-//! Many workers share the partitions, and come and go.
+//! Many workers share the partitions, many ingresses take callbacks, and they come and go.
 
 use std::collections::HashMap;
 use std::time::Instant;
 
 use e2e::load::Load;
-use e2e::stack::{Db, Stack};
+use e2e::stack::{Db, Ingress, Stack};
 use sea_orm::DatabaseConnection;
 
+use super::figures::{conclude, endless, goes_on};
 use crate::expect::*;
 
 /// How many partitions each owner has, most first.
@@ -105,4 +106,49 @@ async fn workers_that_are_killed_over_and_over_lose_and_repeat_nothing() {
     wait_until_applied(&stack, &db).await;
     assert_exactly_once(&db, &report).await;
     println!("{} callbacks, 6 kills, {} retries", report.accepted(), report.retries);
+}
+
+/// How many callbacks an ingress has accepted.
+async fn accepted(ingress: &Ingress) -> f64 {
+    let page = e2e::http::get(ingress.ops, "/metrics").await.unwrap().text();
+    let line = page.lines().find(|line| line.starts_with("ackline_ingress_accepted_total "));
+    line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok()).unwrap_or_default()
+}
+
+/// Each callback of a job goes through another ingress than the one before it, and two of three
+/// ingresses end and start again.
+async fn ingresses_come_and_go(rounds: usize) {
+    let stack = three_workers().await;
+    let mut load = endless(&stack, 8);
+    load.rotate = true;
+    let running = load.start();
+    for _ in 0..rounds {
+        goes_on(&stack, &running, 100).await;
+        let mut others = Vec::new();
+        for _ in 0..2 {
+            others.push(stack.start_ingress_with(&[], &[]).await.unwrap());
+        }
+        let [second, third] = &mut others[..] else { unreachable!() };
+        running.retarget(vec![stack.ingress.addr, second.addr, third.addr]);
+        goes_on(&stack, &running, 300).await;
+        // Senders are still sent to them when they end, and only then no more.
+        for ingress in [second, third] {
+            assert!(accepted(ingress).await > 0.0);
+            assert!(ingress.process.terminate(SOON).await.unwrap().success());
+        }
+        running.retarget(vec![stack.ingress.addr]);
+    }
+    goes_on(&stack, &running, 100).await;
+    conclude(&stack, running, &format!("{rounds} times 1, 3 and 1 ingresses"), &[]).await;
+}
+
+#[tokio::test]
+async fn ingresses_come_and_go_under_load() {
+    ingresses_come_and_go(2).await;
+}
+
+#[tokio::test]
+#[ignore = "long: make test-faults"]
+async fn ingresses_come_and_go_over_and_over_under_load() {
+    ingresses_come_and_go(20).await;
 }
