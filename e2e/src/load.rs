@@ -236,6 +236,12 @@ impl Job {
     pub fn last_status(&self) -> Option<&'static str> {
         self.accepted.iter().rev().find_map(|sent| sent.status)
     }
+
+    /// How many heartbeats were accepted.
+    #[must_use]
+    pub fn heartbeats(&self) -> u64 {
+        self.accepted.iter().filter(|sent| sent.status.is_none()).count() as u64
+    }
 }
 
 /// What became of a load.

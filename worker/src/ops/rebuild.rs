@@ -58,6 +58,8 @@ pub async fn run(
     let renewals =
         watch::channel(Renewed { at: tokio::time::Instant::now(), owned: Arc::default() });
     let (health, _status) = watch::channel(Health::default());
+    // The renewals notice a lost connection as well, only later.
+    let (_nobody_tells, connected) = watch::channel(());
     let process = Arc::new(Process {
         id: uuid::Uuid::new_v4().simple().to_string(),
         db: db.clone(),
@@ -71,6 +73,7 @@ pub async fn run(
         alone: sole_worker.is_some(),
         share: Arc::default(),
         renewed: renewals.1,
+        connected,
     });
     let stop = shutdown.child_token();
     let owners = TaskTracker::new();
