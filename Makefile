@@ -3,13 +3,16 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
+# How long make soak takes, and what determines its faults; without SEED it chooses one, and prints it.
+SECONDS ?= 60
+SEED ?=
 # NATS_SERVER, ACT, POSTGRES_BIN (a folder) and ZIZMOR name programs to use instead of the installed ones.
 ZIZMOR ?= .tools/bin/zizmor
 
-.PHONY: help tools build check test demo up bench clean
+.PHONY: help tools build check test test-faults soak demo up bench clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 tools: ## Install nats-server, PostgreSQL, act and zizmor into .tools, once
 	@.ci/tools
@@ -23,13 +26,23 @@ check: tools ## Check the formatting, the lints, the documentation and the workf
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 	"$(ZIZMOR)" --offline --no-progress .github/
 
-test: tools build ## Run every test
+test: tools build ## Run every test but the long ones
 	$(CARGO) test --workspace --locked --no-fail-fast --doc
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    $(CARGO) nextest run --workspace --locked --no-fail-fast; \
 	else \
 	    $(CARGO) test --workspace --locked --no-fail-fast --lib --bins --tests; \
 	fi
+
+test-faults: tools build ## Run every fault test, the long ones too
+	if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    $(CARGO) nextest run --workspace --locked --no-fail-fast --run-ignored all -E 'test(/^faults::/)'; \
+	else \
+	    $(CARGO) test --workspace --locked --no-fail-fast --test it -- --include-ignored faults::; \
+	fi
+
+soak: tools build ## Do random faults to every part under load: SECONDS=60, and SEED=… to repeat one
+	@$(CARGO) run --quiet --bin soak --locked -- --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 demo: tools build ## Show two workflow runs, one of which fails, from their callbacks to their rows
 	@$(CARGO) run --quiet --bin demo --locked

@@ -23,3 +23,4 @@ pub mod act;
 pub mod load;
 
 pub mod check;
+pub mod soak;

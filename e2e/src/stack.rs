@@ -641,7 +641,11 @@ async fn until_ready(process: &Process, ops: SocketAddr) -> Result<()> {
     }
 }
 
-async fn poll<T>(timeout: Duration, mut value: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+/// Looks again and again until there is such a value, or the time is over.
+pub(crate) async fn poll<T>(
+    timeout: Duration,
+    mut value: impl AsyncFnMut() -> Option<T>,
+) -> Option<T> {
     let deadline = Instant::now() + timeout;
     loop {
         if let Some(value) = value().await {

@@ -18,3 +18,4 @@ mod restart;
 mod restore;
 mod restore_live;
 mod scale;
+mod soak;
