@@ -329,6 +329,9 @@ impl System {
             },
         };
         db.close().await?;
+        if let Err(error) = self.stack.worker_cli(&["audit", "--json"]).await {
+            findings.wrong.push(format!("{error:#}"));
+        }
 
         let ended = self.workers.iter_mut().map(|member| &mut member.worker.process);
         for process in ended.chain([&mut self.second.process]) {

@@ -26,6 +26,7 @@ async fn killed_under_load(stack: &mut Stack, jobs: usize) {
     let db = stack.db().await.unwrap();
     wait_until_applied(stack, &db).await;
     assert_exactly_once(&db, &report).await;
+    assert_audited(stack).await;
     assert_eq!(report.accepted(), jobs * 10);
     println!(
         "{} callbacks accepted, {:.0}/s, p50 {:?}, p99 {:?}, {} retries, 5 kills",
@@ -180,6 +181,7 @@ async fn a_worker_outlives_its_database() {
     let db = stack.db().await.unwrap();
     wait_until_applied(&stack, &db).await;
     assert_exactly_once(&db, &report).await;
+    assert_audited(&stack).await;
     assert!(stack.worker.process.is_running(), "it was not restarted");
     let ended = stack.worker.process.terminate(Duration::from_secs(30)).await.unwrap();
     assert!(ended.success());

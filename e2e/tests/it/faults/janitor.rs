@@ -43,6 +43,7 @@ async fn a_stream_that_fills_up_gives_up_its_horizon_and_not_its_callbacks() {
     wait_until_applied(&stack, &db).await;
     assert_eq!(report.accepted(), 10_000);
     assert_statuses_exactly_once(&db, &report).await;
+    assert_audited(&stack).await;
     let state = stream_state(&stack).await;
     assert!(state.first_sequence > 1 && state.bytes <= SMALL, "{state:?}");
     assert!(state.first_sequence <= partitions(&db).await[0].applied_seq as u64);
@@ -78,6 +79,7 @@ async fn a_full_stream_refuses_loses_nothing_and_recovers_once_a_worker_runs() {
     wait_until_applied(&stack, &db).await;
     // Beside the load there are the jobs of this test.
     assert_load_exactly_once(&db, &report, &["before", "during"]).await;
+    assert_audited(&stack).await;
     assert!(stream_state(&stack).await.first_sequence > 1);
 }
 

@@ -79,6 +79,7 @@ async fn a_load_over_broker_restarts_loses_and_repeats_nothing() {
     let db = stack.db().await.unwrap();
     wait_until_applied(&stack, &db).await;
     assert_statuses_exactly_once(&db, &report).await;
+    assert_audited(&stack).await;
     println!("{} callbacks, {} retries", report.accepted(), report.retries);
 }
 

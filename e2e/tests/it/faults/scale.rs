@@ -82,6 +82,7 @@ async fn partitions_spread_over_workers_that_come_and_go_under_load() {
     let report = running.finish().await.unwrap();
     wait_until_applied(&stack, &db).await;
     assert_exactly_once(&db, &report).await;
+    assert_audited(&stack).await;
     assert_eq!(report.accepted(), 4000);
 }
 
@@ -105,6 +106,7 @@ async fn workers_that_are_killed_over_and_over_lose_and_repeat_nothing() {
     let report = running.finish().await.unwrap();
     wait_until_applied(&stack, &db).await;
     assert_exactly_once(&db, &report).await;
+    assert_audited(&stack).await;
     println!("{} callbacks, 6 kills, {} retries", report.accepted(), report.retries);
 }
 
