@@ -198,6 +198,8 @@ impl Postgres {
                 bail!("PostgreSQL does not become ready\n{}", log.tail(20));
             }
             if !self.process.is_running() {
+                // Its last words may still be on their way.
+                self.process.wait(STOP_LIMIT).await?;
                 // After a kill, its orphans hold on to its shared memory for a moment.
                 let is_passing = log.find_line(|line| line.contains("still in use")).is_some();
                 ensure!(is_passing, "PostgreSQL does not start\n{}", log.tail(20));
