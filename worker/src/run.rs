@@ -22,7 +22,8 @@ use crate::config::run::Run;
 use crate::janitor;
 use crate::ownership::{Process, Renewed, own};
 use crate::store::connection::{self, DatabaseUrl, Purpose};
-use crate::store::{partitions, schema};
+use crate::store::partitions;
+use crate::store::schema::{self, SchemaError};
 
 /// How long the last acks may take to leave.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
@@ -80,11 +81,10 @@ pub async fn run(
 
     let connected = watch::channel(());
     let connecting = connect(&config, connected.0, &shutdown);
-    let Some((db, client)) = connecting.await? else { return Ok(()) };
+    let Some((db, rows, client)) = connecting.await? else { return Ok(()) };
     health.send_modify(|health| health.broker = Some(client.clone()));
     let jetstream = jetstream::new(client.clone());
     let Some(partitions) = check_streams(&jetstream, &shutdown).await? else { return Ok(()) };
-    let rows = schema::count_partitions(&db).await?;
     match rows {
         0 => bail!("the database has no partitions yet: run `worker migrate`"),
         rows if rows == usize::from(partitions) => {}
@@ -144,19 +144,19 @@ pub async fn run(
     Ok(())
 }
 
-/// Connects to both, waiting for what is unreachable; none when the shutdown came first. Every
-/// connection to the broker is told to `connected`.
+/// Connects to both, waiting for what is unreachable, and counts the checkpoint rows; none when
+/// the shutdown came first. Every connection to the broker is told to `connected`.
 async fn connect(
     config: &Run,
     connected: watch::Sender<()>,
     shutdown: &CancellationToken,
-) -> anyhow::Result<Option<(DatabaseConnection, Client)>> {
+) -> anyhow::Result<Option<(DatabaseConnection, usize, Client)>> {
     let db = retry("the database can't be reached", shutdown, async || {
         connection::connect(&config.database, Purpose::Own(config.lease)).await
     })
     .await;
     let Some(db) = db else { return Ok(None) };
-    schema::check(&db).await?;
+    let Some(rows) = check_schema(&db, shutdown).await? else { return Ok(None) };
     if let DatabaseUrl::Sqlite { .. } = &config.database {
         tracing::debug!("SQLite: this is the one worker process");
     }
@@ -171,7 +171,7 @@ async fn connect(
         options.connect(config.servers.addresses()).await
     })
     .await;
-    Ok(client.map(|client| (db, client)))
+    Ok(client.map(|client| (db, rows, client)))
 }
 
 async fn retry<T, E: std::fmt::Display>(
@@ -189,6 +189,30 @@ async fn retry<T, E: std::fmt::Display>(
         }
         tokio::select! {
             () = shutdown.cancelled() => return None,
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+/// The number of checkpoint rows, once the database answers.
+async fn check_schema(
+    db: &DatabaseConnection,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<usize>> {
+    let look = async || -> Result<usize, SchemaError> {
+        schema::check(db).await?;
+        Ok(schema::count_partitions(db).await?)
+    };
+    loop {
+        match look().await {
+            Ok(rows) => return Ok(Some(rows)),
+            Err(SchemaError::Database(error)) => {
+                tracing::warn!(%error, "the database does not tell its schema; trying again");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
             () = tokio::time::sleep(RETRY) => {}
         }
     }

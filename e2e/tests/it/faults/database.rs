@@ -9,6 +9,7 @@ use e2e::stack::{Db, Stack, Worker};
 use futures::TryStreamExt;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, TransactionTrait};
 use shared::partition::Partition;
+use worker::entity::job::Status;
 
 use crate::expect::*;
 
@@ -188,4 +189,30 @@ async fn a_database_that_is_stopped_until_nobody_reads_loses_nothing() {
     until_forgotten(&stack).await;
     stack.postgres.as_mut().unwrap().restart().await.unwrap();
     assert_unharmed(stack, others, &report).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_meets_a_dying_database_at_its_start_waits_for_it() {
+    let mut stack = Stack::builder().db(Db::Postgres).env("LEASE", "1s").start().await.unwrap();
+    assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
+    // It is connected, and asks for the schema, when the database dies.
+    let db = stack.db().await.unwrap();
+    let lock = db.begin().await.unwrap();
+    lock.execute_unprepared("LOCK TABLE seaql_migrations IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let program = stack.program("worker").unwrap().args(["run"]).env("OPS_LISTEN", "127.0.0.1:0");
+    let mut worker = stack.spawn(&program).unwrap();
+    let asks = "SELECT count(*) FROM pg_locks \
+                WHERE NOT granted AND relation = 'seaql_migrations'::regclass";
+    let postgres = stack.postgres.as_ref().unwrap();
+    stack
+        .wait_until("it asks for the schema", SOON, async || {
+            postgres.psql(asks).await.unwrap().trim() != "0"
+        })
+        .await;
+    stack.postgres.as_mut().unwrap().restart().await.unwrap();
+
+    accept(&stack, status("a", "queued")).await;
+    wait_for_status(&stack, &stack.db().await.unwrap(), "a", Status::Queued).await;
+    assert!(worker.terminate(SOON).await.unwrap().success());
+    assert_audited(&stack).await;
 }
