@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType,
+    Config, DiscardPolicy, Info, PeerInfo, PersistenceMode, RetentionPolicy, StorageType,
 };
 use async_nats::jetstream::{self, ErrorCode};
 
@@ -17,6 +17,9 @@ use crate::partition::{MAX_PARTITIONS, Partition};
 pub const DEFAULT_PARTITIONS: u16 = 16;
 /// How long the stream recognises a message id that it has seen.
 pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(600);
+/// A leader that has heard from a majority within this time is the only one: they answer it every
+/// second, and elect no other before four have passed without a word.
+const HEARD_WITHIN: Duration = Duration::from_secs(3);
 /// The stream metadata that holds the number of partitions.
 pub const PARTITIONS_KEY: &str = "ackline-partitions";
 
@@ -133,11 +136,17 @@ pub fn differences(found: &Config, partition: Partition, partitions: u16) -> Vec
     differences
 }
 
-/// Whether what describes a stream is its leader. A cluster's nodes that are too few to elect one
-/// describe what they have themselves, which may be behind, and can store nothing.
+/// Whether a stream is described by its leader, and by one that is known to be the only one.
+///
+/// The nodes of a cluster that are too few to elect a leader describe what they have themselves,
+/// which may be behind, and can store nothing. So does, for a while, a leader that was frozen or cut
+/// off.
 #[must_use]
 pub fn has_leader(info: &Info) -> bool {
-    info.cluster.as_ref().is_none_or(|cluster| cluster.leader.is_some())
+    let Some(cluster) = &info.cluster else { return true };
+    let is_heard = |copy: &&PeerInfo| !copy.active.is_zero() && copy.active < HEARD_WITHIN;
+    let heard = 1 + cluster.replicas.iter().filter(is_heard).count();
+    cluster.leader.is_some() && heard > (1 + cluster.replicas.len()) / 2
 }
 
 /// Reads one partition's stream; `None` when it does not exist.
@@ -245,9 +254,19 @@ mod tests {
             }
             has_leader(&serde_json::from_value(info).unwrap())
         };
+        let copies = |leader: Option<&str>, seen_ms: [u64; 2]| {
+            let replicas = seen_ms.map(
+                |ms| serde_json::json!({ "name": "n", "current": true, "active": ms * 1_000_000 }),
+            );
+            serde_json::json!({ "name": "c", "leader": leader, "replicas": replicas })
+        };
         assert!(described_by(serde_json::Value::Null), "one server");
-        assert!(described_by(serde_json::json!({ "name": "c", "leader": "n1" })));
-        assert!(!described_by(serde_json::json!({ "name": "c", "replicas": [] })));
+        assert!(described_by(serde_json::json!({ "name": "c", "leader": "n1" })), "one copy");
+        assert!(described_by(copies(Some("n1"), [900, 800])));
+        assert!(described_by(copies(Some("n1"), [60_000, 800])), "one is down");
+        assert!(!described_by(copies(None, [900, 800])), "an election");
+        assert!(!described_by(copies(Some("n1"), [4_000, 60_000])), "cut off");
+        assert!(!described_by(copies(Some("n1"), [0, 0])), "never heard of");
     }
 
     #[test]

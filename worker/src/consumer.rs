@@ -155,7 +155,7 @@ impl Feed {
             .map_err(|error| Trouble::anomaly("the stream is not described", error))?;
         let info = stream.cached_info();
         if !has_leader(info) {
-            return Err(Trouble::Anomaly("the stream has no leader".into()));
+            return Err(Trouble::Anomaly("the stream has no leader that hears a majority".into()));
         }
         let stream_created_at = micros(info.created);
         identify(row, stream_created_at, info.state.first_sequence, info.state.last_sequence)?;
