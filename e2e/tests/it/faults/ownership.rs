@@ -137,6 +137,8 @@ async fn a_recreated_stream_is_not_taken_for_the_one_that_was_applied() {
     let db = stack.db().await.unwrap();
     assert!(job(&db, "b").await.is_none(), "nothing was skipped to go on");
     assert_eq!(partitions(&db).await[0].applied_seq, 3);
+    assert_eq!((events(&db).await.len(), jobs(&db).await.len()), (3, 1), "nothing was undone");
+    assert!(stream_ends(&stack).await[0] > 0, "what was accepted since waits");
 }
 
 #[tokio::test]
@@ -230,6 +232,7 @@ async fn a_stream_restored_from_an_older_backup_stops_its_partition() {
         .await;
     let db = stack.db().await.unwrap();
     wait_until_applied(&stack, &db).await;
+    let applied = (partitions(&db).await[0].applied_seq, jobs(&db).await, events(&db).await);
     assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
     stack.nats.stop_server().await.unwrap();
     std::fs::remove_dir_all(&store).unwrap();
@@ -250,6 +253,9 @@ async fn a_stream_restored_from_an_older_backup_stops_its_partition() {
     stack.start_worker().await.unwrap();
     stopped(&stack, "is not the one that was applied").await;
     assert!(job(&db, "c").await.is_none());
+    let left = (partitions(&db).await[0].applied_seq, jobs(&db).await, events(&db).await);
+    assert_eq!(left, applied, "nothing was undone");
+    assert!(stream_ends(&stack).await[0] >= 6, "what was accepted since waits");
 }
 
 pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {
