@@ -99,6 +99,7 @@ async fn consumers(stack: &Stack) -> Vec<Vec<Info>> {
                     max_deliver: config.max_deliver,
                     max_ack_pending: config.max_ack_pending,
                     num_replicas: config.num_replicas,
+                    memory_storage: config.memory_storage,
                     ack_wait: second,
                     inactive_threshold: second,
                     ..Config::default()
