@@ -146,7 +146,7 @@ pub fn has_leader(info: &Info) -> bool {
     let Some(cluster) = &info.cluster else { return true };
     let is_heard = |copy: &&PeerInfo| !copy.active.is_zero() && copy.active < HEARD_WITHIN;
     let heard = 1 + cluster.replicas.iter().filter(is_heard).count();
-    cluster.leader.is_some() && heard > (1 + cluster.replicas.len()) / 2
+    cluster.leader.is_some() && 2 * heard > 1 + cluster.replicas.len()
 }
 
 /// Reads one partition's stream; `None` when it does not exist.
