@@ -9,6 +9,8 @@ use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use shared::callback::Malformed;
 
+use crate::signature::Refused;
+
 /// An answer on its way out.
 pub(crate) type Answer = Response<Full<Bytes>>;
 
@@ -29,25 +31,18 @@ pub(crate) enum Refusal {
     BodyTooLarge,
     /// The body did not arrive within `--body-timeout`.
     BodyTooSlow,
+    /// Another request has the place of this one, whose body was slow.
+    GaveWay,
     /// The body broke off, or its transfer coding is wrong.
     BodyBroken,
-    /// The signature is missing, malformed, repeated or wrong.
-    Signature,
-    /// The signature holds, but the callback is outside the replay window: answered like a wrong
-    /// signature, so that nothing is given away.
-    Replay,
+    /// The request is not believed; the answer does not say why, so that nothing is given away.
+    Signature(Refused),
     /// The signed body is no callback.
     Malformed(Malformed),
     /// The broker has no room.
     StreamFull,
     /// No confirmation came by the deadline: what becomes of the callback is unknown.
     NotConfirmed,
-}
-
-impl From<Malformed> for Refusal {
-    fn from(malformed: Malformed) -> Self {
-        Self::Malformed(malformed)
-    }
 }
 
 impl Refusal {
@@ -57,8 +52,8 @@ impl Refusal {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::Signature | Self::Replay => StatusCode::UNAUTHORIZED,
+            Self::BodyTooSlow | Self::GaveWay => StatusCode::REQUEST_TIMEOUT,
+            Self::Signature(_) => StatusCode::UNAUTHORIZED,
             Self::BodyBroken | Self::Malformed(_) => StatusCode::BAD_REQUEST,
             Self::ShuttingDown
             | Self::TooMany
@@ -79,8 +74,12 @@ impl Refusal {
             Self::BodyTooLarge => "body_too_large",
             Self::BodyTooSlow => "body_too_slow",
             Self::BodyBroken => "body_broken",
-            Self::Signature => "signature",
-            Self::Replay => "replay_window",
+            Self::GaveWay => "body_gave_way",
+            Self::Signature(Refused::Missing) => "signature_missing",
+            Self::Signature(Refused::Malformed) => "signature_malformed",
+            Self::Signature(Refused::Wrong) => "signature_wrong",
+            Self::Signature(Refused::Scheme) => "scheme_not_allowed",
+            Self::Signature(Refused::Replay) => "replay_window",
             Self::Malformed(_) => "malformed",
             Self::StreamFull => "stream_full",
             Self::NotConfirmed => "not_confirmed",
@@ -95,9 +94,9 @@ impl Refusal {
             Self::TooMany => "Too many requests in flight".into(),
             Self::BrokerDown => "Broker not available".into(),
             Self::BodyTooLarge => "Body too large".into(),
-            Self::BodyTooSlow => "Body not received in time".into(),
+            Self::BodyTooSlow | Self::GaveWay => "Body not received in time".into(),
             Self::BodyBroken => "Body not received".into(),
-            Self::Signature | Self::Replay => "Invalid signature".into(),
+            Self::Signature(_) => "Invalid signature".into(),
             Self::Malformed(malformed) => malformed.to_string(),
             Self::StreamFull => "Stream full".into(),
             Self::NotConfirmed => "Not confirmed in time".into(),
@@ -116,9 +115,11 @@ impl Refusal {
             Self::MethodNotAllowed => {
                 headers.insert(ALLOW, HeaderValue::from_static("POST"));
             }
-            Self::BodyTooLarge | Self::BodyTooSlow | Self::BodyBroken | Self::ShuttingDown => {
-                close(&mut answer);
-            }
+            Self::BodyTooLarge
+            | Self::BodyTooSlow
+            | Self::GaveWay
+            | Self::BodyBroken
+            | Self::ShuttingDown => close(&mut answer),
             _ => {}
         }
         answer
@@ -157,8 +158,9 @@ mod tests {
             (Refusal::BodyTooLarge, 413),
             (Refusal::BodyTooSlow, 408),
             (Refusal::BodyBroken, 400),
-            (Refusal::Signature, 401),
-            (Refusal::Replay, 401),
+            (Refusal::GaveWay, 408),
+            (Refusal::Signature(Refused::Wrong), 401),
+            (Refusal::Signature(Refused::Replay), 401),
             (Refusal::Malformed(Malformed::Json), 400),
             (Refusal::StreamFull, 503),
             (Refusal::NotConfirmed, 503),
@@ -171,8 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_is_answered_like_a_wrong_signature() {
-        assert_eq!(Refusal::Replay.error(), Refusal::Signature.error());
-        assert_eq!(Refusal::Replay.answer().headers(), Refusal::Signature.answer().headers());
+    fn whatever_is_wrong_with_a_signature_is_answered_alike() {
+        let refused = [Refused::Malformed, Refused::Wrong, Refused::Scheme, Refused::Replay];
+        let missing = Refusal::Signature(Refused::Missing);
+        for refusal in refused.map(Refusal::Signature) {
+            assert_eq!(refusal.error(), missing.error());
+            assert_eq!(refusal.answer().headers(), missing.answer().headers());
+            assert_ne!(refusal.reason(), missing.reason());
+        }
     }
 }

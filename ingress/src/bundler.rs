@@ -221,15 +221,14 @@ async fn settle(bundle: Bundle, mut waiting: Waiting, link: &mut watch::Receiver
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use shared::places::Places;
 
     use super::*;
 
     fn pending(bytes: usize) -> (Pending, oneshot::Receiver<Result<(), Refusal>>) {
-        let permits = Arc::new(tokio::sync::Semaphore::new(1));
         let (answer, answered) = oneshot::channel();
         let envelope = Envelope(Bytes::from(vec![b'x'; bytes]));
-        let _in_flight = InFlight::new(permits.try_acquire_owned().unwrap());
+        let _in_flight = InFlight::new(Places::new(1).try_take().unwrap());
         (Pending { envelope, answer, _in_flight }, answered)
     }
 

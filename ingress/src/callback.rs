@@ -4,6 +4,7 @@
 //! confirmed the callback.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -11,7 +12,8 @@ use hyper::body::Incoming;
 use hyper::{HeaderMap, Request};
 use shared::callback::{Callback, Fields};
 use shared::partition::Partition;
-use tokio::sync::{Semaphore, watch};
+use shared::places::Places;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -19,46 +21,62 @@ use crate::answer::{Answer, Refusal, received};
 use crate::body;
 use crate::bundler::{Bundlers, Envelope};
 use crate::clock;
-use crate::config::Limits;
+use crate::limits::Limits;
 use crate::link::State;
 use crate::measure::{self, InFlight};
-use crate::signature::{Keys, verify};
+use crate::signature::{Keys, ReplayWindow, Verified, verify};
 
 /// What all requests share.
 #[derive(Debug)]
 pub(crate) struct Door {
-    keys: Keys,
-    limits: Limits,
+    keys: watch::Receiver<Arc<Keys>>,
+    max_body_bytes: usize,
+    body_timeout: Duration,
+    publish_deadline: Duration,
     link: watch::Receiver<State>,
     bundlers: Arc<Bundlers>,
-    in_flight: Arc<Semaphore>,
-    shutdown: CancellationToken,
+    in_flight: Places,
+    stopped: CancellationToken,
 }
 
 impl Door {
+    /// `keys` may change at any time: each request is judged by the latest. From `stopped` on
+    /// nobody is let in.
     pub(crate) fn new(
-        keys: Keys,
+        keys: watch::Receiver<Arc<Keys>>,
         limits: Limits,
         link: watch::Receiver<State>,
         bundlers: Arc<Bundlers>,
-        shutdown: CancellationToken,
+        stopped: CancellationToken,
     ) -> Self {
-        let in_flight = Arc::new(Semaphore::new(limits.max_in_flight));
-        Self { keys, limits, link, bundlers, in_flight, shutdown }
+        let Limits { max_body_bytes, body_timeout, publish_deadline, .. } = limits;
+        let in_flight = Places::new(limits.max_in_flight);
+        Self {
+            keys,
+            max_body_bytes,
+            body_timeout,
+            publish_deadline,
+            link,
+            bundlers,
+            in_flight,
+            stopped,
+        }
     }
 
     /// Answers a POST to the callback path, checking in the order of the HTTP contract.
     pub(crate) async fn answer(&self, request: Request<Incoming>) -> Answer {
         let (head, mut body) = request.into_parts();
-        let (partitions, in_flight) = match self.admit() {
+        let (partitions, mut in_flight) = match self.admit() {
             Ok(admitted) => admitted,
             Err(refusal) => return refuse_unread(refusal, &head.headers, body),
         };
-        let Limits { max_body_bytes, body_timeout, .. } = self.limits;
-        if body::is_declared_larger(&body, max_body_bytes) {
+        if body::is_declared_larger(&body, self.max_body_bytes) {
             return refuse_unread(Refusal::BodyTooLarge, &head.headers, body);
         }
-        let bytes = match body::read(&mut body, max_body_bytes, body_timeout).await {
+        // Nobody has proved anything yet: who is slow gives way to who comes.
+        let reading = body::read(&mut body, self.max_body_bytes, self.body_timeout);
+        let read = in_flight.place.wait_for(reading).await;
+        let bytes = match read.unwrap_or(Err(Refusal::GaveWay)) {
             Ok(bytes) => bytes,
             Err(refusal) => {
                 if refusal == Refusal::BodyTooLarge {
@@ -78,11 +96,10 @@ impl Door {
 
     /// Lets a request in before its body is read, if it has a chance at all.
     fn admit(&self) -> Result<(u16, InFlight), Refusal> {
-        if self.shutdown.is_cancelled() {
+        if self.stopped.is_cancelled() {
             return Err(Refusal::ShuttingDown);
         }
-        let permit = Arc::clone(&self.in_flight).try_acquire_owned();
-        let in_flight = InFlight::new(permit.map_err(|_| Refusal::TooMany)?);
+        let in_flight = InFlight::new(self.in_flight.try_take().ok_or(Refusal::TooMany)?);
         match &*self.link.borrow() {
             State::Up(up) => Ok((up.partitions, in_flight)),
             _ => Err(Refusal::BrokerDown),
@@ -98,19 +115,24 @@ impl Door {
         in_flight: InFlight,
     ) -> Result<(), Refusal> {
         let received = clock::now();
-        let verified = verify(&self.keys, headers, body).map_err(|_| Refusal::Signature)?;
-        let callback = self.read(verified.body(), received).inspect_err(|refusal| {
+        let keys = Arc::clone(&*self.keys.borrow());
+        let verified = verify(&keys, headers, body, received).map_err(Refusal::Signature)?;
+        for (scheme, key) in verified.signers() {
+            measure::verified(scheme, key);
+        }
+        let callback = read(&verified, keys.window(), received).inspect_err(|refusal| {
             let (key, reason) = (verified.key(), refusal.reason());
             tracing::info!(key, reason, "refused a signed body: {reason}");
         })?;
 
         let Callback { job_id, event_id, .. } = callback;
         let partition = Partition::of_job(&job_id, partitions);
+        let event_id = event_id.or_else(|| verified.id().map(str::to_owned));
         let (job, received_ms) = (job_id.clone(), received.timestamp_millis());
         let envelope = Envelope::new(verified, job, event_id, trace_parent(headers), received_ms);
         let confirmation = async {
             let answered = self.bundlers.submit(partition, partitions, envelope, in_flight)?;
-            let outcome = timeout(self.limits.publish_deadline, answered).await;
+            let outcome = timeout(self.publish_deadline, answered).await;
             // Without an answer in time, or from a bundler that has ended, the effect is unknown.
             outcome.ok().and_then(Result::ok).unwrap_or(Err(Refusal::NotConfirmed))
         };
@@ -119,15 +141,19 @@ impl Door {
             tracing::info!(job = job_id, reason, "not confirmed: a callback of job {job_id}");
         })
     }
+}
 
-    fn read(&self, body: &[u8], now: DateTime<Utc>) -> Result<Callback, Refusal> {
-        let fields = Fields::parse(body).map_err(Refusal::Malformed)?;
-        // A `sent_at` that is no time is refused below, in its turn.
-        if let Ok(sent_at) = fields.sent_at() {
-            self.limits.replay_window.check(now, sent_at).map_err(|_| Refusal::Replay)?;
-        }
-        fields.into_callback().map_err(Refusal::Malformed)
+fn read(
+    verified: &Verified,
+    window: ReplayWindow,
+    now: DateTime<Utc>,
+) -> Result<Callback, Refusal> {
+    let fields = Fields::parse(verified.body()).map_err(Refusal::Malformed)?;
+    // A `sent_at` that is no time is refused below, in its turn.
+    if let Ok(sent_at) = fields.sent_at() {
+        window.check(now, verified.signed_at(), sent_at).map_err(Refusal::Signature)?;
     }
+    fields.into_callback().map_err(Refusal::Malformed)
 }
 
 /// Refuses a request whose body nobody has looked at.
@@ -165,51 +191,42 @@ fn trace_parent(headers: &HeaderMap) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use hyper::header::HeaderValue;
     use shared::callback::Malformed;
 
     use super::*;
-    use crate::signature::ReplayWindow;
-
-    fn door(require_timestamp: bool) -> Door {
-        let second = Duration::from_secs(1);
-        let limits = Limits {
-            max_body_bytes: 1024,
-            body_timeout: second,
-            header_timeout: second,
-            publish_deadline: second,
-            replay_window: ReplayWindow { window: second * 300, require_timestamp },
-            max_connections: 1,
-            max_in_flight: 1,
-        };
-        let link = watch::channel(State::Connecting).1;
-        let bundlers = Arc::new(Bundlers::new(link.clone(), 1));
-        let keys = Keys::new([("", crate::signature::Secret::new(b"s".into()).unwrap())]);
-        Door::new(keys, limits, link, bundlers, CancellationToken::new())
-    }
+    use crate::signature::{PLAIN_HEADER, Refused, Schemes, Secret};
 
     #[test]
     fn the_replay_window_is_judged_after_the_json_and_before_its_meaning() {
         let now = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
-        let missing = Malformed::MissingJobId;
-        for (body, lax, strict) in [
-            ("{", Malformed::Json.into(), Malformed::Json.into()),
-            (r#"{"sent_at":1}"#, Refusal::Replay, Refusal::Replay),
-            (r#"{"sent_at":1700000000}"#, missing.into(), missing.into()),
-            ("{}", missing.into(), Refusal::Replay),
-            (
-                r#"{"job_id":"a","type":"heartbeat","sent_at":"x"}"#,
-                Malformed::Field("sent_at").into(),
-                Malformed::Field("sent_at").into(),
-            ),
+        let secret = Secret::new(b"s").unwrap();
+        let lax = ReplayWindow::for_tests();
+        let strict = ReplayWindow { require_timestamp: true, ..lax };
+        let keys = Keys::new([("", secret.clone())], Schemes::ALL, lax);
+        let read_with = |window, body: &'static str| {
+            let mut headers = HeaderMap::new();
+            let signature = secret.sign_plain(body.as_bytes());
+            headers.insert(PLAIN_HEADER, HeaderValue::from_str(&signature).unwrap());
+            let verified = verify(&keys, &headers, Bytes::from(body), now).unwrap();
+            read(&verified, window, now)
+        };
+        let missing = Refusal::Malformed(Malformed::MissingJobId);
+        let json = Refusal::Malformed(Malformed::Json);
+        let sent_at = Refusal::Malformed(Malformed::Field("sent_at"));
+        let replay = Refusal::Signature(Refused::Replay);
+        for (body, is_lax, is_strict) in [
+            ("{", json, json),
+            (r#"{"sent_at":1}"#, replay, replay),
+            (r#"{"sent_at":1700000000}"#, missing, missing),
+            ("{}", missing, replay),
+            (r#"{"job_id":"a","type":"heartbeat","sent_at":"x"}"#, sent_at, sent_at),
         ] {
-            assert_eq!(door(false).read(body.as_bytes(), now), Err(lax), "{body}");
-            assert_eq!(door(true).read(body.as_bytes(), now), Err(strict), "{body}");
+            assert_eq!(read_with(lax, body), Err(is_lax), "{body}");
+            assert_eq!(read_with(strict, body), Err(is_strict), "{body}");
         }
-        let sound = br#"{"job_id":"a","type":"heartbeat","sent_at":1700000300}"#;
-        assert_eq!(door(true).read(sound, now).unwrap().job_id, "a");
+        let sound = r#"{"job_id":"a","type":"heartbeat","sent_at":1700000300}"#;
+        assert_eq!(read_with(strict, sound).unwrap().job_id, "a");
     }
 
     #[test]

@@ -2,30 +2,27 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use shared::broker::Servers;
-use shared::bundle;
-use shared::config::{Invalid, Problems, duration, listen_address, number};
+use shared::config::{Invalid, Problems, duration, listen_address};
+use tokio_rustls::rustls::ServerConfig;
 
+use crate::limits::{LimitArgs, Limits};
+use crate::secrets::{Secrets, SecretsArgs};
 use crate::send::SendArgs;
 use crate::sign::SignArgs;
-use crate::signature::{Keys, ReplayWindow, Secret};
-
-/// The environment variables that hold secrets, and the ids that their keys have in metadata.
-/// There are no flags for them: a command line is visible to every user of the machine.
-pub const SECRETS: [(&str, &str); 2] =
-    [("CALLBACK_SECRET", "callback"), ("GITHUB_CALLBACK_SECRET", "github-callback")];
-
-/// The largest body that fits a bundle with its metadata.
-const LARGEST_BODY: usize = bundle::MAX_BYTES - bundle::MAX_METADATA_BYTES;
+use crate::signature::{Keys, ReplayWindow, Schemes};
+use crate::tls::TlsFiles;
 
 /// Takes signed callbacks over HTTP and stores them in the stream.
 ///
-/// Without a command it serves. Secrets come from the environment: CALLBACK_SECRET and
-/// GITHUB_CALLBACK_SECRET; all that are set are active.
+/// Without a command it serves. Secrets come from the environment: CALLBACK_SECRET,
+/// GITHUB_CALLBACK_SECRET, CALLBACK_SECRETS (id:secret,id:secret), and from the file
+/// CALLBACK_SECRETS_FILE; all that are set are active.
 #[derive(Debug, Parser)]
 #[command(name = "ingress", version)]
 pub struct Cli {
@@ -40,7 +37,7 @@ pub struct Cli {
 /// What ingress does beside serving.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Print the X-Signature of a body.
+    /// Print the signature of a body.
     Sign(SignArgs),
     /// Send a signed callback, as the workflow does.
     Send(Box<SendArgs>),
@@ -61,32 +58,33 @@ pub struct ServeArgs {
     /// The path of callbacks.
     #[arg(long, env = "CALLBACK_PATH", default_value = "/api/webhooks/github")]
     callback_path: String,
-    /// The largest body.
-    #[arg(long, env = "MAX_BODY_BYTES", default_value = "65536")]
-    max_body_bytes: String,
-    /// How long a body may take to arrive.
-    #[arg(long, env = "BODY_TIMEOUT", default_value = "10s")]
-    body_timeout: String,
-    /// How long a request's head may take to arrive, and how long a connection may idle; keep it
-    /// above the load balancer's idle limit.
-    #[arg(long, env = "HEADER_TIMEOUT", default_value = "75s")]
-    header_timeout: String,
-    /// How long a sender waits for the stream's confirmation before it is told 503.
-    #[arg(long, env = "PUBLISH_DEADLINE", default_value = "12s")]
-    publish_deadline: String,
-    /// How far a callback's sent_at may be from this machine's clock, in both directions.
+    /// The files that hold secrets.
+    #[command(flatten)]
+    secrets: SecretsArgs,
+    /// The signature schemes that are allowed: plain, github, standard.
+    #[arg(long, env = "SCHEMES", default_value = "plain,github,standard")]
+    schemes: String,
+    /// How far a callback's sent_at and webhook-timestamp may be from this machine's clock, in
+    /// both directions.
     #[arg(long, env = "REPLAY_WINDOW", default_value = "300s")]
     replay_window: String,
-    /// Refuse callbacks without sent_at.
+    /// Refuse callbacks with neither sent_at nor webhook-timestamp.
     #[arg(long, env = "REQUIRE_TIMESTAMP", default_value = "false", num_args = 0..=1,
           require_equals = true, default_missing_value = "true")]
     require_timestamp: String,
-    /// The most connections; more wait to be accepted.
-    #[arg(long, env = "MAX_CONNECTIONS", default_value = "4096")]
-    max_connections: String,
-    /// The most requests being worked on; more are told 503 at once.
-    #[arg(long, env = "MAX_IN_FLIGHT", default_value = "1024")]
-    max_in_flight: String,
+    /// The certificate chain for HTTPS, in PEM; read again on SIGHUP. Without it, HTTP.
+    #[arg(long, env = "TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+    /// The key of the certificate, in PEM.
+    #[arg(long, env = "TLS_KEY")]
+    tls_key: Option<PathBuf>,
+    /// What bounds a request.
+    #[command(flatten)]
+    limits: LimitArgs,
+    /// How long callbacks are still taken after /readyz has turned 503, until a load balancer has
+    /// noticed; 0 to stop at once.
+    #[arg(long, env = "DRAIN_DELAY", default_value = "0s")]
+    drain_delay: String,
     /// How long the end may take.
     #[arg(long, env = "SHUTDOWN_GRACE", default_value = "25s")]
     shutdown_grace: String,
@@ -101,33 +99,39 @@ pub struct Config {
     pub ops_listen: SocketAddr,
     /// The broker.
     pub servers: Servers,
+    /// Where the active keys come from.
+    pub key_source: KeySource,
     /// The active keys.
     pub keys: Keys,
     /// The path of callbacks.
     pub callback_path: String,
+    /// Where the certificate comes from, and what it is; none for HTTP.
+    pub tls: Option<(TlsFiles, Arc<ServerConfig>)>,
     /// What bounds a request.
     pub limits: Limits,
+    /// How long callbacks are still taken after the end was asked for.
+    pub drain_delay: Duration,
     /// How long the end may take.
     pub shutdown_grace: Duration,
 }
 
-/// What bounds a request and all of them together.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// The largest body.
-    pub max_body_bytes: usize,
-    /// How long a body may take to arrive.
-    pub body_timeout: Duration,
-    /// How long a head may take to arrive, and a connection may idle.
-    pub header_timeout: Duration,
-    /// How long a callback waits for its confirmation.
-    pub publish_deadline: Duration,
-    /// Which times of sending are believed.
-    pub replay_window: ReplayWindow,
-    /// The most connections.
-    pub max_connections: usize,
-    /// The most requests being worked on.
-    pub max_in_flight: usize,
+/// What the active keys are made of, again and again.
+#[derive(Debug)]
+pub struct KeySource {
+    secrets: Secrets,
+    schemes: Schemes,
+    window: ReplayWindow,
+}
+
+impl KeySource {
+    /// Reads the secrets as they are now.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub(crate) fn load(&self) -> Result<Keys, String> {
+        let secrets = self.secrets.load().map_err(|unusable| unusable.what)?;
+        Ok(Keys::new(secrets, self.schemes, self.window))
+    }
 }
 
 impl ServeArgs {
@@ -137,75 +141,72 @@ impl ServeArgs {
     /// Every problem at once.
     pub fn check(&self, variable: impl Fn(&str) -> Option<OsString>) -> Result<Config, Invalid> {
         let mut problems = Problems::default();
-        let mut at_most = |name, text: &str, max| problems.take(name, number(text, 1, max));
-        let max_body_bytes = at_most("--max-body-bytes", &self.max_body_bytes, LARGEST_BODY);
-        let max_connections = at_most("--max-connections", &self.max_connections, 1_000_000);
-        let max_in_flight = at_most("--max-in-flight", &self.max_in_flight, 1_000_000);
-        let mut time = |name, text| problems.take(name, duration(text));
-        let body_timeout = time("--body-timeout", &self.body_timeout);
-        let header_timeout = time("--header-timeout", &self.header_timeout);
-        let publish_deadline = time("--publish-deadline", &self.publish_deadline);
-        let replay_window = time("--replay-window", &self.replay_window);
-        let shutdown_grace = time("--shutdown-grace", &self.shutdown_grace);
+        let limits = self.limits.check(&mut problems);
+        let replay_window = problems.take("--replay-window", duration(&self.replay_window));
         let require_timestamp =
             problems.take("--require-timestamp", yes_or_no(&self.require_timestamp));
+        let schemes = problems.take("--schemes", self.schemes.parse());
+        let drain_delay = problems.take("--drain-delay", duration_or_none(&self.drain_delay));
+        let shutdown_grace = problems.take("--shutdown-grace", duration(&self.shutdown_grace));
+        if let (Some(delay), Some(grace)) = (drain_delay, shutdown_grace)
+            && delay >= grace
+        {
+            problems.note("--drain-delay: must be below --shutdown-grace, which includes it");
+        }
         let listen = problems.take("--listen", listen_address(&self.listen));
         let ops_listen = problems.take("--ops-listen", listen_address(&self.ops_listen));
         let servers = problems.take("--nats-url", self.nats_url.parse());
         let callback_path = problems.take("--callback-path", path(&self.callback_path));
-        let secrets = secrets(&mut problems, variable);
+        let tls = self.tls(&mut problems);
+        let secrets = Secrets::check(&self.secrets, &mut problems, variable);
 
         let config = (|| {
+            let window =
+                ReplayWindow { window: replay_window?, require_timestamp: require_timestamp? };
+            let key_source = KeySource { secrets: secrets?, schemes: schemes?, window };
+            let keys = problems.take("the secrets", key_source.load())?;
             Some(Config {
                 listen: listen?,
                 ops_listen: ops_listen?,
                 servers: servers?,
-                keys: Keys::new(secrets),
+                key_source,
+                keys,
                 callback_path: callback_path?,
-                limits: Limits {
-                    max_body_bytes: max_body_bytes?,
-                    body_timeout: body_timeout?,
-                    header_timeout: header_timeout?,
-                    publish_deadline: publish_deadline?,
-                    replay_window: ReplayWindow {
-                        window: replay_window?,
-                        require_timestamp: require_timestamp?,
-                    },
-                    max_connections: max_connections?,
-                    max_in_flight: max_in_flight?,
-                },
+                tls: tls?,
+                limits: limits?,
+                drain_delay: drain_delay?,
                 shutdown_grace: shutdown_grace?,
             })
         })();
         problems.finish(config)
     }
-}
 
-/// The secret that `sign` and `send` use: the first that is set.
-///
-/// # Errors
-/// When none is set, or one that is set is empty.
-pub fn signing_secret(variable: impl Fn(&str) -> Option<OsString>) -> Result<Secret, Invalid> {
-    let mut problems = Problems::default();
-    let secret = secrets(&mut problems, variable).into_iter().next();
-    problems.finish(secret.map(|(_, secret)| secret))
-}
-
-fn secrets(
-    problems: &mut Problems,
-    variable: impl Fn(&str) -> Option<OsString>,
-) -> Vec<(&'static str, Secret)> {
-    let set: Vec<_> =
-        SECRETS.into_iter().filter_map(|(name, id)| Some((name, id, variable(name)?))).collect();
-    if set.is_empty() {
-        let names = SECRETS.map(|(name, _)| name).join(" or ");
-        problems.note(format!("no secret is set: set {names} in the environment"));
+    /// Nothing on a problem, which is noted; otherwise whether there is TLS.
+    fn tls(&self, problems: &mut Problems) -> Option<Option<(TlsFiles, Arc<ServerConfig>)>> {
+        let files = match (&self.tls_cert, &self.tls_key) {
+            (None, None) => return Some(None),
+            (Some(cert), Some(key)) => TlsFiles { cert: cert.clone(), key: key.clone() },
+            _ => {
+                problems.note("--tls-cert and --tls-key: set both, or none for HTTP");
+                return None;
+            }
+        };
+        match files.load() {
+            Ok(config) => Some(Some((files, config))),
+            Err(problem) => {
+                problems.note(problem);
+                None
+            }
+        }
     }
-    set.into_iter()
-        .filter_map(|(name, id, value)| {
-            Some((id, problems.take(name, Secret::new(value.into_vec()))?))
-        })
-        .collect()
+}
+
+/// Reads a duration that may be 0.
+fn duration_or_none(text: &str) -> Result<Duration, String> {
+    match text.trim() {
+        "0" | "0s" => Ok(Duration::ZERO),
+        text => duration(text),
+    }
 }
 
 fn yes_or_no(text: &str) -> Result<bool, String> {
@@ -242,7 +243,9 @@ mod tests {
             let config = check(&[], &[secret]).unwrap();
             assert_eq!(config.callback_path, "/api/webhooks/github");
             assert_eq!(config.limits.max_body_bytes, 65_536);
-            assert!(!config.limits.replay_window.require_timestamp);
+            assert!(!config.keys.window().require_timestamp);
+            assert_eq!(config.keys.schemes(), Schemes::ALL);
+            assert!(config.tls.is_none());
         }
         let both = check(&[], &[SECRET, ("GITHUB_CALLBACK_SECRET", "t")]).unwrap();
         assert_eq!(format!("{:?}", both.keys), r#"{"callback", "github-callback"}"#);
@@ -261,40 +264,67 @@ mod tests {
             "--publish-deadline=",
             "--replay-window=-1",
             "--require-timestamp=maybe",
+            "--schemes=plain,sha1",
             "--max-connections=0",
+            "--silence-timeout=0",
+            "--max-header-bytes=8191",
+            "--idle-timeout=x",
+            "--write-timeout=x",
             "--max-in-flight=many",
+            "--drain-delay=x",
             "--shutdown-grace=x",
+            "--secrets-file=/nowhere/secrets",
+            "--tls-cert=/nowhere/cert",
         ];
         let problems = check(&args, &[("CALLBACK_SECRET", "")]).unwrap_err().to_string();
         for arg in args {
             let name = arg.split('=').next().unwrap();
-            assert!(problems.contains(&format!("{name}: ")), "{name} in {problems}");
+            let named = if name == "--secrets-file" { "CALLBACK_SECRETS_FILE" } else { name };
+            assert!(problems.contains(named), "{name} in {problems}");
         }
         assert!(problems.contains("CALLBACK_SECRET: is set but empty"), "{problems}");
         assert!(!problems.contains("hunter2"), "{problems}");
     }
 
     #[test]
-    fn without_a_secret_nothing_starts() {
-        let problems = check(&[], &[]).unwrap_err().to_string();
-        assert!(problems.contains("CALLBACK_SECRET or GITHUB_CALLBACK_SECRET"), "{problems}");
-        let one_empty = check(&[], &[SECRET, ("GITHUB_CALLBACK_SECRET", "")]).unwrap_err();
-        assert!(one_empty.to_string().contains("GITHUB_CALLBACK_SECRET"), "{one_empty}");
-    }
-
-    #[test]
     fn a_body_limit_that_fits_no_bundle_is_refused() {
-        let largest = format!("--max-body-bytes={LARGEST_BODY}");
-        assert!(check(&[&largest], &[SECRET]).is_ok());
-        let larger = format!("--max-body-bytes={}", LARGEST_BODY + 1);
-        assert!(check(&[&larger], &[SECRET]).is_err());
+        assert!(check(&["--max-body-bytes=520192"], &[SECRET]).is_ok());
+        assert!(check(&["--max-body-bytes=520193"], &[SECRET]).is_err());
     }
 
     #[test]
     fn a_timestamp_can_be_required_with_or_without_a_value() {
         for flag in ["--require-timestamp", "--require-timestamp=yes"] {
             let config = check(&[flag], &[SECRET]).unwrap();
-            assert!(config.limits.replay_window.require_timestamp);
+            assert!(config.keys.window().require_timestamp);
+        }
+    }
+
+    #[test]
+    fn the_drain_is_a_part_of_the_grace() {
+        assert!(check(&["--drain-delay=24s"], &[SECRET]).is_ok());
+        assert!(check(&["--drain-delay=0"], &[SECRET]).unwrap().drain_delay.is_zero());
+        let problem = check(&["--drain-delay=25s"], &[SECRET]).unwrap_err().to_string();
+        assert!(problem.contains("--drain-delay: must be below --shutdown-grace"), "{problem}");
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key() {
+        for one in ["--tls-cert=/nowhere", "--tls-key=/nowhere"] {
+            let problem = check(&[one], &[SECRET]).unwrap_err().to_string();
+            assert!(problem.contains("--tls-cert and --tls-key: set both"), "{problem}");
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let no_pem = directory.path().join("file");
+        std::fs::write(&no_pem, "hunter2").unwrap();
+        let no_pem = no_pem.display();
+        for (cert, key, expected) in [
+            ("/nowhere", "/nowhere", "--tls-cert: /nowhere can't be read".to_owned()),
+            (&*no_pem.to_string(), "/nowhere", format!("--tls-cert: {no_pem} holds no PEM")),
+        ] {
+            let args = [format!("--tls-cert={cert}"), format!("--tls-key={key}")];
+            let problem = check(&args.each_ref().map(String::as_str), &[SECRET]).unwrap_err();
+            assert!(problem.to_string().contains(&expected), "{problem}");
         }
     }
 }

@@ -6,6 +6,11 @@
 //! connection that they are sent on.
 
 pub mod config;
+pub mod limits;
+pub mod secrets;
+pub mod tls;
+
+mod reload;
 mod server;
 
 mod body;
@@ -25,15 +30,16 @@ pub mod sign;
 
 use std::sync::Arc;
 
+use shared::shutdown::Leaving;
 use shared::telemetry::PrometheusHandle;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::bundler::Bundlers;
 use crate::callback::Door;
-use crate::config::{Config, Limits};
+use crate::config::Config;
 use crate::link::{Link, State};
 
 /// Why ingress ended other than as it was asked to.
@@ -51,7 +57,7 @@ pub enum ServeError {
 }
 
 /// Serves callbacks on `listener` and operators on `ops_listener` until `shutdown`, then finishes
-/// what is in flight.
+/// what is in flight. Secrets and certificate are read again whenever `reload` is notified.
 ///
 /// # Errors
 /// [`ServeError`]; bad configuration that only the broker can reveal ends the process too.
@@ -60,12 +66,14 @@ pub async fn serve(
     listener: TcpListener,
     ops_listener: TcpListener,
     metrics: PrometheusHandle,
+    reload: Arc<Notify>,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     measure::describe();
+    measure::keys(&config.keys);
     let (state, link_state) = watch::channel(State::Connecting);
-    let Limits { max_body_bytes, publish_deadline, .. } = config.limits;
-    let link = Link::new(config.servers, state, max_body_bytes, publish_deadline);
+    let limits = config.limits;
+    let link = Link::new(config.servers, state, limits.max_body_bytes, limits.publish_deadline);
     let unlink = CancellationToken::new();
     let mut link = tokio::spawn(link.run(unlink.clone()));
 
@@ -75,19 +83,32 @@ pub async fn serve(
         tokio::spawn(shared::ops::serve(ops_listener, limits, readiness, metrics, unlink.clone()))
     };
 
-    let bundlers = Arc::new(Bundlers::new(link_state.clone(), config.limits.max_in_flight));
-    let limits = config.limits;
-    let door = Door::new(config.keys, limits, link_state, Arc::clone(&bundlers), shutdown.clone());
+    let (keys, current_keys) = watch::channel(Arc::new(config.keys));
+    let (files, tls) = match config.tls {
+        Some((files, first)) => {
+            let (sender, tls) = watch::channel(first);
+            (Some((files, sender)), Some(tls))
+        }
+        None => (None, None),
+    };
+    let reloading = tokio::spawn(reload::run(reload, config.key_source, keys, files));
+
+    let leaving = Leaving::after(&shutdown, config.drain_delay);
+    let bundlers = Arc::new(Bundlers::new(link_state.clone(), limits.max_in_flight));
+    let stopped = leaving.stopped.clone();
+    let door = Door::new(current_keys, limits, link_state, Arc::clone(&bundlers), stopped);
     let connections = {
-        let serving = server::accept(listener, config.callback_path, door, limits, &shutdown);
+        let path = config.callback_path;
+        let serving = server::accept(listener, tls, path, door, limits.connection, leaving);
         tokio::select! {
             connections = serving => connections,
             // It ends by itself only when it can't go on.
             ended = &mut link => return Ok(ended??),
         }
     };
+    reloading.abort();
 
-    let end = Instant::now() + config.shutdown_grace;
+    let end = Instant::now() + config.shutdown_grace.saturating_sub(config.drain_delay);
     let finished = timeout_at(end, async {
         connections.wait().await;
         bundlers.close().await;

@@ -2,12 +2,15 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Parser;
 use ingress::ServeError;
 use ingress::config::{Cli, Command, ServeArgs};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
 /// Exit code for a configuration or arguments that can't be used, as clap's own.
 const UNUSABLE: u8 = 2;
@@ -37,15 +40,29 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     let config = args.check(|name| std::env::var_os(name))?;
     let metrics = shared::telemetry::init_metrics()?;
     let shutdown = shared::shutdown::on_signal()?;
+    let reload = on_hangup()?;
     let listener = listen(config.listen).await?;
     let ops_listener = listen(config.ops_listen).await?;
     let (addr, ops) = (listener.local_addr()?, ops_listener.local_addr()?);
     tracing::info!(%addr, %ops, "listening");
-    ingress::serve(config, listener, ops_listener, metrics, shutdown).await?;
+    ingress::serve(config, listener, ops_listener, metrics, reload, shutdown).await?;
     tracing::info!("ended");
     Ok(())
 }
 
 async fn listen(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("can't listen on {address}"))
+}
+
+/// Is notified of each SIGHUP.
+fn on_hangup() -> std::io::Result<Arc<Notify>> {
+    let mut hangups = signal(SignalKind::hangup())?;
+    let notify = Arc::new(Notify::new());
+    let notified = Arc::clone(&notify);
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            notify.notify_one();
+        }
+    });
+    Ok(notified)
 }

@@ -1,12 +1,18 @@
-//! What ingress measures. Labels come from closed sets, never from a request.
+//! What ingress measures. Labels come from closed sets or from the configuration, never from a
+//! request.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
-use tokio::sync::OwnedSemaphorePermit;
+use shared::places::Place;
+
+use crate::signature::{Keys, Scheme};
 
 const ACCEPTED: &str = "ackline_ingress_accepted_total";
 const REFUSED: &str = "ackline_ingress_refused_total";
+const VERIFIED: &str = "ackline_ingress_verified_total";
+const RELOADS: &str = "ackline_ingress_reloads_total";
 const PUBLISH_SECONDS: &str = "ackline_ingress_publish_seconds";
 const BUNDLE_CALLBACKS: &str = "ackline_ingress_bundle_callbacks";
 const IN_FLIGHT: &str = "ackline_ingress_in_flight";
@@ -16,6 +22,8 @@ const BROKER_UP: &str = "ackline_ingress_broker_up";
 pub(crate) fn describe() {
     describe_counter!(ACCEPTED, "Callbacks that the stream has confirmed");
     describe_counter!(REFUSED, "Requests that were not answered with 200, by reason");
+    describe_counter!(VERIFIED, "Signatures that held, by the id of the key and the scheme");
+    describe_counter!(RELOADS, "Files that were read again on SIGHUP, by what and outcome");
     describe_histogram!(PUBLISH_SECONDS, "From a bundle's first publish to its confirmation");
     describe_histogram!(BUNDLE_CALLBACKS, "Callbacks in a confirmed bundle");
     describe_gauge!(IN_FLIGHT, "Requests whose callback is held in memory");
@@ -32,6 +40,24 @@ pub(crate) fn refused(reason: &'static str) {
     counter!(REFUSED, "reason" => reason).increment(1);
 }
 
+/// Shows keys that nobody uses, too.
+pub(crate) fn keys(keys: &Keys) {
+    for id in keys.ids() {
+        for scheme in keys.schemes().iter() {
+            counter!(VERIFIED, "key" => Arc::clone(id), "scheme" => scheme.as_str()).increment(0);
+        }
+    }
+}
+
+pub(crate) fn verified(scheme: Scheme, key: &Arc<str>) {
+    counter!(VERIFIED, "key" => Arc::clone(key), "scheme" => scheme.as_str()).increment(1);
+}
+
+pub(crate) fn reloaded(what: &'static str, done: bool) {
+    let outcome = if done { "done" } else { "failed" };
+    counter!(RELOADS, "what" => what, "outcome" => outcome).increment(1);
+}
+
 pub(crate) fn confirmed(took: Duration, callbacks: usize) {
     histogram!(PUBLISH_SECONDS).record(took);
     histogram!(BUNDLE_CALLBACKS).record(callbacks as f64);
@@ -44,13 +70,13 @@ pub(crate) fn broker_up(up: bool) {
 /// A place among the requests in flight, and the gauge that counts them.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    _permit: OwnedSemaphorePermit,
+    pub(crate) place: Place,
 }
 
 impl InFlight {
-    pub(crate) fn new(permit: OwnedSemaphorePermit) -> Self {
+    pub(crate) fn new(place: Place) -> Self {
         gauge!(IN_FLIGHT).increment(1.0);
-        Self { _permit: permit }
+        Self { place }
     }
 }
 

@@ -1,9 +1,10 @@
 //! `ingress send`: sends one signed callback, with the retries of a workflow.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{ArgGroup, Args};
@@ -14,13 +15,17 @@ use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value};
 use shared::config::{Invalid, Problems, duration};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use url::Url;
 
 use crate::clock;
-use crate::config::signing_secret;
-use crate::signature::{PLAIN_HEADER, Secret, sign};
+use crate::sign::{Signer, Signing, random_id};
 
 /// Longer than ingress takes for any answer.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(30);
@@ -32,7 +37,7 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["status", "heartbeat"])))]
 pub struct SendArgs {
-    /// Where callbacks are taken (http only).
+    /// Where callbacks are taken.
     #[arg(long, env = "CALLBACK_URL", default_value = "http://127.0.0.1:8080/api/webhooks/github")]
     url: String,
     /// The job that the callback is about.
@@ -65,6 +70,9 @@ pub struct SendArgs {
     /// The callback's idempotency key; random without it.
     #[arg(long)]
     event_id: Option<String>,
+    /// How to sign.
+    #[command(flatten)]
+    signing: Signing,
     /// How long to go on trying; 0 for a single attempt.
     #[arg(long, default_value = "60s")]
     retry_for: String,
@@ -75,12 +83,13 @@ pub struct SendArgs {
 /// # Errors
 /// [`Invalid`] arguments; a refusal; or no acceptance within `--retry-for`.
 pub async fn run(args: &SendArgs) -> anyhow::Result<()> {
-    let secret = signing_secret(|name| std::env::var_os(name))?;
-    let sender = Sender::new(args)?;
+    let mut problems = Problems::default();
+    let signer = Signer::new(&args.signing, &mut problems, |name| std::env::var_os(name));
+    let sender = Sender::new(args, signer, problems)?;
     let end = Instant::now() + sender.retry_for;
     let mut pause = RETRY_MIN;
     loop {
-        let (why, wait) = match sender.attempt(&secret).await {
+        let (why, wait) = match sender.attempt().await {
             Ok(answer) => {
                 let text = String::from_utf8_lossy(&answer.body);
                 writeln!(std::io::stdout(), "{}", text.trim_end())?;
@@ -92,7 +101,7 @@ pub async fn run(args: &SendArgs) -> anyhow::Result<()> {
                 }
                 (answer.status.to_string(), answer.retry_after)
             }
-            Err(why) => (why.to_string(), None),
+            Err(why) => (format!("{why:#}"), None),
         };
         let wait = wait.unwrap_or_default().max(pause);
         if Instant::now() + wait > end {
@@ -106,6 +115,11 @@ pub async fn run(args: &SendArgs) -> anyhow::Result<()> {
 
 struct Sender {
     url: Url,
+    /// For https.
+    tls: Option<TlsConnector>,
+    signer: Signer,
+    /// The callback's idempotency key, the same for each attempt.
+    event_id: String,
     /// The body but for the time, which is each attempt's own.
     fields: Map<String, Value>,
     retry_for: Duration,
@@ -118,44 +132,58 @@ struct Answered {
 }
 
 impl Sender {
-    fn new(args: &SendArgs) -> Result<Self, Invalid> {
-        let mut problems = Problems::default();
+    fn new(
+        args: &SendArgs,
+        signer: Option<Signer>,
+        mut problems: Problems,
+    ) -> Result<Self, Invalid> {
         let url = problems.take("--url", target(&args.url));
+        let is_secure = url.as_ref().is_some_and(|url| url.scheme() == "https");
+        let tls = if is_secure { problems.take("--url", connector()) } else { None };
         let retry_for = match args.retry_for.trim() {
             "0" => Some(Duration::ZERO),
             text => problems.take("--retry-for", duration(text)),
         };
-        let fields = fields(args);
+        let event_id = args.event_id.clone().unwrap_or_else(random_id);
+        if let Some(signer) = &signer {
+            problems.take("--event-id", signer.check_id(&event_id));
+        }
+        let fields = fields(args, &event_id);
         // The answer would be the same, only later.
         let checked = shared::callback::parse(&body(&fields, DateTime::UNIX_EPOCH));
         problems.take("the callback would be refused", checked);
-        let sender = (|| Some(Self { url: url?, fields, retry_for: retry_for? }))();
+        let sender = (|| {
+            let (url, retry_for) = (url?, retry_for?);
+            Some(Self { url, tls, signer: signer?, event_id, fields, retry_for })
+        })();
         problems.finish(sender)
     }
 
-    async fn attempt(&self, secret: &Secret) -> anyhow::Result<Answered> {
-        let body = body(&self.fields, clock::now());
-        let request = Request::post(self.path_and_query())
+    async fn attempt(&self) -> anyhow::Result<Answered> {
+        let now = clock::now();
+        let body = body(&self.fields, now);
+        let mut request = Request::post(self.path_and_query())
             .header(HOST, self.url.authority())
-            .header(CONTENT_TYPE, "application/json")
-            .header(PLAIN_HEADER, sign(secret, &body))
-            .body(Full::new(Bytes::from(body)))?;
-        let answered = timeout(ATTEMPT_LIMIT, self.exchange(request)).await;
+            .header(CONTENT_TYPE, "application/json");
+        for (name, value) in self.signer.headers(&body, &self.event_id, now) {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(Bytes::from(body)))?;
+        let answered = timeout(ATTEMPT_LIMIT, self.connect_and_send(request)).await;
         answered.unwrap_or_else(|_| bail!("no answer within {ATTEMPT_LIMIT:?}"))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Answered> {
-        let host = self.url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    async fn connect_and_send(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Answered> {
+        let host = self.url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = self.url.port_or_known_default().unwrap_or(80);
-        let stream = TcpStream::connect((host, port)).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let connection = tokio::spawn(connection);
-        let response = sender.send_request(request).await?;
-        let (head, body) = response.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
-        connection.abort();
-        Ok(Answered { status: head.status, retry_after: retry_after(&head.headers), body })
+        let stream = TcpStream::connect((host.as_str(), port)).await.context("can't connect")?;
+        match &self.tls {
+            None => exchange(stream, request).await,
+            Some(tls) => {
+                let stream = tls.connect(ServerName::try_from(host)?, stream).await;
+                exchange(stream.context("TLS")?, request).await
+            }
+        }
     }
 
     fn path_and_query(&self) -> String {
@@ -166,31 +194,62 @@ impl Sender {
     }
 }
 
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+) -> anyhow::Result<Answered> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let response = sender.send_request(request).await?;
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, ANSWER_BYTES).collect().await;
+    let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
+    connection.abort();
+    Ok(Answered { status: head.status, retry_after: retry_after(&head.headers), body })
+}
+
+/// Believes the machine's certificate authorities, or those that SSL_CERT_FILE or SSL_CERT_DIR
+/// name.
+fn connector() -> Result<TlsConnector, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    if roots.add_parsable_certificates(found.certs).0 == 0 {
+        let why = found.errors.first().map_or_else(String::new, |error| format!(": {error}"));
+        return Err(format!("https needs certificate authorities, and none was found{why}"));
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
 fn target(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| format!("\"{text}\" is not a URL: {error}"))?;
+    let url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("holds a user or a password, which nobody would see: remove it".into());
+    }
     match url.scheme() {
-        "http" if url.has_host() => Ok(url),
-        "https" => Err("https is not supported: use curl, or http on the inner side".into()),
-        _ => Err(format!("\"{text}\" is not a URL like http://host:8080/path")),
+        "http" | "https" if url.has_host() => Ok(url),
+        _ => Err(format!("\"{text}\" is not a URL like https://host/path")),
     }
 }
 
-fn fields(args: &SendArgs) -> Map<String, Value> {
-    let event_id =
-        args.event_id.clone().unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
+fn fields(args: &SendArgs, event_id: &str) -> Map<String, Value> {
     let texts = [
-        ("job_id", Some(&args.job_id)),
-        ("status", args.status.as_ref()),
-        ("workflow_run_id", args.workflow_run_id.as_ref()),
-        ("error", args.error.as_ref()),
-        ("failed_step", args.failed_step.as_ref()),
-        ("agent_id", args.agent_id.as_ref()),
-        ("region", args.region.as_ref()),
-        ("event_id", Some(&event_id)),
+        ("job_id", Some(args.job_id.as_str())),
+        ("status", args.status.as_deref()),
+        ("workflow_run_id", args.workflow_run_id.as_deref()),
+        ("error", args.error.as_deref()),
+        ("failed_step", args.failed_step.as_deref()),
+        ("agent_id", args.agent_id.as_deref()),
+        ("region", args.region.as_deref()),
+        ("event_id", Some(event_id)),
     ];
     let mut fields: Map<String, Value> = texts
         .into_iter()
-        .filter_map(|(name, text)| Some((name.to_owned(), Value::from(text?.as_str()))))
+        .filter_map(|(name, text)| Some((name.to_owned(), Value::from(text?))))
         .collect();
     if args.heartbeat {
         fields.insert("type".into(), "heartbeat".into());
@@ -230,7 +289,10 @@ mod tests {
         let args = [&["ingress", "send"], args].concat();
         let cli = Cli::try_parse_from(args).map_err(|error| error.to_string())?;
         let Some(Command::Send(args)) = cli.command else { panic!("not send") };
-        Sender::new(&args).map_err(|error| error.to_string())
+        let variable = |name: &str| (name == "CALLBACK_SECRET").then(|| "s".into());
+        let mut problems = Problems::default();
+        let signer = Signer::new(&args.signing, &mut problems, variable);
+        Sender::new(&args, signer, problems).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -275,8 +337,12 @@ mod tests {
             (&["--job-id=a\nb", "--heartbeat"], "Invalid job_id"),
             (&["--job-id=j", "--heartbeat", "--event-id="], "Invalid event_id"),
             (&["--job-id=j", "--heartbeat", "--run-attempt=0"], "--run-attempt"),
-            (&["--job-id=j", "--heartbeat", "--url=https://x/"], "https is not supported"),
+            (&["--job-id=j", "--heartbeat", "--url=ftp://x/"], "--url"),
+            (&["--job-id=j", "--heartbeat", "--url=http://a:b@x/"], "user or a password"),
             (&["--job-id=j", "--heartbeat", "--url=x"], "--url"),
+            (&["--job-id=j", "--heartbeat", "--scheme=sha1"], "--scheme"),
+            (&["--job-id=j", "--heartbeat", "--key=other"], "--key"),
+            (&["--job-id=j", "--heartbeat", "--scheme=standard", "--event-id=a b"], "--event-id"),
             (&["--job-id=j", "--heartbeat", "--retry-for=never"], "--retry-for"),
         ] {
             let problem = sender(args).err().expect("refused");

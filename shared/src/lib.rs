@@ -11,5 +11,6 @@ pub mod broker;
 pub mod config;
 pub mod listener;
 pub mod ops;
+pub mod places;
 pub mod shutdown;
 pub mod telemetry;

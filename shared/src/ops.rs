@@ -12,12 +12,16 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::listener::{self, Limits};
+use crate::shutdown::Leaving;
 use crate::telemetry::PrometheusHandle;
 
 /// Few connections, none of them for long: whoever looks comes every few seconds.
 pub const LIMITS: Limits = Limits {
     max_connections: 64,
-    header_timeout: Duration::from_secs(30),
+    silence_timeout: Duration::from_secs(10),
+    max_header_bytes: 16 * 1024,
+    header_timeout: Duration::from_secs(10),
+    idle_timeout: Duration::from_secs(30),
     write_timeout: Duration::from_secs(10),
 };
 
@@ -34,8 +38,9 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let handler = move |request| std::future::ready(answer(&request, &readiness, &metrics));
+    let leaving = Leaving::after(&shutdown, Duration::ZERO);
     // What is in flight then only looks at a process that ends.
-    let _ = listener::serve(listener, limits, handler, &shutdown).await;
+    let _ = listener::serve(listener, None, limits, handler, leaving).await;
 }
 
 fn answer(
@@ -84,16 +89,22 @@ mod tests {
     /// Nothing waits for it to pass.
     const SOON: Duration = Duration::from_secs(60);
     const NEVER: Duration = Duration::from_secs(3600);
+    const SHORT: Duration = Duration::from_millis(100);
     const GET: &[u8] = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+    /// One connection at a time, for ever.
+    const PATIENT: Limits = Limits {
+        max_connections: 1,
+        silence_timeout: NEVER,
+        max_header_bytes: 16 * 1024,
+        header_timeout: NEVER,
+        idle_timeout: NEVER,
+        write_timeout: NEVER,
+    };
 
-    /// Serves one connection at a time, with what the process is told as its only page.
-    async fn serve_one(
-        header_timeout: Duration,
-        write_timeout: Duration,
-    ) -> (SocketAddr, DropGuard) {
+    /// Serves, with a long `/readyz`.
+    async fn start(limits: Limits) -> (SocketAddr, DropGuard) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let limits = Limits { max_connections: 1, header_timeout, write_timeout };
         let readiness: Readiness = Arc::new(|| vec!["x".repeat(1 << 20)]);
         let metrics = PrometheusBuilder::new().build_recorder().handle();
         let shutdown = CancellationToken::new();
@@ -116,22 +127,46 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_says_nothing_more_is_disconnected() {
-        let (address, _serving) = serve_one(Duration::from_millis(100), NEVER).await;
+    async fn every_wait_for_the_client_has_its_limit() {
         let unread_body = b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n";
-        for said in [&b""[..], b"GET /li", GET, unread_body] {
+        for (limits, said) in [
+            (Limits { silence_timeout: SHORT, ..PATIENT }, &b""[..]),
+            (Limits { header_timeout: SHORT, ..PATIENT }, b"G"),
+            (Limits { header_timeout: SHORT, ..PATIENT }, b"GET /livez HTTP/1.1\r\nHost: x\r\n"),
+            (Limits { idle_timeout: SHORT, ..PATIENT }, GET),
+            (Limits { idle_timeout: SHORT, ..PATIENT }, unread_body),
+        ] {
+            let (address, _serving) = start(limits).await;
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(said).await.unwrap();
             let mut rest = Vec::new();
             let closed = timeout(SOON, stream.read_to_end(&mut rest)).await;
             assert!(closed.is_ok(), "still open after {said:?}");
+            ask_anew(address).await;
         }
-        ask_anew(address).await;
+    }
+
+    #[tokio::test]
+    async fn no_limit_is_counted_before_its_time() {
+        // Each wait passes the limits of the others.
+        let (address, _serving) = start(Limits { header_timeout: SHORT, ..PATIENT }).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        for _ in 0..2 {
+            tokio::time::sleep(SHORT * 3).await;
+            ask(&mut stream).await;
+        }
+        let short = Limits { silence_timeout: SHORT, idle_timeout: SHORT, ..PATIENT };
+        let (address, _serving) = start(short).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&GET[..5]).await.unwrap();
+        tokio::time::sleep(SHORT * 3).await;
+        stream.write_all(&GET[5..]).await.unwrap();
+        assert_ne!(stream.read(&mut [0; 1]).await.unwrap(), 0, "closed");
     }
 
     #[tokio::test]
     async fn who_does_not_read_is_disconnected() {
-        let (address, _serving) = serve_one(NEVER, Duration::from_millis(100)).await;
+        let (address, _serving) = start(Limits { write_timeout: SHORT, ..PATIENT }).await;
         let mut deaf = TcpStream::connect(address).await.unwrap();
         // More than the buffers of both sides hold.
         for _ in 0..64 {
@@ -142,7 +177,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_comes_beyond_the_limit_waits_for_a_place() {
-        let (address, _serving) = serve_one(NEVER, NEVER).await;
+        let (address, _serving) = start(PATIENT).await;
         let mut first = TcpStream::connect(address).await.unwrap();
         ask(&mut first).await;
         let mut second = TcpStream::connect(address).await.unwrap();
@@ -154,5 +189,18 @@ mod tests {
         assert_eq!(early, Err(std::io::ErrorKind::WouldBlock), "there was no place");
         drop(first);
         timeout(SOON, ask(&mut second)).await.expect("the place is free");
+    }
+
+    #[tokio::test]
+    async fn who_keeps_a_place_waiting_loses_it_to_who_comes() {
+        let (address, _serving) = start(PATIENT).await;
+        for said in [&b""[..], b"GET /li", GET] {
+            let mut dawdler = TcpStream::connect(address).await.unwrap();
+            dawdler.write_all(said).await.unwrap();
+            ask_anew(address).await;
+            let mut rest = Vec::new();
+            let closed = timeout(SOON, dawdler.read_to_end(&mut rest)).await;
+            assert!(closed.is_ok(), "still open after {said:?}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! How a process ends: the first SIGTERM or SIGINT asks, a second one does not.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -32,4 +33,31 @@ pub fn on_signal() -> io::Result<CancellationToken> {
         }
     });
     Ok(token)
+}
+
+/// The two steps in which a listener is left.
+#[derive(Debug, Clone)]
+pub struct Leaving {
+    /// From here on clients are asked to go elsewhere, and are still served.
+    pub begun: CancellationToken,
+    /// From here on nobody new is served.
+    pub stopped: CancellationToken,
+}
+
+impl Leaving {
+    /// Begins with `asked`, and stops a `delay` later.
+    #[must_use]
+    pub fn after(asked: &CancellationToken, delay: Duration) -> Self {
+        if delay.is_zero() {
+            return Self { begun: asked.clone(), stopped: asked.clone() };
+        }
+        let leaving = Self { begun: asked.clone(), stopped: CancellationToken::new() };
+        let Self { begun, stopped } = leaving.clone();
+        tokio::spawn(async move {
+            begun.cancelled().await;
+            tokio::time::sleep(delay).await;
+            stopped.cancel();
+        });
+        leaving
+    }
 }

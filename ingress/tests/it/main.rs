@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -32,7 +33,14 @@ async fn serve(args: &[&str]) -> Served {
     let (address, ops) = (listener.local_addr().unwrap(), ops_listener.local_addr().unwrap());
     let shutdown = CancellationToken::new();
     let metrics = PrometheusBuilder::new().build_recorder().handle();
-    let serving = ingress::serve(config(args), listener, ops_listener, metrics, shutdown.clone());
+    let serving = ingress::serve(
+        config(args),
+        listener,
+        ops_listener,
+        metrics,
+        Arc::default(),
+        shutdown.clone(),
+    );
     Served { address, ops, shutdown, ended: tokio::spawn(serving) }
 }
 
@@ -122,7 +130,7 @@ async fn a_head_beyond_the_limit_is_refused() {
 
 #[tokio::test]
 async fn a_silent_connection_is_closed_in_time() {
-    let served = serve(&["--header-timeout=200ms"]).await;
+    let served = serve(&["--silence-timeout=200ms", "--header-timeout=200ms"]).await;
     for said in [&b""[..], b"POST /api"] {
         let mut stream = TcpStream::connect(served.address).await.unwrap();
         stream.write_all(said).await.unwrap();

@@ -1,0 +1,99 @@
+//! What bounds a request, and all of them together: nobody holds anything for nothing.
+
+use std::time::Duration;
+
+use clap::Args;
+use shared::bundle;
+use shared::config::{Problems, duration, number};
+use shared::listener;
+
+/// The largest body that fits a bundle with its metadata.
+const LARGEST_BODY: usize = bundle::MAX_BYTES - bundle::MAX_METADATA_BYTES;
+
+/// The limits as texts: only [`LimitArgs::check`] reads them.
+#[derive(Debug, Args)]
+pub struct LimitArgs {
+    /// The most connections; more wait to be accepted, or take the place of one that has been
+    /// waiting for its client for a second.
+    #[arg(long, env = "MAX_CONNECTIONS", default_value = "4096")]
+    max_connections: String,
+    /// How long a connection may say nothing after it was opened, a TLS handshake included.
+    #[arg(long, env = "SILENCE_TIMEOUT", default_value = "10s")]
+    silence_timeout: String,
+    /// The largest head of a request.
+    #[arg(long, env = "MAX_HEADER_BYTES", default_value = "16384")]
+    max_header_bytes: String,
+    /// How long a head may take from its first byte to its last.
+    #[arg(long, env = "HEADER_TIMEOUT", default_value = "10s")]
+    header_timeout: String,
+    /// The largest body.
+    #[arg(long, env = "MAX_BODY_BYTES", default_value = "65536")]
+    max_body_bytes: String,
+    /// How long a body may take to arrive.
+    #[arg(long, env = "BODY_TIMEOUT", default_value = "10s")]
+    body_timeout: String,
+    /// How long a connection may idle between requests; keep it above the load balancer's limit.
+    #[arg(long, env = "IDLE_TIMEOUT", default_value = "75s")]
+    idle_timeout: String,
+    /// How long a sender may take nothing of its answers.
+    #[arg(long, env = "WRITE_TIMEOUT", default_value = "30s")]
+    write_timeout: String,
+    /// The most requests being worked on; more are told 503 at once, or take the place of one
+    /// whose body has not arrived for a second.
+    #[arg(long, env = "MAX_IN_FLIGHT", default_value = "1024")]
+    max_in_flight: String,
+    /// How long a sender waits for the stream's confirmation before it is told 503.
+    #[arg(long, env = "PUBLISH_DEADLINE", default_value = "12s")]
+    publish_deadline: String,
+}
+
+/// What bounds a request and all of them together.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// What bounds a connection.
+    pub connection: listener::Limits,
+    /// The largest body.
+    pub max_body_bytes: usize,
+    /// How long a body may take to arrive.
+    pub body_timeout: Duration,
+    /// The most requests being worked on.
+    pub max_in_flight: usize,
+    /// How long a callback waits for its confirmation.
+    pub publish_deadline: Duration,
+}
+
+impl LimitArgs {
+    pub(crate) fn check(&self, problems: &mut Problems) -> Option<Limits> {
+        let mut whole = |name, text: &str, min, max| problems.take(name, number(text, min, max));
+        let max_connections = whole("--max-connections", &self.max_connections, 1, 1_000_000);
+        let max_header_bytes = whole(
+            "--max-header-bytes",
+            &self.max_header_bytes,
+            listener::MIN_HEADER_BYTES,
+            1 << 20,
+        );
+        let max_body_bytes = whole("--max-body-bytes", &self.max_body_bytes, 1, LARGEST_BODY);
+        let max_in_flight = whole("--max-in-flight", &self.max_in_flight, 1, 1_000_000);
+        let mut time = |name, text| problems.take(name, duration(text));
+        let silence_timeout = time("--silence-timeout", &self.silence_timeout);
+        let header_timeout = time("--header-timeout", &self.header_timeout);
+        let body_timeout = time("--body-timeout", &self.body_timeout);
+        let idle_timeout = time("--idle-timeout", &self.idle_timeout);
+        let write_timeout = time("--write-timeout", &self.write_timeout);
+        let publish_deadline = time("--publish-deadline", &self.publish_deadline);
+        Some(Limits {
+            connection: listener::Limits {
+                max_connections: max_connections?,
+                silence_timeout: silence_timeout?,
+                max_header_bytes: max_header_bytes?,
+                header_timeout: header_timeout?,
+                idle_timeout: idle_timeout?,
+                write_timeout: write_timeout?,
+            },
+            max_body_bytes: max_body_bytes?,
+            body_timeout: body_timeout?,
+            max_in_flight: max_in_flight?,
+            publish_deadline: publish_deadline?,
+        })
+    }
+}

@@ -1,0 +1,47 @@
+//! What SIGHUP changes while ingress serves: the secrets of the file, and the certificate.
+
+use std::sync::Arc;
+
+use tokio::sync::{Notify, watch};
+use tokio_rustls::rustls::ServerConfig;
+
+use crate::config::KeySource;
+use crate::measure;
+use crate::signature::Keys;
+use crate::tls::TlsFiles;
+
+/// Reads everything anew whenever it is asked to, for ever. What can't be used leaves what was
+/// there.
+pub(crate) async fn run(
+    asked: Arc<Notify>,
+    source: KeySource,
+    keys: watch::Sender<Arc<Keys>>,
+    tls: Option<(TlsFiles, watch::Sender<Arc<ServerConfig>>)>,
+) {
+    loop {
+        asked.notified().await;
+        outcome(
+            "secrets",
+            source.load().map(|new| keys.send_replace(Arc::new(new))).map(|_| {
+                let ids = keys.borrow().ids().map(|id| &**id).collect::<Vec<_>>().join(", ");
+                tracing::info!(keys = ids, "read the secrets again: {ids} are active");
+            }),
+        );
+        if let Some((files, current)) = &tls {
+            outcome(
+                "certificate",
+                files.load().map(|new| {
+                    current.send_replace(new);
+                    tracing::info!("read the certificate again");
+                }),
+            );
+        }
+    }
+}
+
+fn outcome(what: &'static str, read: Result<(), String>) {
+    measure::reloaded(what, read.is_ok());
+    if let Err(problem) = read {
+        tracing::error!("the {what} can't be read again, the former stay in use: {problem}");
+    }
+}

@@ -1,0 +1,232 @@
+//! Secrets, and the keys that are made of them once.
+
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use chrono::{DateTime, Utc};
+use hmac::digest::FixedOutput;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use super::{ReplayWindow, Scheme, Schemes};
+
+/// What a secret begins with whose rest is base64, for Standard Webhooks.
+const STANDARD_PREFIX: &[u8] = b"whsec_";
+
+/// A secret shared with senders, ready to sign. Never shows itself.
+#[derive(Clone)]
+pub struct Secret {
+    /// With the key schedule already computed; cloned for each body.
+    verbatim: Hmac<Sha256>,
+    standard: Hmac<Sha256>,
+}
+
+/// A secret that can't be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadSecret {
+    /// It has no bytes, with which anyone could sign.
+    #[error("is set but empty")]
+    Empty,
+    /// It begins like a Standard Webhooks secret, and goes on otherwise.
+    #[error("begins with whsec_, but what follows is not the base64 of a secret")]
+    NotBase64,
+}
+
+impl Secret {
+    /// Takes the bytes of a secret as they are. For Standard Webhooks, and for no other scheme,
+    /// `whsec_<base64>` is decoded.
+    ///
+    /// # Errors
+    /// [`BadSecret`].
+    pub fn new(bytes: &[u8]) -> Result<Self, BadSecret> {
+        if bytes.is_empty() {
+            return Err(BadSecret::Empty);
+        }
+        let verbatim = schedule(bytes);
+        let standard = match bytes.strip_prefix(STANDARD_PREFIX) {
+            None => verbatim.clone(),
+            Some(encoded) => match BASE64.decode(encoded) {
+                Ok(decoded) if !decoded.is_empty() => schedule(&decoded),
+                _ => return Err(BadSecret::NotBase64),
+            },
+        };
+        Ok(Self { verbatim, standard })
+    }
+
+    /// The tag of a body, preceded by what its scheme signs before it.
+    pub(super) fn tag(&self, scheme: Scheme, prefix: Option<[&[u8]; 2]>, body: &[u8]) -> [u8; 32] {
+        let mut mac = match scheme {
+            Scheme::Plain | Scheme::GitHub => self.verbatim.clone(),
+            Scheme::Standard => self.standard.clone(),
+        };
+        for part in prefix.into_iter().flatten() {
+            mac.update(part);
+            mac.update(b".");
+        }
+        mac.update(body);
+        mac.finalize_fixed().into()
+    }
+
+    /// Signs a body: the value of `X-Signature`.
+    #[must_use]
+    pub fn sign_plain(&self, body: &[u8]) -> String {
+        hex::encode(self.tag(Scheme::Plain, None, body))
+    }
+
+    /// Signs a body: the value of `X-Hub-Signature-256`.
+    #[must_use]
+    pub fn sign_github(&self, body: &[u8]) -> String {
+        format!("sha256={}", hex::encode(self.tag(Scheme::GitHub, None, body)))
+    }
+
+    /// Signs a body: the value of `webhook-signature` beside that id, and that time as
+    /// `webhook-timestamp` in Unix seconds.
+    #[must_use]
+    pub fn sign_standard(&self, id: &str, at: DateTime<Utc>, body: &[u8]) -> String {
+        let at = at.timestamp().to_string();
+        let tag = self.tag(Scheme::Standard, Some([id.as_bytes(), at.as_bytes()]), body);
+        format!("v1,{}", BASE64.encode(tag))
+    }
+}
+
+fn schedule(key: &[u8]) -> Hmac<Sha256> {
+    #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
+    Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// The active keys, and which of their signatures are believed.
+#[derive(Clone)]
+pub struct Keys {
+    pub(super) keys: Vec<Key>,
+    pub(super) schemes: Schemes,
+    pub(super) window: ReplayWindow,
+}
+
+#[derive(Clone)]
+pub(super) struct Key {
+    pub(super) id: Arc<str>,
+    pub(super) secret: Secret,
+}
+
+impl Keys {
+    /// Prepares secrets, each with the id that stands for it in metadata, metrics and logs.
+    #[must_use]
+    pub fn new(
+        secrets: impl IntoIterator<Item = (impl Into<Arc<str>>, Secret)>,
+        schemes: Schemes,
+        window: ReplayWindow,
+    ) -> Self {
+        let key = |(id, secret): (_, Secret)| Key { id: Into::into(id), secret };
+        Self { keys: secrets.into_iter().map(key).collect(), schemes, window }
+    }
+
+    /// The ids, in the order in which the keys are tried.
+    pub fn ids(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.keys.iter().map(|key| &key.id)
+    }
+
+    /// The allowed schemes.
+    #[must_use]
+    pub fn schemes(&self) -> Schemes {
+        self.schemes
+    }
+
+    /// Which times of sending are believed.
+    #[must_use]
+    pub fn window(&self) -> ReplayWindow {
+        self.window
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.ids()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_known_answers_of_rfc_4231_come_out() {
+        let cases: [(Vec<u8>, &[u8], &str); 5] = [
+            (
+                vec![0x0b; 20],
+                b"Hi There",
+                "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7",
+            ),
+            (
+                b"Jefe".to_vec(),
+                b"what do ya want for nothing?",
+                "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+            ),
+            (
+                vec![0xaa; 20],
+                &[0xdd; 50],
+                "773ea91e36800e46854db8ebd09181a72959098b3ef8c122d9635514ced565fe",
+            ),
+            (
+                vec![0xaa; 131],
+                b"Test Using Larger Than Block-Size Key - Hash Key First",
+                "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54",
+            ),
+            (
+                vec![0xaa; 131],
+                b"This is a test using a larger than block-size key and a larger than block-size \
+                  data. The key needs to be hashed before being used by the HMAC algorithm.",
+                "9b09ffa71b942fcb27635fbcd5b0e944bfdc63644f0713938a7f51535c3a35e2",
+            ),
+        ];
+        for (key, data, expected) in cases {
+            let secret = Secret::new(&key).unwrap();
+            assert_eq!(secret.sign_plain(data), expected);
+            assert_eq!(secret.sign_github(data), format!("sha256={expected}"));
+        }
+    }
+
+    #[test]
+    fn the_example_of_standard_webhooks_comes_out() {
+        // The example in the reference implementations of the specification.
+        let secret = Secret::new(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let at = DateTime::from_timestamp(1_614_265_330, 0).unwrap();
+        let signature =
+            secret.sign_standard("msg_p5jXN8AQM9LWM0D4loKWxJek", at, br#"{"test": 2432232314}"#);
+        assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn secrets_are_decoded_for_standard_webhooks_only() {
+        let encoded = Secret::new(b"whsec_aHVudGVyMg==").unwrap();
+        let decoded = Secret::new(b"hunter2").unwrap();
+        let at = DateTime::UNIX_EPOCH;
+        assert_eq!(encoded.sign_standard("a", at, b"x"), decoded.sign_standard("a", at, b"x"));
+        assert_ne!(encoded.sign_plain(b"x"), decoded.sign_plain(b"x"));
+        assert_ne!(encoded.sign_github(b"x"), decoded.sign_github(b"x"));
+    }
+
+    #[test]
+    fn bad_secrets_are_refused() {
+        assert_eq!(Secret::new(b"").unwrap_err(), BadSecret::Empty);
+        for bad in [&b"whsec_"[..], b"whsec_===", b"whsec_a", b"whsec_\xff\xff\xff\xff"] {
+            assert_eq!(Secret::new(bad).unwrap_err(), BadSecret::NotBase64);
+        }
+        assert!(Secret::new(b"\xff\0").is_ok(), "any bytes");
+    }
+
+    #[test]
+    fn secrets_do_not_show_themselves() {
+        let secret = || Secret::new(b"hunter2").unwrap();
+        assert_eq!(format!("{:?}", secret()), "Secret");
+        let keys = Keys::new([("a", secret())], Schemes::ALL, ReplayWindow::for_tests());
+        assert_eq!(format!("{keys:?}"), r#"{"a"}"#);
+    }
+}

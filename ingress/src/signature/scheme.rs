@@ -1,0 +1,242 @@
+//! The signature schemes: what a request's headers claim in each of them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use chrono::{DateTime, Utc};
+use hyper::HeaderMap;
+use shared::callback::MAX_EVENT_ID_BYTES;
+
+/// The header of the plain scheme: 64 hex digits, the HMAC of the body.
+pub const PLAIN_HEADER: &str = "x-signature";
+/// The header of GitHub's scheme: `sha256=` and 64 hex digits, the HMAC of the body.
+pub const GITHUB_HEADER: &str = "x-hub-signature-256";
+/// The header of Standard Webhooks: `v1,<base64>`, several of them separated by spaces; the HMAC
+/// of `<id>.<timestamp>.<body>`.
+pub const STANDARD_HEADER: &str = "webhook-signature";
+/// The message's id in Standard Webhooks.
+pub const STANDARD_ID_HEADER: &str = "webhook-id";
+/// When a Standard Webhooks message was sent, in Unix seconds.
+pub const STANDARD_TIMESTAMP_HEADER: &str = "webhook-timestamp";
+
+/// A way to sign a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// `X-Signature`.
+    Plain,
+    /// `X-Hub-Signature-256`.
+    GitHub,
+    /// `webhook-signature`, with `webhook-id` and `webhook-timestamp`.
+    Standard,
+}
+
+impl Scheme {
+    /// Every scheme, in the order in which they are looked at.
+    pub const ALL: [Self; 3] = [Self::Plain, Self::GitHub, Self::Standard];
+
+    /// The name in settings and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::GitHub => "github",
+            Self::Standard => "standard",
+        }
+    }
+
+    /// What the headers claim; nothing when there is none of this scheme.
+    pub(super) fn claim(self, headers: &HeaderMap) -> Option<Claim<'_>> {
+        let header = match self {
+            Self::Plain => PLAIN_HEADER,
+            Self::GitHub => GITHUB_HEADER,
+            Self::Standard => STANDARD_HEADER,
+        };
+        headers.contains_key(header).then(|| {
+            let claim = || match self {
+                Self::Plain => Claim::of_body(self, only(headers, header)?),
+                Self::GitHub => {
+                    Claim::of_body(self, only(headers, header)?.strip_prefix(b"sha256=")?)
+                }
+                Self::Standard => Claim::of_message(headers),
+            };
+            claim().unwrap_or(Claim::malformed(self))
+        })
+    }
+}
+
+impl FromStr for Scheme {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|scheme| scheme.as_str() == text.trim());
+        known.ok_or_else(|| format!("\"{text}\" is not one of {}", Schemes::ALL))
+    }
+}
+
+/// A set of schemes, at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schemes([bool; Scheme::ALL.len()]);
+
+impl Schemes {
+    /// All schemes.
+    pub const ALL: Self = Self([true; Scheme::ALL.len()]);
+
+    /// Whether the scheme is in the set.
+    #[must_use]
+    pub fn contains(self, scheme: Scheme) -> bool {
+        self.0[scheme as usize]
+    }
+
+    /// The schemes of the set.
+    pub fn iter(self) -> impl Iterator<Item = Scheme> {
+        Scheme::ALL.into_iter().filter(move |scheme| self.contains(*scheme))
+    }
+}
+
+impl FromStr for Schemes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut schemes = Self([false; Scheme::ALL.len()]);
+        for name in text.split(',') {
+            schemes.0[name.parse::<Scheme>()? as usize] = true;
+        }
+        Ok(schemes)
+    }
+}
+
+impl fmt::Display for Schemes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.iter().map(Scheme::as_str).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+/// What the headers of one scheme claim.
+#[derive(Debug)]
+pub(super) struct Claim<'a> {
+    pub(super) scheme: Scheme,
+    /// The tags, any of which may hold; of a malformed claim, one of zeros.
+    pub(super) tags: Tags,
+    /// Whether it can be believed at all.
+    pub(super) is_well_formed: bool,
+    /// What is signed beside the body.
+    pub(super) message: Option<Message<'a>>,
+}
+
+/// The signed headers of Standard Webhooks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Message<'a> {
+    pub(super) id: &'a str,
+    /// The header's very bytes, which are signed.
+    pub(super) timestamp: &'a [u8],
+    pub(super) sent_at: DateTime<Utc>,
+}
+
+/// Nearly always there is just one.
+#[derive(Debug)]
+pub(super) enum Tags {
+    One([u8; 32]),
+    Several(Vec<[u8; 32]>),
+}
+
+impl Tags {
+    pub(super) fn as_slice(&self) -> &[[u8; 32]] {
+        match self {
+            Self::One(tag) => std::slice::from_ref(tag),
+            Self::Several(tags) => tags,
+        }
+    }
+}
+
+impl<'a> Claim<'a> {
+    /// A claim that is compared like every other, and then not believed.
+    pub(super) fn malformed(scheme: Scheme) -> Self {
+        Self { scheme, tags: Tags::One([0; 32]), is_well_formed: false, message: None }
+    }
+
+    fn of_body(scheme: Scheme, digits: &[u8]) -> Option<Self> {
+        let mut tag = [0; 32];
+        // Refuses every other length than 64 digits, too.
+        hex::decode_to_slice(digits, &mut tag).ok()?;
+        Some(Self { scheme, tags: Tags::One(tag), is_well_formed: true, message: None })
+    }
+
+    fn of_message(headers: &'a HeaderMap) -> Option<Self> {
+        let id = only(headers, STANDARD_ID_HEADER)?;
+        let timestamp = only(headers, STANDARD_TIMESTAMP_HEADER)?;
+        let message = Message {
+            id: str::from_utf8(id).ok().filter(|id| is_message_id(id))?,
+            timestamp,
+            sent_at: seconds(timestamp)?,
+        };
+        // Signatures of other versions may stand beside ours.
+        let signatures = only(headers, STANDARD_HEADER)?.split(|byte| *byte == b' ');
+        let mut tags = signatures.filter_map(|signature| {
+            let mut tag = [0; 32];
+            let decoded = BASE64.decode_slice(signature.strip_prefix(b"v1,")?, &mut tag);
+            (decoded == Ok(tag.len())).then_some(tag)
+        });
+        let first = tags.next()?;
+        let rest: Vec<_> = tags.collect();
+        let tags = if rest.is_empty() {
+            Tags::One(first)
+        } else {
+            Tags::Several(std::iter::once(first).chain(rest).collect())
+        };
+        let scheme = Scheme::Standard;
+        Some(Self { scheme, tags, is_well_formed: true, message: Some(message) })
+    }
+}
+
+/// The value of a header that must come exactly once.
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => Some(value.as_bytes()),
+        _ => None,
+    }
+}
+
+/// Whether a `webhook-id` has nothing in it that could make a body of it, so that no signed text
+/// of one scheme passes as one of another: 1 to 128 letters, digits, `_`, `.` and `-`.
+#[must_use]
+pub fn is_message_id(id: &str) -> bool {
+    (1..=MAX_EVENT_ID_BYTES).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+/// Unix seconds, digits only.
+fn seconds(text: &[u8]) -> Option<DateTime<Utc>> {
+    let is_sound = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let text = is_sound.then(|| str::from_utf8(text).ok()).flatten()?;
+    DateTime::from_timestamp(text.parse().ok()?, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemes_are_read_by_their_names() {
+        assert_eq!("plain,github,standard".parse(), Ok(Schemes::ALL));
+        let one: Schemes = " github ".parse().unwrap();
+        assert_eq!((one.contains(Scheme::GitHub), one.contains(Scheme::Plain)), (true, false));
+        assert_eq!(one.to_string(), "github");
+        for bad in ["", "GitHub", "plain,", "sha1", "plain github"] {
+            let problem = bad.parse::<Schemes>().unwrap_err();
+            assert!(problem.contains("plain,github,standard"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn times_are_digits() {
+        assert_eq!(seconds(b"0"), Some(DateTime::UNIX_EPOCH));
+        assert!(seconds(b"1700000000").is_some());
+        for bad in [&b""[..], b"+5", b"-5", b" 5", b"5.0", b"1e3", b"99999999999999999999"] {
+            assert_eq!(seconds(bad), None);
+        }
+    }
+}

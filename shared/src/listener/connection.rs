@@ -1,0 +1,242 @@
+//! One connection: HTTP/1.1 with a limit on every wait for the client.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONNECTION, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::{Limits, Tls};
+use crate::places::{Lost, Place};
+use crate::shutdown::Leaving;
+
+/// How long a connection that is not in the middle of a request is left at the end.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What all connections of a listener share.
+pub(super) struct Site<H> {
+    pub(super) http: http1::Builder,
+    pub(super) handler: H,
+    pub(super) limits: Limits,
+    pub(super) leaving: Leaving,
+}
+
+/// Serves a connection to its end. What goes wrong with it concerns only its client.
+pub(super) async fn run<H, F, B>(
+    site: Arc<Site<H>>,
+    stream: TcpStream,
+    tls: Option<Tls>,
+    mut place: Place,
+) where
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+{
+    let silent_until = Instant::now() + site.limits.silence_timeout;
+    place.wait();
+    // Only costs some latency where it fails.
+    let _ = stream.set_nodelay(true);
+    // hyper waits for ever for a client that does not read.
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(site.limits.write_timeout));
+    let stream = Box::pin(stream);
+    let Some(tls) = tls else {
+        return serve(&site, stream, place, silent_until).await;
+    };
+    let acceptor = TlsAcceptor::from(Arc::clone(&*tls.borrow()));
+    drop(tls);
+    let lost = place.lost();
+    tokio::select! {
+        secured = timeout_at(silent_until, acceptor.accept(stream)) => {
+            if let Ok(Ok(stream)) = secured {
+                serve(&site, stream, place, silent_until).await;
+            }
+        }
+        () = lost.notified() => {}
+        () = async {
+            site.leaving.stopped.cancelled().await;
+            sleep(LINGER).await;
+        } => {}
+    }
+}
+
+async fn serve<H, F, B, S>(site: &Site<H>, stream: S, place: Place, silent_until: Instant)
+where
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Site { http, handler, limits, leaving } = site;
+    let lost = place.lost();
+    let phase = Phase::new(limits, place, silent_until);
+    let service = service_fn(async |request| {
+        phase.begin()?;
+        let mut answer = handler(request).await;
+        if leaving.begun.is_cancelled() {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        phase.end();
+        Ok::<_, Lost>(answer)
+    });
+    let stream = Observed { stream, phase: &phase };
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut limit = pin!(sleep_until(silent_until));
+    let mut lost = pin!(lost.notified());
+    let mut stopped = pin!(leaving.stopped.cancelled());
+    let mut is_stopping = false;
+    poll_fn(|context| {
+        if !is_stopping && stopped.as_mut().poll(context).is_ready() {
+            is_stopping = true;
+            phase.stop();
+            connection.as_mut().graceful_shutdown();
+        }
+        if connection.as_mut().poll(context).is_ready() || lost.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        // The phase has changed only if the connection was polled, which is whenever this is.
+        let Some(until) = phase.waits_until() else { return Poll::Pending };
+        if until != limit.deadline() {
+            limit.as_mut().reset(until);
+        }
+        limit.as_mut().poll(context)
+    })
+    .await;
+}
+
+/// What the connection waits for, and until when.
+struct Phase<'a> {
+    limits: &'a Limits,
+    now: Mutex<Now>,
+}
+
+struct Now {
+    place: Place,
+    waits: Waits,
+    is_stopping: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    /// For the first byte of a request.
+    Silent(Instant),
+    /// For the rest of a head.
+    Head(Instant),
+    /// For nothing: a request is being worked on, whose waits are the handler's.
+    No,
+}
+
+impl<'a> Phase<'a> {
+    fn new(limits: &'a Limits, place: Place, silent_until: Instant) -> Self {
+        let now = Now { place, waits: Waits::Silent(silent_until), is_stopping: false };
+        Self { limits, now: Mutex::new(now) }
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        // Only the connection's own task locks it.
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes have arrived.
+    fn hear(&self) {
+        let mut now = self.now();
+        if matches!(now.waits, Waits::Silent(_)) && !now.is_stopping {
+            now.waits = Waits::Head(Instant::now() + self.limits.header_timeout);
+        }
+    }
+
+    /// A head is whole.
+    fn begin(&self) -> Result<(), Lost> {
+        let mut now = self.now();
+        now.waits = Waits::No;
+        now.place.work()
+    }
+
+    /// The handler has answered.
+    fn end(&self) {
+        let mut now = self.now();
+        let limit = if now.is_stopping { LINGER } else { self.limits.idle_timeout };
+        now.waits = Waits::Silent(Instant::now() + limit);
+        now.place.wait();
+    }
+
+    /// A head that never ends must not delay the end of the process.
+    fn stop(&self) {
+        let mut now = self.now();
+        now.is_stopping = true;
+        if now.waits != Waits::No {
+            now.waits = Waits::Head(Instant::now() + LINGER);
+        }
+    }
+
+    fn waits_until(&self) -> Option<Instant> {
+        match self.now().waits {
+            Waits::Silent(until) | Waits::Head(until) => Some(until),
+            Waits::No => None,
+        }
+    }
+}
+
+/// A stream that tells when bytes arrive on it.
+struct Observed<'a, S> {
+    stream: S,
+    phase: &'a Phase<'a>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Observed<'_, S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        if buffer.filled().len() > before {
+            self.phase.hear();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<'_, S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

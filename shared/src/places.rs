@@ -1,0 +1,236 @@
+//! A bounded number of places. Who holds one and keeps it waiting loses it to who comes.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+/// How long a place may be kept waiting before another may have it.
+pub const GRACE: Duration = Duration::from_secs(1);
+
+/// The places.
+#[derive(Debug, Clone)]
+pub struct Places(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    free: Arc<Semaphore>,
+    /// The permits of places that are kept waiting, the longest first.
+    waiting: Mutex<BTreeMap<Since, Deposit>>,
+    count: AtomicU64,
+}
+
+/// When the waiting began, and a number that tells equal times apart.
+type Since = (Instant, u64);
+
+#[derive(Debug)]
+struct Deposit {
+    permit: OwnedSemaphorePermit,
+    lost: Arc<Notify>,
+}
+
+impl Places {
+    /// So many places.
+    #[must_use]
+    pub fn new(places: usize) -> Self {
+        let free = Arc::new(Semaphore::new(places));
+        Self(Arc::new(Inner { free, waiting: Mutex::default(), count: AtomicU64::new(0) }))
+    }
+
+    /// A place that is free, or else the one that has been kept waiting for the longest, if that
+    /// is longer than [`GRACE`].
+    #[must_use]
+    pub fn try_take(&self) -> Option<Place> {
+        let permit = match Arc::clone(&self.0.free).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => self.0.evict()?,
+        };
+        Some(self.place(permit))
+    }
+
+    /// Waits for a place that is free, and takes none from anybody.
+    pub async fn free(&self) -> Place {
+        match Arc::clone(&self.0.free).acquire_owned().await {
+            Ok(permit) => self.place(permit),
+            // Nobody ever closes it.
+            Err(_closed) => std::future::pending().await,
+        }
+    }
+
+    fn place(&self, permit: OwnedSemaphorePermit) -> Place {
+        let lost = Arc::new(Notify::new());
+        Place { inner: Arc::clone(&self.0), held: Held::Busy(permit), lost }
+    }
+}
+
+impl Inner {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<Since, Deposit>> {
+        // Nothing can panic while it is locked.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn evict(&self) -> Option<OwnedSemaphorePermit> {
+        let mut waiting = self.waiting();
+        let longest = waiting.first_entry().filter(|entry| entry.key().0.elapsed() >= GRACE)?;
+        let Deposit { permit, lost } = longest.remove();
+        lost.notify_one();
+        Some(permit)
+    }
+}
+
+/// A place, given back when it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    inner: Arc<Inner>,
+    held: Held,
+    lost: Arc<Notify>,
+}
+
+#[derive(Debug)]
+enum Held {
+    Busy(OwnedSemaphorePermit),
+    Waiting(Since),
+    Lost,
+}
+
+/// Somebody else has the place now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the place was given to another")]
+pub struct Lost;
+
+impl Place {
+    /// From now on the place is kept waiting, and may be lost.
+    pub fn wait(&mut self) {
+        self.held = match std::mem::replace(&mut self.held, Held::Lost) {
+            Held::Busy(permit) => {
+                let since = (Instant::now(), self.inner.count.fetch_add(1, Ordering::Relaxed));
+                let deposit = Deposit { permit, lost: Arc::clone(&self.lost) };
+                self.inner.waiting().insert(since, deposit);
+                Held::Waiting(since)
+            }
+            held => held,
+        };
+    }
+
+    /// From now on the place is used, and can't be lost.
+    ///
+    /// # Errors
+    /// [`Lost`] when it already was.
+    pub fn work(&mut self) -> Result<(), Lost> {
+        if let Held::Waiting(since) = self.held {
+            let deposit = self.inner.waiting().remove(&since);
+            self.held = deposit.map_or(Held::Lost, |deposit| Held::Busy(deposit.permit));
+        }
+        if matches!(self.held, Held::Lost) { Err(Lost) } else { Ok(()) }
+    }
+
+    /// Tells when the place is lost.
+    #[must_use]
+    pub fn lost(&self) -> Arc<Notify> {
+        Arc::clone(&self.lost)
+    }
+
+    /// Waits for a future, and keeps the place waiting if that is not there at once.
+    ///
+    /// # Errors
+    /// [`Lost`], as soon as the place is.
+    pub async fn wait_for<T>(&mut self, awaited: impl Future<Output = T>) -> Result<T, Lost> {
+        let mut awaited = pin!(awaited);
+        let at_once = poll_fn(|context| Poll::Ready(awaited.as_mut().poll(context)));
+        if let Poll::Ready(value) = at_once.await {
+            return Ok(value);
+        }
+        self.wait();
+        let lost = self.lost();
+        tokio::select! {
+            value = awaited => self.work().map(|()| value),
+            () = lost.notified() => Err(Lost),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Held::Waiting(since) = self.held {
+            self.inner.waiting().remove(&since);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_that_is_used_is_never_lost() {
+        let places = Places::new(1);
+        let mut place = places.try_take().unwrap();
+        advance(GRACE * 10).await;
+        assert!(places.try_take().is_none());
+        assert_eq!(place.wait_for(ready(7)).await, Ok(7));
+        place.wait();
+        place.work().unwrap();
+        advance(GRACE * 10).await;
+        assert!(places.try_take().is_none());
+        drop(place);
+        assert!(places.try_take().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_kept_its_place_waiting_for_the_longest_loses_it() {
+        let places = Places::new(2);
+        let (mut first, mut second) = (places.free().await, places.free().await);
+        second.wait();
+        advance(GRACE / 2).await;
+        first.wait();
+        advance(GRACE / 4).await;
+        assert!(places.try_take().is_none(), "both have their grace");
+        advance(GRACE / 4).await;
+        let third = places.try_take().expect("the second has lost its place");
+        assert_eq!(second.work(), Err(Lost));
+        second.lost().notified().await;
+        assert!(places.try_take().is_none());
+        assert_eq!(first.work(), Ok(()));
+        drop((second, third));
+        assert!(places.try_take().is_some(), "a lost place is not given back twice");
+        let _held = places.try_take();
+        assert!(places.try_take().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_something_else_hears_that_its_place_is_lost() {
+        let places = Places::new(1);
+        let mut place = places.free().await;
+        let comes = async {
+            sleep(GRACE).await;
+            let taken = places.try_take().expect("its grace has ended");
+            sleep(GRACE).await;
+            drop(taken);
+        };
+        let (lost, ()) = tokio::join!(place.wait_for(pending::<()>()), comes);
+        assert_eq!(lost, Err(Lost));
+        assert_eq!(place.wait_for(sleep(GRACE)).await, Err(Lost), "for ever");
+        let mut place = places.free().await;
+        assert_eq!(place.wait_for(sleep(GRACE)).await, Ok(()), "nobody came");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_that_is_dropped_while_it_waits_is_free() {
+        let places = Places::new(1);
+        let mut place = places.free().await;
+        place.wait();
+        drop(place);
+        let place = places.try_take();
+        assert!(place.is_some() && places.try_take().is_none());
+    }
+}
