@@ -7,6 +7,7 @@
     reason = "the harness plays the sender, whose clock is its own"
 )]
 
+pub mod certificates;
 pub mod process;
 pub mod tools;
 
