@@ -224,6 +224,16 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
+    /// Asks it to read its files again (SIGHUP).
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    /// Asks it to end (SIGTERM), and does not wait.
+    pub fn ask_to_end(&self) {
+        self.signal(Signal::TERM);
+    }
+
     /// Sends SIGTERM and waits for the end.
     ///
     /// # Errors

@@ -235,6 +235,11 @@ mod tests {
         })
     }
 
+    #[test]
+    fn no_two_settings_share_a_name() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
     const SECRET: (&str, &str) = ("CALLBACK_SECRET", "s");
 
     #[test]

@@ -32,8 +32,8 @@ pub type Named = (Arc<str>, Secret);
 #[derive(Debug, Clone, Args)]
 pub struct SecretsArgs {
     /// A file with a secret on each line, as id:secret; serving, it is read again on SIGHUP.
-    #[arg(long = "secrets-file", env = FILE)]
-    file: Option<PathBuf>,
+    #[arg(long, env = FILE)]
+    secrets_file: Option<PathBuf>,
 }
 
 /// The secrets of the environment, and the file with the others.
@@ -69,7 +69,7 @@ impl Secrets {
                 }
             }
         }
-        let secrets = Self { variables, file: args.file.clone() };
+        let secrets = Self { variables, file: args.secrets_file.clone() };
         match secrets.load() {
             // Whether all of them together can be used is known only when each can.
             Err(problem) if sound || !problem.concerns_all => {
@@ -191,7 +191,7 @@ mod tests {
             path.clone()
         });
         let mut problems = Problems::default();
-        let secrets = Secrets::check(&SecretsArgs { file }, &mut problems, |name| {
+        let secrets = Secrets::check(&SecretsArgs { secrets_file: file }, &mut problems, |name| {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| OsString::from(*value))
         });
@@ -219,7 +219,7 @@ mod tests {
         let sign = |key| {
             let mut problems = Problems::default();
             let variable = |name: &str| (name == LIST).then(|| "a::one:,b:x".into());
-            let args = SecretsArgs { file: None };
+            let args = SecretsArgs { secrets_file: None };
             let secret = signing_secret(&args, key, &mut problems, variable);
             let secret = problems.finish(secret).map_err(|invalid| invalid.to_string())?;
             Ok::<_, String>(secret.sign_plain(b"x"))
@@ -262,7 +262,7 @@ mod tests {
             assert!(!problem.contains("hunter2"), "{problem}");
         }
         let mut problems = Problems::default();
-        let args = SecretsArgs { file: Some("/nowhere/secrets".into()) };
+        let args = SecretsArgs { secrets_file: Some("/nowhere/secrets".into()) };
         assert!(Secrets::check(&args, &mut problems, |_| None).is_none());
         let problem = problems.finish(None::<()>).unwrap_err().to_string();
         assert!(problem.contains("/nowhere/secrets can't be read: No such file"), "{problem}");
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn a_file_beyond_all_bounds_is_refused() {
         let mut problems = Problems::default();
-        let args = SecretsArgs { file: Some("/dev/zero".into()) };
+        let args = SecretsArgs { secrets_file: Some("/dev/zero".into()) };
         assert!(Secrets::check(&args, &mut problems, |_| None).is_none());
         let problem = problems.finish(None::<()>).unwrap_err().to_string();
         assert!(problem.contains("larger than"), "{problem}");

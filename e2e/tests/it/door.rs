@@ -27,19 +27,19 @@ async fn send(
 }
 
 /// A connection on which a test says exactly what it wants.
-struct Raw(TcpStream);
+pub(crate) struct Raw(pub(crate) TcpStream);
 
 impl Raw {
-    async fn open(to: SocketAddr) -> Self {
+    pub(crate) async fn open(to: SocketAddr) -> Self {
         Self(TcpStream::connect(to).await.unwrap())
     }
 
-    async fn say(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) async fn say(&mut self, bytes: impl AsRef<[u8]>) {
         self.0.write_all(bytes.as_ref()).await.unwrap();
     }
 
     /// Everything until the server closes.
-    async fn hear(mut self) -> String {
+    pub(crate) async fn hear(mut self) -> String {
         let mut answer = Vec::new();
         let read = tokio::time::timeout(SOON, self.0.read_to_end(&mut answer));
         read.await.expect("the server closes").unwrap();
@@ -47,7 +47,7 @@ impl Raw {
     }
 }
 
-fn head(length: usize) -> String {
+pub(crate) fn head(length: usize) -> String {
     format!("POST {CALLBACK_PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n")
 }
 

@@ -1,6 +1,7 @@
 //! What several tests ask of the system.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -103,10 +104,19 @@ pub(crate) async fn assert_load_exactly_once(
 
 /// The sum of a metric over its labels, as a worker's `/metrics` shows it; 0 before it appears.
 pub(crate) async fn metric(worker: &Worker, name: &str) -> f64 {
-    let page = e2e::http::get(worker.ops, "/metrics").await.unwrap().text();
+    series(worker.ops, name, &[]).await
+}
+
+/// The sum of a metric over all series that have these labels; 0 before there is one.
+pub(crate) async fn series(ops: SocketAddr, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let page = e2e::http::get(ops, "/metrics").await.unwrap().text();
+    let labels: Vec<_> =
+        labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
     let values = page.lines().filter_map(|line| {
         let (series, value) = line.rsplit_once(' ')?;
-        (series.split('{').next()? == name).then(|| value.parse::<f64>().unwrap())
+        let is_meant = series.split('{').next()? == name
+            && labels.iter().all(|label| series.contains(label.as_str()));
+        is_meant.then(|| value.parse::<f64>().unwrap())
     });
     values.sum()
 }

@@ -11,6 +11,10 @@ mod expect;
 mod harness;
 
 mod door;
+mod https;
+mod leaving;
+mod limits;
+mod secrets;
 mod workflow;
 
 mod audit;

@@ -1,0 +1,74 @@
+//! How ingress is left behind a load balancer.
+
+use std::time::Duration;
+
+use e2e::http::{self, Client};
+use e2e::load::Load;
+use e2e::stack::{CALLBACK_PATH, Db, Ingress, Stack};
+use hyper::Method;
+use tokio::net::TcpStream;
+
+use crate::expect::*;
+
+async fn is_ready(ingress: &Ingress) -> bool {
+    http::get(ingress.ops, "/readyz").await.is_ok_and(|answer| answer.status == 200)
+}
+
+#[tokio::test]
+async fn readiness_ends_first_and_connections_are_told_to_close() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let mut ingress = stack.start_ingress_with(&[("DRAIN_DELAY", "3s")], &[]).await.unwrap();
+    let body = status("a", "queued");
+    let signature = stack.sign(body.as_bytes());
+    let headers = [("x-signature", signature.as_str())];
+    let mut kept = Client::new(ingress.addr);
+    let before = kept.send(Method::POST, CALLBACK_PATH, &headers, body.clone().into()).await;
+    assert_eq!(before.unwrap().header("connection"), "");
+
+    ingress.process.ask_to_end();
+    stack.wait_until("/readyz turns 503", SOON, async || !is_ready(&ingress).await).await;
+    let reason = http::get(ingress.ops, "/readyz").await.unwrap().text();
+    assert_eq!(reason, "shutting down\n");
+    // Nobody has noticed yet.
+    for client in [&mut kept, &mut Client::new(ingress.addr)] {
+        let answer = client.send(Method::POST, CALLBACK_PATH, &headers, body.clone().into()).await;
+        let answer = answer.unwrap();
+        assert_eq!((answer.status, answer.header("connection")), (200, "close"));
+    }
+    assert!(ingress.process.wait(SOON).await.unwrap().success());
+    assert!(TcpStream::connect(ingress.addr).await.is_err());
+    let db = stack.db().await.unwrap();
+    wait_until_applied(&stack, &db).await;
+    assert_eq!(events(&db).await.len(), 3);
+}
+
+/// Does what a load balancer does: sends to whoever is ready, and asks again and again.
+#[tokio::test]
+async fn a_rolling_restart_loses_no_request() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let start = async || stack.start_ingress_with(&[("DRAIN_DELAY", "2s")], &[]).await.unwrap();
+    let mut serving = vec![start().await, start().await];
+    let addresses = |serving: &[Ingress]| serving.iter().map(|one| one.addr).collect::<Vec<_>>();
+    let load = Load::new(serving[0].addr, stack.secret(), 1_000_000).also(serving[1].addr);
+    let running = Load { connections: 8, rotate: true, ..load }.start();
+    for _ in 0..4 {
+        serving.push(start().await);
+        running.retarget(addresses(&serving));
+        let before = running.accepted();
+        stack.wait_until("the load goes on", SOON, async || running.accepted() > before + 50).await;
+        let mut leaving = serving.remove(0);
+        leaving.process.ask_to_end();
+        stack.wait_until("/readyz turns 503", SOON, async || !is_ready(&leaving).await).await;
+        running.retarget(addresses(&serving));
+        let ended = leaving.process.wait(Duration::from_secs(30)).await.unwrap();
+        assert!(ended.success());
+    }
+    running.stop();
+    let report = running.finish().await.unwrap();
+    println!("{} callbacks over 4 restarts, {} tries again", report.accepted(), report.retries);
+    assert_eq!(report.retries, 0, "every request was answered 200");
+    let db = stack.db().await.unwrap();
+    wait_until_applied(&stack, &db).await;
+    assert_exactly_once(&db, &report).await;
+    assert_audited(&stack).await;
+}

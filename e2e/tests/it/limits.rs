@@ -1,0 +1,148 @@
+//! Nobody without a secret keeps others out, and memory stays bounded, whatever clients do.
+
+use std::time::Duration;
+
+use e2e::load::Load;
+use e2e::stack::{Db, Stack};
+use futures::future::join_all;
+
+use crate::door::{Raw, head};
+use crate::expect::*;
+
+/// Longer than any test.
+const NEVER: &str = "1h";
+
+#[tokio::test]
+async fn slow_bodies_give_way_to_callbacks() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let env = [("MAX_IN_FLIGHT", "4"), ("BODY_TIMEOUT", NEVER)];
+    let ingress = stack.start_ingress_with(&env, &[]).await.unwrap();
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        let mut raw = Raw::open(ingress.addr).await;
+        raw.say(head(100) + "\r\nhalf").await;
+        slow.push(raw);
+    }
+    let in_flight = async || series(ingress.ops, "ackline_ingress_in_flight", &[]).await;
+    stack.wait_until("they hold all places", SOON, async || in_flight().await == 4.0).await;
+
+    let load = Load { connections: 4, ..Load::new(ingress.addr, stack.secret(), 20) };
+    let report = load.run().await.unwrap();
+    assert_eq!(report.accepted(), 200);
+    println!("{} callbacks past slow bodies, {} tries again", report.accepted(), report.retries);
+    for answer in join_all(slow.into_iter().map(Raw::hear)).await {
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert!(answer.ends_with(r#"{"error":"Body not received in time"}"#), "{answer}");
+    }
+    let labels = [("reason", "body_gave_way")];
+    assert_eq!(series(ingress.ops, "ackline_ingress_refused_total", &labels).await, 4.0);
+    let db = stack.db().await.unwrap();
+    wait_until_applied(&stack, &db).await;
+    assert_exactly_once(&db, &report).await;
+    assert_audited(&stack).await;
+}
+
+#[tokio::test]
+async fn idle_connections_give_way_to_callbacks() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let patient = ["SILENCE_TIMEOUT", "HEADER_TIMEOUT", "IDLE_TIMEOUT"].map(|name| (name, NEVER));
+    let env = [&patient[..], &[("MAX_CONNECTIONS", "6")]].concat();
+    let ingress = stack.start_ingress_with(&env, &[]).await.unwrap();
+    let answered = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".as_slice();
+    let mut idle = Vec::new();
+    // More than there are places: those of the first are taken by the later ones.
+    for said in [&b""[..], b"POST /api", answered].repeat(4) {
+        let mut raw = Raw::open(ingress.addr).await;
+        raw.say(said).await;
+        idle.push(raw);
+    }
+    let load = Load { connections: 3, ..Load::new(ingress.addr, stack.secret(), 20) };
+    let report = load.run().await.unwrap();
+    assert_eq!(report.accepted(), 200);
+    let db = stack.db().await.unwrap();
+    wait_until_applied(&stack, &db).await;
+    assert_exactly_once(&db, &report).await;
+    assert_audited(&stack).await;
+}
+
+#[tokio::test]
+async fn what_was_verified_gives_way_to_nobody() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let env = [("MAX_IN_FLIGHT", "1"), ("PUBLISH_DEADLINE", "60s")];
+    let ingress = stack.start_ingress_with(&env, &[]).await.unwrap();
+    let body = status("a", "queued");
+    let signature = stack.sign(body.as_bytes());
+    let request = format!("{}X-Signature: {signature}\r\n\r\n{body}", head(body.len()));
+    stack.nats.pause();
+    let mut first = Raw::open(ingress.addr).await;
+    first.say(&request).await;
+    let in_flight = async || series(ingress.ops, "ackline_ingress_in_flight", &[]).await;
+    stack.wait_until("it is in flight", SOON, async || in_flight().await == 1.0).await;
+    // Again and again, for longer than the grace that a slow body has.
+    let until = tokio::time::Instant::now() + Duration::from_millis(1500);
+    while tokio::time::Instant::now() < until {
+        let mut next = Raw::open(ingress.addr).await;
+        next.say(request.replace("Host: a", "Connection: close")).await;
+        let answer = next.hear().await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.ends_with(r#"{"error":"Too many requests in flight"}"#), "{answer}");
+    }
+    stack.nats.resume();
+    let mut answer = [0; 12];
+    tokio::io::AsyncReadExt::read_exact(&mut first.0, &mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+}
+
+/// In KiB, from `/proc`.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test]
+async fn memory_is_bounded_with_every_limit_reached_at_once() {
+    const CONNECTIONS: usize = 400;
+    const IN_FLIGHT: usize = 200;
+    const BODY: usize = 64 * 1024;
+    const HEAD: usize = 16 * 1024;
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let patient = ["SILENCE_TIMEOUT", "HEADER_TIMEOUT", "BODY_TIMEOUT", "IDLE_TIMEOUT"];
+    let patient = patient.map(|name| (name, NEVER));
+    let (connections, in_flight) = (CONNECTIONS.to_string(), IN_FLIGHT.to_string());
+    let counts = [("MAX_CONNECTIONS", connections.as_str()), ("MAX_IN_FLIGHT", &in_flight)];
+    let env = [&patient[..], &counts].concat();
+    let ingress = stack.start_ingress_with(&env, &[]).await.unwrap();
+    let pid = ingress.process.pid();
+    let before = resident(pid);
+
+    let almost_a_body = head(BODY) + "\r\n" + &"x".repeat(BODY - 1);
+    let almost_a_head = head(BODY) + "X-Padding: " + &"x".repeat(HEAD - 200);
+    let mut held = Vec::new();
+    let mut most = before;
+    // Three times as many as there are places for.
+    for round in 0..3 {
+        for said in [&almost_a_body, &almost_a_head] {
+            for mut raw in join_all((0..IN_FLIGHT).map(|_| Raw::open(ingress.addr))).await {
+                // Who is refused or disconnected meanwhile sends into the void.
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut raw.0, said.as_bytes()).await;
+                held.push(raw);
+            }
+            most = most.max(resident(pid));
+        }
+        let report = Load {
+            prefix: format!("round-{round}"),
+            connections: 8,
+            ..Load::new(ingress.addr, stack.secret(), 20)
+        };
+        assert_eq!(report.run().await.unwrap().accepted(), 200);
+        most = most.max(resident(pid));
+    }
+    // A buffer may have grown to twice what is in it, and be copied once.
+    let bound = (CONNECTIONS * 2 * HEAD + IN_FLIGHT * 4 * BODY) as u64 / 1024;
+    println!("{before} KiB before, {most} KiB at most; the limits allow {bound} KiB more");
+    assert!(most < before + bound, "{before} KiB before, {most} KiB at most, {bound} KiB allowed");
+    drop(held);
+    let idle = async || series(ingress.ops, "ackline_ingress_in_flight", &[]).await == 0.0;
+    stack.wait_until("nothing is in flight", SOON, idle).await;
+}
