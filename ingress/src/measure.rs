@@ -20,6 +20,7 @@ const BROKER_UP: &str = "ackline_ingress_broker_up";
 
 /// Says what each metric means; call once, after the recorder is installed.
 pub(crate) fn describe() {
+    shared::listener::describe_metrics();
     describe_counter!(ACCEPTED, "Callbacks that the stream has confirmed");
     describe_counter!(REFUSED, "Requests that were not answered with 200, by reason");
     describe_counter!(VERIFIED, "Signatures that held, by the id of the key and the scheme");

@@ -27,7 +27,7 @@ pub(crate) async fn accept(
         let site = Arc::clone(&site);
         async move { route(&site.0, &site.1, request).await }
     };
-    listener::serve(listener, tls, limits, handler, leaving).await
+    listener::serve("callbacks", listener, tls, limits, handler, leaving).await
 }
 
 async fn route(path: &str, door: &Door, request: Request<Incoming>) -> Answer {

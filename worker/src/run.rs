@@ -66,6 +66,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     describe_metrics();
+    shared::listener::describe_metrics();
     let sole_worker = connection::lock(&config.database)?;
     let renewals = watch::channel(Renewed { at: Instant::now(), owned: Arc::default() });
     let (health, status) = watch::channel(Health::default());

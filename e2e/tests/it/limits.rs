@@ -59,6 +59,13 @@ async fn idle_connections_give_way_to_callbacks() {
     let load = Load { connections: 3, ..Load::new(ingress.addr, stack.secret(), 20) };
     let report = load.run().await.unwrap();
     assert_eq!(report.accepted(), 200);
+    let labels = [("listener", "callbacks"), ("limit", "place")];
+    let ended = series(ingress.ops, "ackline_connections_ended_total", &labels).await;
+    assert!(ended >= 9.0, "{ended} have lost their places: 12 idle ones and 3 had 6 places");
+    drop(idle);
+    let labels = [("listener", "callbacks")];
+    let open = async || series(ingress.ops, "ackline_connections", &labels).await;
+    stack.wait_until("no connection is left", SOON, async || open().await == 0.0).await;
     let db = stack.db().await.unwrap();
     wait_until_applied(&stack, &db).await;
     assert_exactly_once(&db, &report).await;

@@ -1,5 +1,6 @@
 //! One connection: HTTP/1.1 with a limit on every wait for the client.
 
+use std::error::Error;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -13,13 +14,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use metrics::{counter, gauge};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
-use super::{Limits, Tls};
+use super::{ENDED, Limits, OPEN, Tls};
 use crate::places::{Lost, Place};
 use crate::shutdown::Leaving;
 
@@ -28,6 +31,7 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// What all connections of a listener share.
 pub(super) struct Site<H> {
+    pub(super) name: &'static str,
     pub(super) http: http1::Builder,
     pub(super) handler: H,
     pub(super) limits: Limits,
@@ -45,6 +49,7 @@ pub(super) async fn run<H, F, B>(
     F: Future<Output = Response<B>>,
     B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
 {
+    let _counted = Counted::new(site.name);
     let silent_until = Instant::now() + site.limits.silence_timeout;
     place.wait();
     // Only costs some latency where it fails.
@@ -53,34 +58,57 @@ pub(super) async fn run<H, F, B>(
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(site.limits.write_timeout));
     let stream = Box::pin(stream);
-    let Some(tls) = tls else {
-        return serve(&site, stream, place, silent_until).await;
-    };
-    let acceptor = TlsAcceptor::from(Arc::clone(&*tls.borrow()));
-    drop(tls);
-    let lost = place.lost();
-    tokio::select! {
-        secured = timeout_at(silent_until, acceptor.accept(stream)) => {
-            if let Ok(Ok(stream)) = secured {
-                serve(&site, stream, place, silent_until).await;
+    let ended = match tls {
+        None => serve(&site, stream, place, silent_until).await,
+        Some(tls) => {
+            let acceptor = TlsAcceptor::from(Arc::clone(&*tls.borrow()));
+            drop(tls);
+            match handshake(&site, acceptor, stream, &place, silent_until).await {
+                Ok(stream) => serve(&site, stream, place, silent_until).await,
+                Err(limit) => limit,
             }
         }
-        () = lost.notified() => {}
-        () = async {
-            site.leaving.stopped.cancelled().await;
-            sleep(LINGER).await;
-        } => {}
+    };
+    if let Some(limit) = ended {
+        counter!(ENDED, "listener" => site.name, "limit" => limit).increment(1);
     }
 }
 
-async fn serve<H, F, B, S>(site: &Site<H>, stream: S, place: Place, silent_until: Instant)
+async fn handshake<H, S: AsyncRead + AsyncWrite + Unpin>(
+    site: &Site<H>,
+    acceptor: TlsAcceptor,
+    stream: S,
+    place: &Place,
+    until: Instant,
+) -> Result<TlsStream<S>, Option<&'static str>> {
+    let lost = place.lost();
+    tokio::select! {
+        secured = timeout_at(until, acceptor.accept(stream)) => match secured {
+            Ok(secured) => secured.map_err(|_| None),
+            Err(_) => Err(Some("silence")),
+        },
+        () = lost.notified() => Err(Some("place")),
+        () = async {
+            site.leaving.stopped.cancelled().await;
+            sleep(LINGER).await;
+        } => Err(None),
+    }
+}
+
+/// Returns the limit that ended the connection, if one did.
+async fn serve<H, F, B, S>(
+    site: &Site<H>,
+    stream: S,
+    place: Place,
+    silent_until: Instant,
+) -> Option<&'static str>
 where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Site { http, handler, limits, leaving } = site;
+    let Site { http, handler, limits, leaving, .. } = site;
     let lost = place.lost();
     let phase = Phase::new(limits, place, silent_until);
     let service = service_fn(async |request| {
@@ -104,17 +132,41 @@ where
             phase.stop();
             connection.as_mut().graceful_shutdown();
         }
-        if connection.as_mut().poll(context).is_ready() || lost.as_mut().poll(context).is_ready() {
-            return Poll::Ready(());
+        if let Poll::Ready(ended) = connection.as_mut().poll(context) {
+            return Poll::Ready(ended.err().filter(is_write_timeout).map(|_| "write"));
+        }
+        if lost.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some("place"));
         }
         // The phase has changed only if the connection was polled, which is whenever this is.
-        let Some(until) = phase.waits_until() else { return Poll::Pending };
+        let Some((until, name)) = phase.limit() else { return Poll::Pending };
         if until != limit.deadline() {
             limit.as_mut().reset(until);
         }
-        limit.as_mut().poll(context)
+        limit.as_mut().poll(context).map(|()| Some(name).filter(|_| !is_stopping))
     })
-    .await;
+    .await
+}
+
+fn is_write_timeout(error: &hyper::Error) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+}
+
+/// Counts an open connection.
+struct Counted(&'static str);
+
+impl Counted {
+    fn new(listener: &'static str) -> Self {
+        gauge!(OPEN, "listener" => listener).increment(1.0);
+        Self(listener)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        gauge!(OPEN, "listener" => self.0).decrement(1.0);
+    }
 }
 
 /// What the connection waits for, and until when.
@@ -131,10 +183,12 @@ struct Now {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Waits {
-    /// For the first byte of a request.
+    /// For the first byte of the first request.
     Silent(Instant),
     /// For the rest of a head.
     Head(Instant),
+    /// For the first byte of the next request.
+    Idle(Instant),
     /// For nothing: a request is being worked on, whose waits are the handler's.
     No,
 }
@@ -153,7 +207,7 @@ impl<'a> Phase<'a> {
     /// Bytes have arrived.
     fn hear(&self) {
         let mut now = self.now();
-        if matches!(now.waits, Waits::Silent(_)) && !now.is_stopping {
+        if matches!(now.waits, Waits::Silent(_) | Waits::Idle(_)) && !now.is_stopping {
             now.waits = Waits::Head(Instant::now() + self.limits.header_timeout);
         }
     }
@@ -169,7 +223,7 @@ impl<'a> Phase<'a> {
     fn end(&self) {
         let mut now = self.now();
         let limit = if now.is_stopping { LINGER } else { self.limits.idle_timeout };
-        now.waits = Waits::Silent(Instant::now() + limit);
+        now.waits = Waits::Idle(Instant::now() + limit);
         now.place.wait();
     }
 
@@ -182,9 +236,12 @@ impl<'a> Phase<'a> {
         }
     }
 
-    fn waits_until(&self) -> Option<Instant> {
+    /// The limit that holds now, and its name.
+    fn limit(&self) -> Option<(Instant, &'static str)> {
         match self.now().waits {
-            Waits::Silent(until) | Waits::Head(until) => Some(until),
+            Waits::Silent(until) => Some((until, "silence")),
+            Waits::Head(until) => Some((until, "header")),
+            Waits::Idle(until) => Some((until, "idle")),
             Waits::No => None,
         }
     }

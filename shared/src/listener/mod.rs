@@ -9,6 +9,7 @@ use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioTimer;
+use metrics::{describe_counter, describe_gauge};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -26,6 +27,9 @@ pub const MIN_HEADER_BYTES: usize = 8192;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often a full listener looks whether somebody waits, for whom another may lose its place.
 const FULL_PAUSE: Duration = Duration::from_millis(20);
+
+const OPEN: &str = "ackline_connections";
+const ENDED: &str = "ackline_connections_ended_total";
 
 /// What a listener allows its clients.
 #[derive(Debug, Clone, Copy)]
@@ -48,10 +52,21 @@ pub struct Limits {
 /// The certificate of a listener that speaks TLS; each handshake uses the latest.
 pub type Tls = watch::Receiver<Arc<ServerConfig>>;
 
+/// Says what the metrics of all listeners mean; call once, after the recorder is installed.
+pub fn describe_metrics() {
+    describe_gauge!(OPEN, "Open connections, by listener");
+    describe_counter!(
+        ENDED,
+        "Connections that a limit has ended, by listener and limit: silence, header, idle, write, \
+         or place, when another needed it"
+    );
+}
+
 /// Serves the listener until the second step of `leaving`; from the first one on, answers ask for
 /// the connection to be closed. Returns the connections that are still open at the end, which end
-/// with the requests in flight on them.
+/// with the requests in flight on them. `name` is the listener's in metrics.
 pub async fn serve<H, F, B>(
+    name: &'static str,
     listener: TcpListener,
     tls: Option<Tls>,
     limits: Limits,
@@ -66,7 +81,7 @@ where
     let mut http = http1::Builder::new();
     // The limits on time are the connection's own, which tell silence, heads and idling apart.
     http.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(limits.max_header_bytes);
-    let site = Arc::new(Site { http, handler, limits, leaving });
+    let site = Arc::new(Site { name, http, handler, limits, leaving });
     let connections = TaskTracker::new();
     let open = |stream: TcpStream, place: Place| {
         connections.spawn(connection::run(Arc::clone(&site), stream, tls.clone(), place));
