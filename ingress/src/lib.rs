@@ -71,6 +71,12 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     measure::describe();
     measure::keys(&config.keys);
+    tracing::info!(
+        keys = ?config.keys,
+        schemes = %config.keys.schemes(),
+        tls = config.tls.is_some(),
+        "callbacks are verified",
+    );
     let (state, link_state) = watch::channel(State::Connecting);
     let limits = config.limits;
     let link = Link::new(config.servers, state, limits.max_body_bytes, limits.publish_deadline);
