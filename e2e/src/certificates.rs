@@ -29,13 +29,14 @@ pub struct Issued {
 }
 
 impl Authority {
-    /// A new one, with its files in this directory, which is made if it is missing.
+    /// A new one, with its files in this directory, which is made if it is missing and names it.
     ///
     /// # Errors
     /// When a file can't be written.
     pub fn new(dir: &Path) -> Result<Self> {
         let mut params = CertificateParams::default();
-        params.distinguished_name = named("Ackline test authority");
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        params.distinguished_name = named(&format!("Ackline test authority {name}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate()?;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use async_nats::jetstream;
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::stream::ClusterInfo;
+use async_nats::{ConnectOptions, jetstream};
 use futures::StreamExt;
 use serde_json::Value;
 
-use crate::nats::Nats;
+use crate::nats::{Nats, Settings};
 use crate::port::Port;
 use crate::process::Log;
 
@@ -22,36 +22,40 @@ const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Nats>,
+    client: ConnectOptions,
     _routes: Vec<Port>,
 }
 
 impl Cluster {
-    /// One server on this port, with its store in `dir/nats`; `more` is added to its configuration.
+    /// One server on this port, with its store in `dir/nats`.
     ///
     /// # Errors
     /// When nats-server is missing or does not become ready.
-    pub async fn single(dir: &Path, port: Port, more: &str) -> Result<Self> {
-        Ok(Self { nodes: vec![Nats::start_on(dir, port, more).await?], _routes: Vec::new() })
+    pub async fn single(dir: &Path, port: Port, settings: &Settings) -> Result<Self> {
+        let nodes = vec![Nats::start_on(dir, port, settings).await?];
+        Ok(Self { nodes, client: settings.client.clone(), _routes: Vec::new() })
     }
 
     /// Three nodes, with their stores in `dir/nats-1` and so on.
     ///
     /// # Errors
     /// When nats-server is missing, or the nodes do not find together.
-    pub async fn three(dir: &Path, more: &str) -> Result<Self> {
+    pub async fn three(dir: &Path, settings: &Settings) -> Result<Self> {
         let routes = (0..3).map(|_| Port::lease()).collect::<Result<Vec<_>>>()?;
         let all: Vec<String> =
             routes.iter().map(|port| format!("\"nats-route://{}\"", port.address())).collect();
         let mut nodes = Vec::new();
         for (number, route) in (1..).zip(&routes) {
-            let config = format!(
-                "cluster {{\n  name: ackline\n  listen: \"{}\"\n  routes: [{}]\n}}\n{more}",
+            let more = format!(
+                "cluster {{\n  name: ackline\n  listen: \"{}\"\n  routes: [{}]\n}}\n{}",
                 route.address(),
                 all.join(", "),
+                settings.more,
             );
-            nodes.push(Nats::launch(dir, &format!("-{number}"), Port::lease()?, &config)?);
+            let settings = Settings { more, client: settings.client.clone() };
+            nodes.push(Nats::launch(dir, &format!("-{number}"), Port::lease()?, &settings)?);
         }
-        let cluster = Self { nodes, _routes: routes };
+        let cluster = Self { nodes, client: settings.client.clone(), _routes: routes };
         cluster.until_ready().await?;
         Ok(cluster)
     }
@@ -98,7 +102,8 @@ impl Cluster {
     /// When none can.
     pub async fn client(&self) -> Result<async_nats::Client> {
         let urls: Vec<String> = self.nodes.iter().map(Nats::url).collect();
-        async_nats::connect(urls.as_slice()).await.context("can't connect to nats-server")
+        let connecting = self.client.clone().connect(urls.as_slice());
+        connecting.await.context("can't connect to nats-server")
     }
 
     /// Kills every node with SIGKILL.

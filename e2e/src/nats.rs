@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use async_nats::ConnectOptions;
 
 use crate::port::Port;
 use crate::process::{Log, Process, Program};
@@ -23,7 +24,17 @@ pub struct Nats {
     process: Process,
     program: Program,
     port: Port,
+    client: ConnectOptions,
     logs: Vec<Arc<Log>>,
+}
+
+/// What a server is told beside its port and its store.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Lines of its configuration.
+    pub more: String,
+    /// How the harness connects to it, where everybody may not.
+    pub client: ConnectOptions,
 }
 
 impl Nats {
@@ -32,30 +43,36 @@ impl Nats {
     /// # Errors
     /// When nats-server is missing or does not become ready.
     pub async fn start(dir: &Path) -> Result<Self> {
-        Self::start_on(dir, Port::lease()?, "").await
+        Self::start_on(dir, Port::lease()?, &Settings::default()).await
     }
 
-    /// Starts a server on this port; `more` is added to its configuration.
+    /// Starts a server on this port.
     ///
     /// # Errors
     /// When nats-server is missing or does not become ready.
-    pub async fn start_on(dir: &Path, port: Port, more: &str) -> Result<Self> {
-        let nats = Self::launch(dir, "", port, more)?;
+    pub async fn start_on(dir: &Path, port: Port, settings: &Settings) -> Result<Self> {
+        let nats = Self::launch(dir, "", port, settings)?;
         nats.until_ready().await?;
         Ok(nats)
     }
 
     /// Starts a server that is not waited for; the suffix tells its name and its files in `dir`
     /// from those of others.
-    pub(crate) fn launch(dir: &Path, suffix: &str, port: Port, more: &str) -> Result<Self> {
+    pub(crate) fn launch(
+        dir: &Path,
+        suffix: &str,
+        port: Port,
+        settings: &Settings,
+    ) -> Result<Self> {
         let store = dir.join(format!("nats{suffix}"));
         fs::create_dir_all(&store).with_context(|| format!("can't make {}", store.display()))?;
         let config = dir.join(format!("nats{suffix}.conf"));
-        write_config(&config, &format!("ackline{suffix}"), &store, &port, more)?;
+        write_config(&config, &format!("ackline{suffix}"), &store, &port, &settings.more)?;
         let program = Program::new(format!("nats-server{suffix}"), tools::nats_server()?, dir)
             .args([Path::new("--config"), &config]);
         let process = program.start()?;
-        Ok(Self { logs: vec![process.log()], process, program, port })
+        let client = settings.client.clone();
+        Ok(Self { logs: vec![process.log()], process, program, port, client })
     }
 
     /// The address for clients.
@@ -87,7 +104,7 @@ impl Nats {
     /// # Errors
     /// When the server can't be reached.
     pub async fn client(&self) -> Result<async_nats::Client> {
-        async_nats::connect(self.url()).await.context("can't connect to nats-server")
+        self.client.clone().connect(self.url()).await.context("can't connect to nats-server")
     }
 
     /// Kills the server with SIGKILL.

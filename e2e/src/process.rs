@@ -70,6 +70,13 @@ impl Program {
         variables.into_iter().fold(self, |program, (name, value)| program.env(name, value))
     }
 
+    /// Takes a variable away.
+    #[must_use]
+    pub fn without_env(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.env.retain(|(set, _)| set != name.as_ref());
+        self
+    }
+
     /// Keeps the log file in another directory.
     #[must_use]
     pub fn logs_in(mut self, logs: &Path) -> Self {

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 
 use crate::cluster::Cluster;
 use crate::http::{self, Answer, Client};
+use crate::nats::Settings;
 use crate::port::Port;
 use crate::postgres::Postgres;
 use crate::process::{Log, Process, Program};
@@ -51,7 +52,7 @@ pub struct Builder {
     secret: String,
     dir: Option<PathBuf>,
     nats_port: Option<Port>,
-    nats_config: String,
+    nats: Settings,
     is_cluster: bool,
     ingress_listen: (SocketAddr, SocketAddr),
     worker_ops: SocketAddr,
@@ -100,7 +101,14 @@ impl Builder {
     /// Adds lines to the broker's configuration.
     #[must_use]
     pub fn nats_config(mut self, lines: impl Into<String>) -> Self {
-        self.nats_config = lines.into();
+        self.nats.more = lines.into();
+        self
+    }
+
+    /// Says how the harness connects to the broker, where everybody may not.
+    #[must_use]
+    pub fn nats_client(mut self, options: async_nats::ConnectOptions) -> Self {
+        self.nats.client = options;
         self
     }
 
@@ -159,10 +167,10 @@ impl Builder {
             }
         };
         let nats = if self.is_cluster {
-            Cluster::three(&dir, &self.nats_config).await?
+            Cluster::three(&dir, &self.nats).await?
         } else {
             let port = self.nats_port.map_or_else(Port::lease, Ok)?;
-            Cluster::single(&dir, port, &self.nats_config).await?
+            Cluster::single(&dir, port, &self.nats).await?
         };
         let postgres = match self.db {
             Db::Sqlite => None,
@@ -247,7 +255,7 @@ impl Stack {
             secret: TEST_SECRET.to_owned(),
             dir: None,
             nats_port: None,
-            nats_config: String::new(),
+            nats: Settings::default(),
             is_cluster: false,
             ingress_listen: (any, any),
             worker_ops: any,

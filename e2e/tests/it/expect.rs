@@ -7,9 +7,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use e2e::check;
 use e2e::load::Report;
+use e2e::process::{Process, Program};
 use e2e::stack::{Db, Stack, Worker};
 use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait};
-use serde_json::json;
+use serde_json::{Value, json};
 use worker::entity::{dead_letter, job, job_event, partition};
 
 /// Long enough for a slow machine; nothing waits for it to pass.
@@ -156,4 +157,24 @@ pub(crate) async fn accept_poison(stack: &Stack, db: Db) {
 /// A callback that such a database refuses.
 pub(crate) fn poison(job_id: &str) -> String {
     json!({ "job_id": job_id, "status": "queued", "region": "poison" }).to_string()
+}
+
+/// Starts a program and waits until it says that it is not ready for this reason. Returns the line
+/// that says where it listens, too.
+pub(crate) async fn unready(stack: &Stack, program: &Program, reason: &str) -> (Process, Value) {
+    let process = stack.spawn(&program.clone().env("OPS_LISTEN", "127.0.0.1:0")).unwrap();
+    let line = stack
+        .wait_for(&format!("{} listens", process.name()), SOON, async || {
+            let line = process.log().find_line(|line| line.contains("\"listening\""))?;
+            serde_json::from_str::<Value>(&line).ok()
+        })
+        .await;
+    let ops = line["ops"].as_str().unwrap().parse().unwrap();
+    stack
+        .wait_until(&format!("{} is not ready: {reason}", process.name()), SOON, async || {
+            let answer = e2e::http::get(ops, "/readyz").await.unwrap();
+            answer.status == 503 && answer.text().contains(reason)
+        })
+        .await;
+    (process, line)
 }

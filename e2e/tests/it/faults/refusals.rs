@@ -27,24 +27,9 @@ async fn refused(stack: &Stack, args: &[&str]) -> String {
 
 /// Starts an ingress and waits until it says that it is not ready for this reason.
 async fn unready_ingress(stack: &Stack, reason: &str) -> (Process, SocketAddr) {
-    let program = stack.program("ingress").unwrap();
-    let program = program.env("INGRESS_LISTEN", "127.0.0.1:0").env("OPS_LISTEN", "127.0.0.1:0");
-    let ingress = stack.spawn(&program).unwrap();
-    let (callbacks, ops) = stack
-        .wait_for("ingress listens", SOON, async || {
-            let line = ingress.log().find_line(|line| line.contains("\"listening\""))?;
-            let line: serde_json::Value = serde_json::from_str(&line).ok()?;
-            let address = |field: &str| line[field].as_str()?.parse().ok();
-            Some((address("addr")?, address("ops")?))
-        })
-        .await;
-    stack
-        .wait_until(&format!("ingress is not ready: {reason}"), SOON, async || {
-            let answer = e2e::http::get(ops, "/readyz").await.unwrap();
-            answer.status == 503 && answer.text().contains(reason)
-        })
-        .await;
-    (ingress, callbacks)
+    let program = stack.program("ingress").unwrap().env("INGRESS_LISTEN", "127.0.0.1:0");
+    let (ingress, listening) = unready(stack, &program, reason).await;
+    (ingress, listening["addr"].as_str().unwrap().parse().unwrap())
 }
 
 #[tokio::test]
