@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use shared::broker::Servers;
+use shared::broker::{BrokerArgs, Servers};
 use shared::config::{Invalid, Problems, duration, listen_address};
 use tokio_rustls::rustls::ServerConfig;
 
@@ -52,9 +52,9 @@ pub struct ServeArgs {
     /// Where /livez, /readyz and /metrics are.
     #[arg(long, env = "OPS_LISTEN", default_value = "127.0.0.1:9080")]
     ops_listen: String,
-    /// The broker's addresses, separated by commas.
-    #[arg(long, env = "NATS_URL", default_value = "nats://127.0.0.1:4222", hide_env_values = true)]
-    nats_url: String,
+    /// The broker.
+    #[command(flatten)]
+    broker: BrokerArgs,
     /// The path of callbacks.
     #[arg(long, env = "CALLBACK_PATH", default_value = "/api/webhooks/github")]
     callback_path: String,
@@ -155,7 +155,7 @@ impl ServeArgs {
         }
         let listen = problems.take("--listen", listen_address(&self.listen));
         let ops_listen = problems.take("--ops-listen", listen_address(&self.ops_listen));
-        let servers = problems.take("--nats-url", self.nats_url.parse());
+        let servers = self.broker.check(&mut problems);
         let callback_path = problems.take("--callback-path", path(&self.callback_path));
         let tls = self.tls(&mut problems);
         let secrets = Secrets::check(&self.secrets, &mut problems, variable);

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::{Client, ConnectError, Event, connection, jetstream};
+use async_nats::{Client, Event, connection, jetstream};
 use shared::broker::Servers;
 use shared::bundle;
 use shared::partition::Partition;
@@ -293,12 +293,11 @@ enum Unfit {
 
 /// Connects once; `lost` is cancelled as soon as that connection is.
 async fn connect(servers: &Servers, lost: CancellationToken) -> Result<Client, String> {
-    let addresses = servers.addresses();
     let options = servers
         .options("ingress")
         // One attempt for each server now; and as many at NOWHERE when the connection is lost,
         // which fail at once and end the client.
-        .max_reconnects(addresses.len())
+        .max_reconnects(servers.count())
         .ignore_discovered_servers()
         .event_callback(move |event| {
             if matches!(event, Event::Disconnected | Event::Closed) {
@@ -306,8 +305,8 @@ async fn connect(servers: &Servers, lost: CancellationToken) -> Result<Client, S
             }
             async {}
         });
-    match timeout(CONNECT_LIMIT, options.connect(addresses)).await {
-        Ok(connected) => connected.map_err(|error: ConnectError| error.to_string()),
+    match timeout(CONNECT_LIMIT, servers.connect_with(options)).await {
+        Ok(connected) => connected.map_err(|error| error.to_string()),
         Err(_) => Err("connecting took too long".into()),
     }
 }

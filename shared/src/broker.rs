@@ -1,81 +1,110 @@
 //! Where the broker is, and how a process presents itself to it.
 
+mod access;
+mod address;
+mod args;
+mod failure;
+mod file;
+mod tls;
+
 use std::fmt;
-use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectError, ConnectOptions, ServerAddr};
-use percent_encoding::percent_decode_str;
+use async_nats::{AuthError, Client, ConnectOptions, ServerAddr};
 
-/// The broker's addresses, from a comma-separated `NATS_URL`. Shows itself without credentials.
+use self::access::Access;
+pub use self::args::BrokerArgs;
+use self::tls::Tls;
+
+/// The broker's addresses, and what is presented there. Shows itself without credentials.
 #[derive(Clone)]
-pub struct Servers(Vec<ServerAddr>);
-
-/// An address that can't be understood; deliberately says nothing of its text, which may hold a
-/// password.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is not a comma-separated list of addresses like nats://host:4222")]
-pub struct BadAddress;
-
-impl FromStr for Servers {
-    type Err = BadAddress;
-
-    fn from_str(text: &str) -> Result<Self, BadAddress> {
-        let servers: Vec<ServerAddr> = text
-            .split(',')
-            .map(|address| address.trim().parse().map_err(|_| BadAddress))
-            .collect::<Result<_, _>>()?;
-        if servers.iter().any(|server| server.host().is_empty()) {
-            return Err(BadAddress);
-        }
-        Ok(Self(servers))
-    }
+pub struct Servers {
+    addresses: Vec<ServerAddr>,
+    access: Arc<Access>,
+    tls: Option<Tls>,
 }
 
+/// Why no server could be connected to, and what to do about it. Shows no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotConnected(String);
+
 impl Servers {
-    /// The addresses.
+    fn new(addresses: Vec<ServerAddr>, access: Access, tls: Option<Tls>) -> Self {
+        Self { addresses, access: Arc::new(access), tls }
+    }
+
+    /// How many addresses there are.
     #[must_use]
-    pub fn addresses(&self) -> &[ServerAddr] {
-        &self.0
+    pub fn count(&self) -> usize {
+        self.addresses.len()
     }
 
     /// Options that every Ackline process shares. `role` names the connection and its inbox
     /// prefix, so that the broker's permissions can tell the roles apart.
     #[must_use]
     pub fn options(&self, role: &str) -> ConnectOptions {
-        let options = ConnectOptions::new()
+        let options = match &*self.access {
+            Access::Nobody => ConnectOptions::new(),
+            _ => self.presenting(),
+        };
+        let options = options
             .name(format!("ackline-{role}"))
             .custom_inbox_prefix(format!("_INBOX_{}", role.to_uppercase()))
             .connection_timeout(Duration::from_secs(3))
             .ping_interval(Duration::from_secs(5));
-        // async-nats does not look at the credentials of an address by itself.
-        match self.credentials() {
-            Some((user, Some(password))) => options.user_and_password(user, password),
-            Some((token, None)) => options.token(token),
+        match &self.tls {
             None => options,
+            Some(tls) => tls.apply(options),
         }
+    }
+
+    /// Options that read the files with credentials at every connection, also when async-nats
+    /// connects again by itself.
+    fn presenting(&self) -> ConnectOptions {
+        let access = Arc::clone(&self.access);
+        ConnectOptions::with_auth_callback(move |nonce| {
+            let access = Arc::clone(&access);
+            async move {
+                let presented = tokio::task::spawn_blocking(move || access.present(&nonce)).await;
+                presented.map_err(AuthError::new)?.map_err(|unusable| {
+                    // When it connects again async-nats keeps the reason to itself.
+                    tracing::warn!("{unusable}");
+                    AuthError::new(unusable)
+                })
+            }
+        })
     }
 
     /// Connects in a role.
     ///
     /// # Errors
     /// When no address can be connected to.
-    pub async fn connect(&self, role: &str) -> Result<Client, ConnectError> {
-        self.options(role).connect(self.addresses()).await
+    pub async fn connect(&self, role: &str) -> Result<Client, NotConnected> {
+        self.connect_with(self.options(role)).await
     }
 
-    /// The first user and password, or token, in the list; a cluster has the same everywhere.
-    fn credentials(&self) -> Option<(String, Option<String>)> {
-        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        self.0
-            .iter()
-            .find_map(|server| Some((decode(server.username()?), server.password().map(decode))))
+    /// Connects with options that began as [`Servers::options`].
+    ///
+    /// # Errors
+    /// When no address can be connected to.
+    pub async fn connect_with(&self, options: ConnectOptions) -> Result<Client, NotConnected> {
+        let (tls, access) = (self.tls.clone(), Arc::clone(&self.access));
+        let looking = tokio::task::spawn_blocking(move || {
+            tls.iter().flat_map(Tls::problems).chain(access.present(&[]).err()).next()
+        });
+        if let Ok(Some(unusable)) = looking.await {
+            return Err(NotConnected(unusable.to_string()));
+        }
+        let connected = options.connect(self.addresses.as_slice()).await;
+        connected.map_err(|error| self.explain(&error))
     }
 }
 
 impl fmt::Display for Servers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, server) in self.0.iter().enumerate() {
+        for (index, server) in self.addresses.iter().enumerate() {
             let comma = if index > 0 { "," } else { "" };
             write!(f, "{comma}{}:{}", server.host(), server.port())?;
         }
@@ -86,25 +115,5 @@ impl fmt::Display for Servers {
 impl fmt::Debug for Servers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn credentials_are_not_shown() {
-        let servers: Servers = "nats://user:hunter2@a:4222, b:4333".parse().unwrap();
-        assert_eq!(servers.to_string(), "a:4222,b:4333");
-        assert_eq!(format!("{servers:?}"), "a:4222,b:4333");
-        assert_eq!(servers.addresses().len(), 2);
-        assert_eq!(servers.credentials(), Some(("user".into(), Some("hunter2".into()))));
-        let odd: Servers = "nats://u%40x:p%3Aw@a:4222".parse().unwrap();
-        assert_eq!(odd.credentials(), Some(("u@x".into(), Some("p:w".into()))));
-        let token: Servers = "nats://t0ken@a:4222".parse().unwrap();
-        assert_eq!(token.credentials(), Some(("t0ken".into(), None)));
-        let error = "nats://user:hunter2@:x".parse::<Servers>().unwrap_err();
-        assert!(!format!("{error} {error:?}").contains("hunter2"));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use async_nats::connection::State;
-use async_nats::{Client, Event, jetstream};
+use async_nats::{Client, ClientError, Event, jetstream};
 
 use sea_orm::{DatabaseConnection, DbErr};
 use shared::ops::{self, Readiness};
@@ -81,7 +81,7 @@ pub async fn run(
     ));
 
     let connected = watch::channel(());
-    let connecting = connect(&config, connected.0, &shutdown);
+    let connecting = connect(&config, connected.0, &health, &shutdown);
     let Some((db, rows, client)) = connecting.await? else { return Ok(()) };
     health.send_modify(|health| health.broker = Some(client.clone()));
     let jetstream = jetstream::new(client.clone());
@@ -146,10 +146,12 @@ pub async fn run(
 }
 
 /// Connects to both, waiting for what is unreachable, and counts the checkpoint rows; none when
-/// the shutdown came first. Every connection to the broker is told to `connected`.
+/// the shutdown came first. Every connection to the broker is told to `connected`, and why there is
+/// none to `health`.
 async fn connect(
     config: &Run,
     connected: watch::Sender<()>,
+    health: &watch::Sender<Health>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<(DatabaseConnection, usize, Client)>> {
     let db = retry("the database can't be reached", shutdown, async || {
@@ -162,14 +164,19 @@ async fn connect(
         tracing::debug!("SQLite: this is the one worker process");
     }
     let client = retry("the broker can't be reached", shutdown, async || {
-        let connected = connected.clone();
+        let (connected, reconnecting) = (connected.clone(), health.clone());
         let options = config.servers.options("worker").event_callback(move |event| {
-            if matches!(event, Event::Connected) {
-                connected.send_replace(());
+            match event {
+                Event::Connected => {
+                    connected.send_replace(());
+                }
+                Event::ClientError(ClientError::Other(why)) => trouble(&reconnecting, why),
+                _ => {}
             }
             std::future::ready(())
         });
-        options.connect(config.servers.addresses()).await
+        let client = config.servers.connect_with(options).await;
+        client.inspect_err(|error| trouble(health, error.to_string()))
     })
     .await;
     Ok(client.map(|client| (db, rows, client)))
@@ -243,7 +250,13 @@ async fn check_streams(
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     broker: Option<Client>,
+    /// Why the last attempt to connect to the broker failed.
+    trouble: Option<String>,
     renewed_at: Option<Instant>,
+}
+
+fn trouble(health: &watch::Sender<Health>, why: String) {
+    health.send_modify(|health| health.trouble = Some(why));
 }
 
 fn readiness(health: watch::Receiver<Health>, lease: Duration) -> Readiness {
@@ -252,7 +265,10 @@ fn readiness(health: watch::Receiver<Health>, lease: Duration) -> Readiness {
         let mut reasons = Vec::new();
         match &health.broker {
             Some(client) if client.connection_state() == State::Connected => {}
-            _ => reasons.push("the broker is not connected".to_owned()),
+            _ => {
+                let why = health.trouble.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+                reasons.push(format!("the broker is not connected{why}"));
+            }
         }
         if health.renewed_at.is_none_or(|at| at.elapsed() >= lease) {
             reasons.push("the database has not answered for a whole lease".to_owned());

@@ -10,6 +10,8 @@
 mod expect;
 mod harness;
 
+mod broker_access;
+
 mod door;
 mod https;
 mod leaving;

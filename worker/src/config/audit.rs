@@ -1,10 +1,10 @@
 //! `worker audit`.
 
 use clap::Args;
-use shared::broker::Servers;
+use shared::broker::{BrokerArgs, Servers};
 use shared::config::{Invalid, Problems};
 
-use super::{BrokerArgs, ReadArgs};
+use super::ReadArgs;
 use crate::store::connection::DatabaseUrl;
 
 /// `worker audit`.

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use shared::broker::Servers;
+use shared::broker::{BrokerArgs, Servers};
 use shared::config::{Invalid, Problems, duration};
 use shared::partition::{MAX_PARTITIONS, Partition};
 
-use super::{BrokerArgs, ListArgs, ReadArgs};
+use super::{ListArgs, ReadArgs};
 use crate::event::Position;
 use crate::store::connection::DatabaseUrl;
 

@@ -1,11 +1,11 @@
 //! `worker migrate`.
 
 use clap::Args;
-use shared::broker::Servers;
+use shared::broker::{BrokerArgs, Servers};
 use shared::config::{Invalid, Problems, number};
 use shared::partition::MAX_PARTITIONS;
 
-use super::{BrokerArgs, DatabaseArgs, optional};
+use super::{DatabaseArgs, optional};
 use crate::store::connection::DatabaseUrl;
 
 /// `worker migrate`.

@@ -11,7 +11,6 @@ pub mod rebuild;
 pub mod run;
 
 use clap::{Args, Parser, Subcommand};
-use shared::broker::Servers;
 use shared::config::{Invalid, Problems, number};
 
 use crate::store::connection::DatabaseUrl;
@@ -71,24 +70,10 @@ pub struct DatabaseArgs {
     pub database_url: String,
 }
 
-/// Where the broker is.
-#[derive(Args, Clone)]
-pub struct BrokerArgs {
-    /// Addresses of the NATS servers, comma-separated.
-    #[arg(long, env = "NATS_URL", default_value = "nats://127.0.0.1:4222", hide_env_values = true)]
-    pub nats_url: String,
-}
-
-// Both may hold a password.
+// It may hold a password.
 impl std::fmt::Debug for DatabaseArgs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("DatabaseArgs")
-    }
-}
-
-impl std::fmt::Debug for BrokerArgs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("BrokerArgs")
     }
 }
 
@@ -117,12 +102,6 @@ pub struct ListArgs {
 impl DatabaseArgs {
     fn check(&self, problems: &mut Problems) -> Option<DatabaseUrl> {
         problems.take("--database-url (DATABASE_URL)", self.database_url.parse())
-    }
-}
-
-impl BrokerArgs {
-    fn check(&self, problems: &mut Problems) -> Option<Servers> {
-        problems.take("--nats-url (NATS_URL)", self.nats_url.parse())
     }
 }
 

@@ -1,11 +1,11 @@
 //! `worker partitions`.
 
 use clap::{Args, Subcommand};
-use shared::broker::Servers;
+use shared::broker::{BrokerArgs, Servers};
 use shared::config::{Invalid, Problems, number};
 use shared::partition::MAX_PARTITIONS;
 
-use super::{BrokerArgs, DatabaseArgs};
+use super::DatabaseArgs;
 use crate::store::connection::DatabaseUrl;
 
 /// `worker partitions`.

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use clap::Args;
-use shared::broker::Servers;
+use shared::broker::{BrokerArgs, Servers};
 use shared::config::{Invalid, Problems, duration};
 
-use super::{BrokerArgs, DatabaseArgs};
+use super::DatabaseArgs;
 use crate::store::connection::DatabaseUrl;
 
 /// `worker prune`.

@@ -1,10 +1,10 @@
 //! `worker rebuild`.
 
 use clap::Args;
-use shared::broker::Servers;
+use shared::broker::{BrokerArgs, Servers};
 use shared::config::{Invalid, Problems};
 
-use super::{BrokerArgs, DatabaseArgs};
+use super::DatabaseArgs;
 use crate::store::connection::DatabaseUrl;
 
 /// `worker rebuild`.

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
-use shared::broker::Servers;
+use shared::broker::{BrokerArgs, Servers};
 use shared::config::{Invalid, Problems, duration, listen_address, number};
 
-use super::{BrokerArgs, DatabaseArgs};
+use super::DatabaseArgs;
 use crate::store::connection::DatabaseUrl;
 
 /// `worker run`.

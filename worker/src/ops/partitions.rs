@@ -38,7 +38,10 @@ async fn list(config: ListPartitions, out: &mut impl Write) -> anyhow::Result<()
         accept::workers(&db).await?.into_iter().map(|worker| (worker.id, worker.name)).collect();
     let gaps = accept::gaps(&db).await?;
     // The database says all that matters; the streams' positions are there when the broker is.
-    let jetstream = config.servers.connect("worker").await.ok().map(jetstream::new);
+    let jetstream = broker(&config.servers).await;
+    if let Err(error) = &jetstream {
+        tracing::warn!("the streams' positions are left out: {error:#}");
+    }
     let mut table = Table::new([
         "PARTITION",
         "EPOCH",
@@ -53,8 +56,8 @@ async fn list(config: ListPartitions, out: &mut impl Write) -> anyhow::Result<()
     for row in rows {
         let partition = Partition::new(u16::try_from(row.partition)?);
         let state = match &jetstream {
-            Some(jetstream) => stream::find(jetstream, partition).await.ok().flatten(),
-            None => None,
+            Ok(jetstream) => stream::find(jetstream, partition).await.ok().flatten(),
+            Err(_) => None,
         }
         .map(|info| info.state);
         let name = row.owner.as_ref().map(|owner| names.get(owner).unwrap_or(owner).clone());

@@ -1,0 +1,109 @@
+//! Users that may do only what their role needs.
+
+use async_nats::{ConnectOptions, Event};
+use bytes::Bytes;
+use e2e::http::Client;
+use e2e::stack::CALLBACK_PATH;
+use hyper::Method;
+use tokio::sync::mpsc;
+use worker::entity::job::Status;
+
+use super::{Env, Files, assert_hidden, guarded};
+use crate::expect::*;
+
+const CONFIG: &str = r#"
+authorization {
+  users: [
+    { user: "operator", password: "operator-never-log-44b0" }
+    {
+      user: "ingress", password: "ingress-never-log-91c2"
+      permissions: {
+        publish: ["callbacks.>", "$JS.API.STREAM.INFO.*"]
+        subscribe: ["_INBOX_INGRESS.>"]
+      }
+    }
+    {
+      user: "worker", password: "worker-never-log-63ff"
+      permissions: {
+        publish: [
+          "internal.>"
+          "$JS.API.STREAM.INFO.*", "$JS.API.STREAM.MSG.GET.*", "$JS.API.STREAM.PURGE.*"
+          "$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.DELETE.*.*"
+          "$JS.API.CONSUMER.INFO.*.*", "$JS.API.CONSUMER.MSG.NEXT.*.*"
+          "$JS.ACK.>"
+        ]
+        subscribe: ["_INBOX_WORKER.>"]
+      }
+    }
+  ]
+}"#;
+
+#[tokio::test]
+async fn each_role_works_with_nothing_but_its_own_permissions() {
+    let files = Files::new();
+    let password = |role: &str| {
+        let start = CONFIG.find(&format!("{role}-never-log-")).unwrap();
+        CONFIG[start..].split('"').next().unwrap().to_owned()
+    };
+    let secrets = ["operator", "ingress", "worker"].map(password);
+    let file = |role: usize, name: &str| files.write(name, &secrets[role]);
+    let env: Env =
+        vec![("NATS_USER", "operator".into()), ("NATS_PASSWORD_FILE", file(0, "operator"))];
+    let client = ConnectOptions::with_user_and_password("operator".into(), secrets[0].clone());
+    let mut stack = guarded(CONFIG, client, &env).start().await.unwrap();
+    // Those of the stack are the operator's.
+    for process in [&mut stack.ingress.process, &mut stack.worker.process] {
+        assert!(process.terminate(SOON).await.unwrap().success());
+    }
+    let (ingress_file, worker_file) = (file(1, "ingress"), file(2, "worker"));
+    let role = [("NATS_USER", "ingress"), ("NATS_PASSWORD_FILE", ingress_file.as_str())];
+    let ingress = stack.start_ingress_with(&role, &[]).await.unwrap();
+    let role = [("NATS_USER", "worker"), ("NATS_PASSWORD_FILE", worker_file.as_str())];
+    let _worker = stack.start_worker_with(&role, &[]).await.unwrap();
+
+    let db = stack.db().await.unwrap();
+    for (number, state) in [(1, Status::Queued), (2, Status::Provisioning), (3, Status::Running)] {
+        let name = format!("{state:?}").to_lowercase();
+        let body = status("a", &name);
+        let signature = stack.sign(body.as_bytes());
+        let headers = [("x-signature", signature.as_str())];
+        let answer = Client::new(ingress.addr)
+            .send(Method::POST, CALLBACK_PATH, &headers, Bytes::from(body))
+            .await
+            .unwrap();
+        assert_eq!(answer.status, 200, "callback {number}: {}", answer.text());
+        wait_for_status(&stack, &db, "a", state).await;
+    }
+    let logs = stack.all_logs();
+    assert!(!logs.contains("ermissions Violation"), "{logs}");
+
+    // What ingress is not for, its user may not do.
+    let (events, mut said) = mpsc::unbounded_channel();
+    let client = ConnectOptions::with_user_and_password("ingress".into(), secrets[1].clone())
+        .event_callback(move |event| {
+            let _ = events.send(event);
+            std::future::ready(())
+        })
+        .connect(stack.nats.url())
+        .await
+        .unwrap();
+    for subject in ["internal.00", "$JS.API.STREAM.PURGE.CALLBACKS-00"] {
+        client.publish(subject, Bytes::new()).await.unwrap();
+        client.flush().await.unwrap();
+        let refused = async {
+            loop {
+                match said.recv().await.unwrap() {
+                    Event::ServerError(error) => break error.to_string(),
+                    _ => continue,
+                }
+            }
+        };
+        let refused = tokio::time::timeout(SOON, refused).await.unwrap();
+        assert!(
+            refused.contains("Permissions Violation") && refused.contains(subject),
+            "{refused}"
+        );
+    }
+    assert_audited(&stack).await;
+    assert_hidden(&stack, &secrets.each_ref().map(String::as_str));
+}

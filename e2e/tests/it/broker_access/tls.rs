@@ -1,0 +1,119 @@
+//! TLS.
+
+use async_nats::ConnectOptions;
+use e2e::certificates::{Authority, Issued};
+use e2e::stack::Stack;
+
+use super::{Env, Files, are_refused, end_worker, goes_through, guarded, reload, text};
+
+const HOSTS: [&str; 1] = ["127.0.0.1"];
+
+fn config(server: &Issued, more: &str) -> String {
+    format!("tls {{\n  cert_file: {:?}\n  key_file: {:?}\n{more}}}", server.certificate, server.key)
+}
+
+#[tokio::test]
+async fn a_server_is_believed_only_with_its_authority_its_name_and_in_its_time() {
+    let files = Files::new();
+    let authority = Authority::new(&files.path("own")).unwrap();
+    let foreign = Authority::new(&files.path("foreign")).unwrap();
+    let namesake = Authority::new(&files.path("foreign/own")).unwrap();
+    let server = authority.issue("server", &HOSTS).unwrap();
+    let ca = text(authority.certificate());
+    let client = ConnectOptions::new()
+        .require_tls(true)
+        .add_root_certificates(authority.certificate().to_owned());
+    let env: Env = vec![("NATS_CA_FILE", ca.clone())];
+    let mut stack = guarded(&config(&server, ""), client, &env).start().await.unwrap();
+    goes_through(&stack, "a").await;
+    end_worker(&mut stack).await;
+
+    let unknown = "the server's certificate comes from no authority that";
+    for authority in [&foreign, &namesake] {
+        let theirs = text(authority.certificate());
+        let why = format!("{unknown} is in {theirs}");
+        are_refused(&stack, &[("NATS_CA_FILE", &theirs)], &why).await;
+    }
+    let tls = format!("tls://{}", stack.nats.node(0).address());
+    let systems = format!("{unknown} the system believes: set NATS_CA_FILE");
+    are_refused(&stack, &[("NATS_URL", &tls), ("NATS_CA_FILE", "")], &systems).await;
+    // Nor is it believed where only the server wants TLS.
+    are_refused(&stack, &[("NATS_CA_FILE", "")], &systems).await;
+    let other_name = tls.replace("127.0.0.1", "localhost");
+    are_refused(&stack, &[("NATS_URL", &other_name)], "not valid for name \"localhost\"").await;
+
+    // The running ingress keeps its connection, and finds the new certificate at its next one.
+    authority.issue_expired("server", &HOSTS).unwrap();
+    reload(&stack).await;
+    are_refused(&stack, &[], "certificate expired").await;
+    authority.issue("server", &HOSTS).unwrap();
+    stack.nats.restart().await.unwrap();
+    stack.start_worker().await.unwrap();
+    goes_through_again(&stack, "b").await;
+    end_worker(&mut stack).await;
+}
+
+/// The same as `goes_through`, once ingress is connected again.
+async fn goes_through_again(stack: &Stack, job: &str) {
+    stack
+        .wait_until("ingress is ready again", crate::expect::SOON, async || {
+            let answer = e2e::http::get(stack.ingress.ops, "/readyz").await.unwrap();
+            answer.status == 200
+        })
+        .await;
+    goes_through(stack, job).await;
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_refused_where_tls_is_demanded() {
+    let files = Files::new();
+    let authority = Authority::new(&files.path("own")).unwrap();
+    let client = authority.issue("client", &[]).unwrap();
+    let (certificate, key) = (text(&client.certificate), text(&client.key));
+    let mut stack = guarded("", ConnectOptions::new(), &Env::new()).start().await.unwrap();
+    goes_through(&stack, "a").await;
+    end_worker(&mut stack).await;
+
+    let why = "speak TLS on this port";
+    let ca = text(authority.certificate());
+    are_refused(&stack, &[("NATS_CA_FILE", &ca)], why).await;
+    are_refused(&stack, &[("NATS_CERT_FILE", &certificate), ("NATS_KEY_FILE", &key)], why).await;
+    // One address is enough, wherever it is in the list.
+    let address = stack.nats.node(0).address();
+    let mixed = format!("nats://{address},tls://{address}");
+    are_refused(&stack, &[("NATS_URL", &mixed)], why).await;
+}
+
+#[tokio::test]
+async fn a_server_that_wants_a_certificate_gets_one() {
+    let files = Files::new();
+    let authority = Authority::new(&files.path("own")).unwrap();
+    let foreign = Authority::new(&files.path("foreign")).unwrap();
+    let server = authority.issue("server", &HOSTS).unwrap();
+    let client = authority.issue("client", &[]).unwrap();
+    let ca = text(authority.certificate());
+    let own = ConnectOptions::new()
+        .require_tls(true)
+        .add_root_certificates(authority.certificate().to_owned())
+        .add_client_certificate(client.certificate.clone(), client.key.clone());
+    let env: Env = vec![
+        ("NATS_CA_FILE", ca.clone()),
+        ("NATS_CERT_FILE", text(&client.certificate)),
+        ("NATS_KEY_FILE", text(&client.key)),
+    ];
+    let config = config(&server, &format!("  ca_file: {ca:?}\n  verify: true\n"));
+    let mut stack: Stack = guarded(&config, own, &env).start().await.unwrap();
+    goes_through(&stack, "a").await;
+    end_worker(&mut stack).await;
+
+    let none = [("NATS_CERT_FILE", ""), ("NATS_KEY_FILE", "")];
+    are_refused(&stack, &none, "set NATS_CERT_FILE and NATS_KEY_FILE").await;
+    let expired = authority.issue_expired("expired", &[]).unwrap();
+    let theirs = foreign.issue("client", &[]).unwrap();
+    for wrong in [expired, theirs] {
+        let (certificate, key) = (text(&wrong.certificate), text(&wrong.key));
+        let env = [("NATS_CERT_FILE", certificate.as_str()), ("NATS_KEY_FILE", &key)];
+        let why = format!("it may not believe the certificate in {certificate}");
+        are_refused(&stack, &env, &why).await;
+    }
+}

@@ -1,0 +1,119 @@
+//! Who a process is to the broker.
+
+use std::fmt;
+
+use async_nats::Auth;
+use nkeys::{KeyPair, KeyPairType};
+
+use super::file::{InFile, Unusable};
+
+/// The one way in which a process says who it is.
+#[derive(Clone)]
+pub(super) enum Access {
+    Nobody,
+    /// In the address.
+    Password {
+        user: String,
+        password: String,
+    },
+    /// In the address.
+    Token(String),
+    PasswordFile {
+        user: String,
+        file: InFile,
+    },
+    Nkey(InFile),
+    Credentials(InFile),
+}
+
+impl Access {
+    /// What to answer to a server that has sent this nonce. Files are read anew.
+    pub(super) fn present(&self, nonce: &[u8]) -> Result<Auth, Unusable> {
+        let mut auth = Auth::new();
+        match self {
+            Self::Nobody => {}
+            Self::Password { user, password } => {
+                (auth.username, auth.password) = (Some(user.clone()), Some(password.clone()));
+            }
+            Self::Token(token) => auth.token = Some(token.clone()),
+            Self::PasswordFile { user, file } => {
+                let text = file.text()?;
+                let password = text.strip_suffix('\n').unwrap_or(&text);
+                let password = password.strip_suffix('\r').unwrap_or(password);
+                (auth.username, auth.password) = (Some(user.clone()), Some(password.to_owned()));
+            }
+            Self::Nkey(file) => {
+                let text = file.text()?;
+                let seed = text.lines().map(str::trim).find(|line| line.starts_with('S'));
+                let key = user_key(file, seed.unwrap_or_default())?;
+                auth.nkey = Some(key.public_key());
+                auth.signature = Some(sign(file, &key, nonce)?);
+            }
+            Self::Credentials(file) => {
+                let text = file.text()?;
+                let mut parts = decorated(&text);
+                let (Some(jwt), Some(seed)) = (parts.next(), parts.next()) else {
+                    return Err(file.unusable(
+                        "is no credentials file, which has a JWT and a seed, each below its line \
+                         -----BEGIN …-----",
+                    ));
+                };
+                if jwt.split('.').count() != 3 {
+                    return Err(
+                        file.unusable("holds no JWT below its first line -----BEGIN …-----")
+                    );
+                }
+                let key = user_key(file, seed)?;
+                auth.jwt = Some(jwt.to_owned());
+                auth.signature = Some(sign(file, &key, nonce)?);
+            }
+        }
+        Ok(auth)
+    }
+}
+
+/// The line below each `-----BEGIN …-----`.
+fn decorated(text: &str) -> impl Iterator<Item = &str> {
+    let mut lines = text.lines().map(str::trim);
+    std::iter::from_fn(move || {
+        lines.find(|line| line.starts_with("---") && line.contains("BEGIN"))?;
+        lines.find(|line| !line.is_empty())
+    })
+}
+
+fn user_key(file: &InFile, seed: &str) -> Result<KeyPair, Unusable> {
+    // The library's errors are about the text, and may quote of it.
+    let key = KeyPair::from_seed(seed)
+        .map_err(|_| file.unusable("holds no seed of an nkey (SU…), or a damaged one"))?;
+    match key.key_pair_type() {
+        KeyPairType::User => Ok(key),
+        other => Err(file
+            .unusable(format!("holds the seed of another kind ({other:?}), not of a user (SU…)"))),
+    }
+}
+
+fn sign(file: &InFile, key: &KeyPair, nonce: &[u8]) -> Result<Vec<u8>, Unusable> {
+    key.sign(nonce).map_err(|_| file.unusable("holds a seed that can't sign"))
+}
+
+/// Names what is presented, and shows nothing of it.
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nobody => f.write_str("a client without credentials"),
+            Self::Password { .. } => f.write_str("the user and password in NATS_URL"),
+            Self::Token(_) => f.write_str("the token in NATS_URL"),
+            Self::PasswordFile { user, file } => {
+                write!(f, "the user {user:?} with the password in {}", file.path.display())
+            }
+            Self::Nkey(file) => write!(f, "the nkey in {}", file.path.display()),
+            Self::Credentials(file) => write!(f, "the credentials in {}", file.path.display()),
+        }
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,74 @@
+//! The addresses in `NATS_URL`, and the credentials that may be in them.
+
+use async_nats::ServerAddr;
+use percent_encoding::percent_decode_str;
+
+use super::access::Access;
+
+/// An address that can't be understood; deliberately says nothing of its text, which may hold a
+/// password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is not a comma-separated list of addresses like nats://host:4222 or tls://host:4222")]
+pub(super) struct BadAddress;
+
+/// The addresses without credentials, and the first credentials that one of them held: a cluster
+/// has the same everywhere.
+pub(super) fn read(text: &str) -> Result<(Vec<ServerAddr>, Option<Access>), BadAddress> {
+    let mut access = None;
+    let addresses = text.split(',').map(|address| {
+        let address: ServerAddr = address.trim().parse().map_err(|_| BadAddress)?;
+        // async-nats takes the schemes of WebSockets, and without WebSockets speaks plain TCP.
+        if address.host().is_empty() || address.is_websocket() {
+            return Err(BadAddress);
+        }
+        access = access.take().or_else(|| credentials(&address));
+        // async-nats prints addresses as they are when it is told to say more.
+        let mut url = address.into_inner();
+        url.set_username("").and_then(|()| url.set_password(None)).map_err(|()| BadAddress)?;
+        ServerAddr::from_url(url).map_err(|_| BadAddress)
+    });
+    let addresses = addresses.collect::<Result<_, _>>()?;
+    Ok((addresses, access))
+}
+
+/// A user and a password, or a token.
+fn credentials(address: &ServerAddr) -> Option<Access> {
+    let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let user = decode(address.username()?);
+    Some(match address.password() {
+        Some(password) => Access::Password { user, password: decode(password) },
+        None => Access::Token(user),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(text: &str) -> (String, Option<Access>) {
+        let (addresses, access) = read(text).unwrap();
+        let shown: Vec<&str> = addresses.iter().map(ServerAddr::as_url_str).collect();
+        (shown.join(","), access)
+    }
+
+    #[test]
+    fn credentials_are_taken_out_of_addresses() {
+        let (shown, access) = one("nats://user:hunter2@a:4222, b:4333");
+        assert_eq!(shown, "nats://a:4222,nats://b:4333");
+        let is_it = |user: &str, password: &str, access: &Option<Access>| matches!(access, Some(Access::Password { user: u, password: p }) if u == user && p == password);
+        assert!(is_it("user", "hunter2", &access));
+        assert!(is_it("u@x", "p:w", &one("tls://u%40x:p%3Aw@a").1));
+        assert!(matches!(one("t0ken@a").1, Some(Access::Token(token)) if token == "t0ken"));
+        assert!(one("a,b").1.is_none());
+    }
+
+    #[test]
+    fn a_bad_address_is_not_shown() {
+        for bad in
+            ["", "nats://user:hunter2@:x", "a,,b", "http://a", "ws://a", "wss://a", "a,wss://b"]
+        {
+            let error = read(bad).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("hunter2"));
+        }
+    }
+}

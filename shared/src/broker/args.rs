@@ -1,0 +1,153 @@
+//! The settings of the connection: the same for everything that talks to the broker.
+
+use std::ffi::OsString;
+use std::fmt;
+
+use clap::Args;
+
+use super::Servers;
+use super::access::Access;
+use super::address;
+use super::file::{Empty, InFile};
+use super::tls::Tls;
+use crate::config::Problems;
+
+const URL: &str = "--nats-url (NATS_URL)";
+const CA: &str = "--nats-ca (NATS_CA_FILE)";
+const CERT: &str = "--nats-cert (NATS_CERT_FILE)";
+const KEY: &str = "--nats-key (NATS_KEY_FILE)";
+const USER: &str = "--nats-user (NATS_USER)";
+const PASSWORD: &str = "--nats-password-file (NATS_PASSWORD_FILE)";
+const NKEY: &str = "--nats-nkey-file (NATS_NKEY_FILE)";
+const CREDENTIALS: &str = "--nats-credentials-file (NATS_CREDENTIALS_FILE)";
+
+/// Where the broker is, and how a process presents itself to it. No flag takes a secret: a command
+/// line is visible to every user of the machine.
+#[derive(Args, Clone)]
+pub struct BrokerArgs {
+    /// Addresses of the NATS servers, comma-separated. tls:// demands TLS of all of them. In the
+    /// environment it may hold user:password@ or token@.
+    #[arg(long, env = "NATS_URL", default_value = "nats://127.0.0.1:4222", hide_env_values = true)]
+    nats_url: String,
+    /// The authorities that the servers' certificates must come from, instead of the system's
+    /// (PEM). Demands TLS.
+    #[arg(long, env = "NATS_CA_FILE", value_name = "FILE")]
+    nats_ca: Option<OsString>,
+    /// The certificate to show to the servers (PEM). Demands TLS.
+    #[arg(long, env = "NATS_CERT_FILE", value_name = "FILE")]
+    nats_cert: Option<OsString>,
+    /// Its key (PEM).
+    #[arg(long, env = "NATS_KEY_FILE", value_name = "FILE")]
+    nats_key: Option<OsString>,
+    /// The user, whose password is in --nats-password-file.
+    #[arg(long, env = "NATS_USER", value_name = "NAME")]
+    nats_user: Option<String>,
+    /// The user's password; one newline at the end is not part of it.
+    #[arg(long, env = "NATS_PASSWORD_FILE", value_name = "FILE")]
+    nats_password_file: Option<OsString>,
+    /// The seed of a user's nkey (SU…).
+    #[arg(long, env = "NATS_NKEY_FILE", value_name = "FILE")]
+    nats_nkey_file: Option<OsString>,
+    /// A user's JWT and seed, as `nsc` writes them (.creds).
+    #[arg(long, env = "NATS_CREDENTIALS_FILE", value_name = "FILE")]
+    nats_credentials_file: Option<OsString>,
+}
+
+// The address may hold a password.
+impl fmt::Debug for BrokerArgs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BrokerArgs")
+    }
+}
+
+impl BrokerArgs {
+    /// Checks every setting, and what is in the files that they name.
+    pub fn check(&self, problems: &mut Problems) -> Option<Servers> {
+        let servers = problems.take(URL, address::read(&self.nats_url));
+        let tls = self.check_tls(problems);
+        let access =
+            self.check_access(problems, servers.as_ref().and_then(|(_, access)| access.as_ref()));
+        let (addresses, _) = servers?;
+        let (tls, access) = (tls?, access?);
+        let tls = tls.or_else(|| {
+            addresses.iter().any(async_nats::ServerAddr::tls_required).then(Tls::default)
+        });
+        Some(Servers::new(addresses, access, tls))
+    }
+
+    fn check_tls(&self, problems: &mut Problems) -> Option<Option<Tls>> {
+        let authorities = file(problems, CA, self.nats_ca.as_ref());
+        let certificate = file(problems, CERT, self.nats_cert.as_ref());
+        let key = file(problems, KEY, self.nats_key.as_ref());
+        let client = match (certificate?, key?) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(_), None) => {
+                problems.note(format!("{CERT} needs {KEY}"));
+                return None;
+            }
+            (None, Some(_)) => {
+                problems.note(format!("{KEY} needs {CERT}"));
+                return None;
+            }
+        };
+        let tls = Tls { authorities: authorities?, client };
+        for problem in tls.problems() {
+            problems.note(problem.to_string());
+        }
+        Some((tls.authorities.is_some() || tls.client.is_some()).then_some(tls))
+    }
+
+    fn check_access(&self, problems: &mut Problems, in_url: Option<&Access>) -> Option<Access> {
+        let password = file(problems, PASSWORD, self.nats_password_file.as_ref());
+        let nkey = file(problems, NKEY, self.nats_nkey_file.as_ref());
+        let credentials = file(problems, CREDENTIALS, self.nats_credentials_file.as_ref());
+        let user = match self.nats_user.as_deref() {
+            Some("") => problems.take(USER, Err(Empty)),
+            user => Some(user.map(str::to_owned)),
+        };
+        let user = match (user?, password?) {
+            (Some(user), Some(file)) => Some(Access::PasswordFile { user, file }),
+            (None, None) => None,
+            (Some(_), None) => {
+                problems.note(format!("{USER} needs {PASSWORD}"));
+                return None;
+            }
+            (None, Some(_)) => {
+                problems.note(format!("{PASSWORD} needs {USER}"));
+                return None;
+            }
+        };
+        let ways = [
+            (URL, in_url.cloned()),
+            (USER, user),
+            (NKEY, nkey?.map(Access::Nkey)),
+            (CREDENTIALS, credentials?.map(Access::Credentials)),
+        ];
+        let chosen: Vec<_> =
+            ways.into_iter().filter_map(|(name, way)| way.map(|way| (name, way))).collect();
+        if chosen.len() > 1 {
+            let names: Vec<&str> = chosen.iter().map(|(name, _)| *name).collect();
+            problems
+                .note(format!("{} each say who this is: leave one of them", names.join(" and ")));
+        }
+        for (_, way) in &chosen {
+            if let Err(problem) = way.present(&[]) {
+                problems.note(problem.to_string());
+            }
+        }
+        Some(chosen.into_iter().next().map_or(Access::Nobody, |(_, way)| way))
+    }
+}
+
+fn file(
+    problems: &mut Problems,
+    setting: &'static str,
+    path: Option<&OsString>,
+) -> Option<Option<InFile>> {
+    match path {
+        None => Some(None),
+        Some(path) if path.is_empty() => problems.take(setting, Err(Empty)),
+        Some(path) => Some(Some(InFile { setting, path: path.into() })),
+    }
+}
