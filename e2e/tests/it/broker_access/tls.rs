@@ -5,11 +5,17 @@ use e2e::certificates::{Authority, Issued};
 use e2e::stack::Stack;
 
 use super::{Env, Files, are_refused, end_worker, goes_through, guarded, reload, text};
+use crate::expect::SOON;
 
 const HOSTS: [&str; 1] = ["127.0.0.1"];
 
 fn config(server: &Issued, more: &str) -> String {
     format!("tls {{\n  cert_file: {:?}\n  key_file: {:?}\n{more}}}", server.certificate, server.key)
+}
+
+fn believing(authority: &Authority) -> ConnectOptions {
+    let options = ConnectOptions::new().require_tls(true);
+    options.add_root_certificates(authority.certificate().to_owned())
 }
 
 #[tokio::test]
@@ -20,11 +26,9 @@ async fn a_server_is_believed_only_with_its_authority_its_name_and_in_its_time()
     let namesake = Authority::new(&files.path("foreign/own")).unwrap();
     let server = authority.issue("server", &HOSTS).unwrap();
     let ca = text(authority.certificate());
-    let client = ConnectOptions::new()
-        .require_tls(true)
-        .add_root_certificates(authority.certificate().to_owned());
     let env: Env = vec![("NATS_CA_FILE", ca.clone())];
-    let mut stack = guarded(&config(&server, ""), client, &env).start().await.unwrap();
+    let mut stack =
+        guarded(&config(&server, ""), believing(&authority), &env).start().await.unwrap();
     goes_through(&stack, "a").await;
     end_worker(&mut stack).await;
 
@@ -56,7 +60,7 @@ async fn a_server_is_believed_only_with_its_authority_its_name_and_in_its_time()
 /// The same as `goes_through`, once ingress is connected again.
 async fn goes_through_again(stack: &Stack, job: &str) {
     stack
-        .wait_until("ingress is ready again", crate::expect::SOON, async || {
+        .wait_until("ingress is ready again", SOON, async || {
             let answer = e2e::http::get(stack.ingress.ops, "/readyz").await.unwrap();
             answer.status == 200
         })
@@ -92,9 +96,7 @@ async fn a_server_that_wants_a_certificate_gets_one() {
     let server = authority.issue("server", &HOSTS).unwrap();
     let client = authority.issue("client", &[]).unwrap();
     let ca = text(authority.certificate());
-    let own = ConnectOptions::new()
-        .require_tls(true)
-        .add_root_certificates(authority.certificate().to_owned())
+    let own = believing(&authority)
         .add_client_certificate(client.certificate.clone(), client.key.clone());
     let env: Env = vec![
         ("NATS_CA_FILE", ca.clone()),
@@ -116,4 +118,35 @@ async fn a_server_that_wants_a_certificate_gets_one() {
         let why = format!("it may not believe the certificate in {certificate}");
         are_refused(&stack, &env, &why).await;
     }
+}
+
+/// A cluster's nodes say where the others are before TLS begins, and so could anybody.
+#[tokio::test]
+async fn a_worker_connects_to_no_server_that_it_was_not_told_of() {
+    let files = Files::new();
+    let authority = Authority::new(&files.path("own")).unwrap();
+    let server = authority.issue("server", &HOSTS).unwrap();
+    let env: Env = vec![("NATS_CA_FILE", text(authority.certificate()))];
+    let builder = guarded(&config(&server, ""), believing(&authority), &env).cluster();
+    let mut stack = builder.start().await.unwrap();
+    goes_through(&stack, "a").await;
+    end_worker(&mut stack).await;
+
+    let url = stack.nats.node(0).url();
+    let worker = stack.start_worker_with(&[("NATS_URL", &url)], &[]).await.unwrap();
+    stack.nats.node_mut(0).kill9();
+    let log = worker.process.log();
+    stack
+        .wait_until("the worker has tried in vain", SOON, async || {
+            log.text().matches("event: client error").count() >= 5
+        })
+        .await;
+    assert_eq!(log.text().matches("event: connected").count(), 1);
+    let answer = e2e::http::get(worker.ops, "/readyz").await.unwrap();
+    assert!(answer.text().contains("the broker is not connected: "), "{}", answer.text());
+    drop(worker);
+
+    // With all of them in its address it goes on.
+    stack.start_worker().await.unwrap();
+    goes_through_again(&stack, "b").await;
 }
