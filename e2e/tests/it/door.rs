@@ -9,10 +9,9 @@ use e2e::stack::{CALLBACK_PATH, Db, Ingress, Stack};
 use hyper::Method;
 use serde_json::json;
 use shared::partition::Partition;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::expect::*;
+use crate::raw::{Raw, head};
 
 const INVALID_SIGNATURE: &str = r#"{"error":"Invalid signature"}"#;
 
@@ -24,31 +23,6 @@ async fn send(
     body: impl Into<Bytes>,
 ) -> Answer {
     Client::new(to).send(method, path, headers, body.into()).await.unwrap()
-}
-
-/// A connection on which a test says exactly what it wants.
-pub(crate) struct Raw(pub(crate) TcpStream);
-
-impl Raw {
-    pub(crate) async fn open(to: SocketAddr) -> Self {
-        Self(TcpStream::connect(to).await.unwrap())
-    }
-
-    pub(crate) async fn say(&mut self, bytes: impl AsRef<[u8]>) {
-        self.0.write_all(bytes.as_ref()).await.unwrap();
-    }
-
-    /// Everything until the server closes.
-    pub(crate) async fn hear(mut self) -> String {
-        let mut answer = Vec::new();
-        let read = tokio::time::timeout(SOON, self.0.read_to_end(&mut answer));
-        read.await.expect("the server closes").unwrap();
-        String::from_utf8_lossy(&answer).into_owned()
-    }
-}
-
-pub(crate) fn head(length: usize) -> String {
-    format!("POST {CALLBACK_PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n")
 }
 
 async fn metric(ingress: &Ingress, name: &str) -> String {

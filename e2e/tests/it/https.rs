@@ -7,7 +7,7 @@ use e2e::certificates::{Authority, Issued};
 use e2e::stack::{CALLBACK_PATH, Db, Ingress, Stack};
 use tokio::process::Command;
 
-use crate::door::Raw;
+use crate::raw::Raw;
 use crate::expect::*;
 
 struct Secured {

@@ -6,7 +6,7 @@ use e2e::load::Load;
 use e2e::stack::{Db, Stack};
 use futures::future::join_all;
 
-use crate::door::{Raw, head};
+use crate::raw::{Raw, head};
 use crate::expect::*;
 
 /// Longer than any test.

@@ -9,9 +9,10 @@
 
 mod expect;
 mod harness;
+mod raw;
 
+mod bad_input;
 mod broker_access;
-
 mod door;
 mod https;
 mod leaving;
