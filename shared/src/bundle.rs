@@ -35,10 +35,17 @@ pub struct Metadata {
     pub traceparent: Option<String>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Line<M> {
+#[derive(Serialize)]
+struct Line<'a> {
     #[serde(flatten)]
-    metadata: M,
+    metadata: &'a Metadata,
+    len: usize,
+}
+
+/// The rest of a line. It is read by itself, because reading flattened fields first keeps whatever
+/// else is in the line, at many times its size.
+#[derive(Deserialize)]
+struct Length {
     len: usize,
 }
 
@@ -100,8 +107,9 @@ pub fn decode(payload: &Bytes) -> Result<Vec<Entry>, NotABundle> {
         if head.first() != Some(&b'{') {
             return Err(NotABundle::Metadata(index));
         }
-        let Line { metadata, len } = serde_json::from_slice::<Line<Metadata>>(&head)
-            .map_err(|_| NotABundle::Metadata(index))?;
+        let malformed = |_| NotABundle::Metadata(index);
+        let metadata: Metadata = serde_json::from_slice(&head).map_err(malformed)?;
+        let Length { len } = serde_json::from_slice(&head).map_err(malformed)?;
         if rest.get(len) != Some(&b'\n') {
             return Err(NotABundle::Length(index));
         }
