@@ -3,13 +3,14 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
-# How long make soak takes, and what determines its faults; without SEED it chooses one, and prints it.
+# How long make soak takes, and make fuzz for each target.
 SECONDS ?= 60
+# What determines the faults of make soak; without it, it chooses one, and prints it.
 SEED ?=
 # NATS_SERVER, ACT, POSTGRES_BIN (a folder) and ZIZMOR name programs to use instead of the installed ones.
 ZIZMOR ?= .tools/bin/zizmor
 
-.PHONY: help tools build check test test-faults soak demo up bench clean
+.PHONY: help tools build check test test-faults soak fuzz demo up bench clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -43,6 +44,9 @@ test-faults: tools build ## Run every fault test, the long ones too
 
 soak: tools build ## Do random faults to every part under load: SECONDS=60, and SEED=… to repeat one
 	@$(CARGO) run --quiet --bin soak --locked -- --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+fuzz: ## Feed what reads strangers' bytes with random ones, each target for SECONDS=60
+	@SECONDS_EACH=$(SECONDS) CARGO="$(CARGO)" .ci/fuzz
 
 demo: tools build ## Show two workflow runs, one of which fails, from their callbacks to their rows
 	@$(CARGO) run --quiet --bin demo --locked

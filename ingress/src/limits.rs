@@ -10,7 +10,7 @@ use shared::listener;
 /// The largest body that fits a bundle with its metadata.
 const LARGEST_BODY: usize = bundle::MAX_BYTES - bundle::MAX_METADATA_BYTES;
 
-/// The limits as texts: only [`LimitArgs::check`] reads them.
+/// The limits as texts: read only when all settings are checked.
 #[derive(Debug, Args)]
 pub struct LimitArgs {
     /// The most connections; more wait to be accepted, or take the place of one that has been

@@ -60,9 +60,7 @@ impl Secrets {
             }
         }
         if let Some(value) = variable(LIST) {
-            let value = value.into_vec();
-            for (number, entry) in (1..).zip(value.split(|byte| *byte == b',')) {
-                let entry = named(entry).map_err(|problem| format!("entry {number} {problem}"));
+            for entry in in_list(&value.into_vec()) {
                 match problems.take(LIST, entry) {
                     Some(entry) => variables.push(entry),
                     None => sound = false,
@@ -144,16 +142,32 @@ fn read(file: &PathBuf) -> Result<Vec<Named>, String> {
     if text.len() as u64 > MAX_FILE_BYTES {
         return Err(format!("{shown} is larger than {MAX_FILE_BYTES} bytes"));
     }
+    in_lines(&text, &shown.to_string())
+}
+
+/// Reads the text of `CALLBACK_SECRETS`, entry by entry.
+pub fn in_list(text: &[u8]) -> impl Iterator<Item = Result<Named, String>> {
+    (1..).zip(text.split(|byte| *byte == b',')).map(|(number, entry): (u32, _)| {
+        named(entry).map_err(|problem| format!("entry {number} {problem}"))
+    })
+}
+
+/// Reads the text of a secrets file.
+///
+/// # Errors
+/// The first line that is no secret, or that there is none; shows the file's name and nothing that
+/// may be secret.
+pub fn in_lines(text: &[u8], file: &str) -> Result<Vec<Named>, String> {
     let mut all = Vec::new();
     for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.trim_ascii().is_empty() || line.trim_ascii().starts_with(b"#") {
             continue;
         }
-        all.push(named(line).map_err(|problem| format!("line {number} of {shown} {problem}"))?);
+        all.push(named(line).map_err(|problem| format!("line {number} of {file} {problem}"))?);
     }
     if all.is_empty() {
-        return Err(format!("{shown} holds no secret: write id:secret on a line"));
+        return Err(format!("{file} holds no secret: write id:secret on a line"));
     }
     Ok(all)
 }

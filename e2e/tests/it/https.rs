@@ -7,8 +7,8 @@ use e2e::certificates::{Authority, Issued};
 use e2e::stack::{CALLBACK_PATH, Db, Ingress, Stack};
 use tokio::process::Command;
 
-use crate::raw::Raw;
 use crate::expect::*;
+use crate::raw::Raw;
 
 struct Secured {
     stack: Stack,

@@ -6,8 +6,8 @@ use e2e::load::Load;
 use e2e::stack::{Db, Stack};
 use futures::future::join_all;
 
-use crate::raw::{Raw, head};
 use crate::expect::*;
+use crate::raw::{Raw, head};
 
 /// Longer than any test.
 const NEVER: &str = "1h";

@@ -1,0 +1,75 @@
+//! The secrets, in a file and in a variable.
+
+use ingress::secrets::{Named, in_lines, in_list};
+use ingress::signature::Secret;
+
+use crate::with_peak;
+
+/// Reads a text that may be anything, both as a file and as a list.
+///
+/// # Panics
+/// When other secrets are read than the second reading finds, or when a message is another one:
+/// what it says is all that it may show.
+pub fn check(text: &[u8]) {
+    let (lines, peak) = with_peak(|| in_lines(text, "FILE"));
+    // A secret of one byte becomes two key schedules.
+    assert!(peak <= 256 * text.len() as u64 + 1024, "{peak} for {}", text.len());
+    let expected = lines_again(text);
+    assert_eq!(shown(lines), expected.map(|all| all.iter().map(signed).collect()));
+
+    let list: Vec<_> = in_list(text).map(|named| shown(named.map(|named| vec![named]))).collect();
+    let again = text.split(|byte| *byte == b',').enumerate().map(|(index, entry)| {
+        let entry = named_again(entry).map(|entry| vec![signed(&entry)]);
+        entry.map_err(|problem| format!("entry {} {problem}", index + 1))
+    });
+    assert_eq!(list, again.collect::<Vec<_>>());
+}
+
+/// A secret shows itself only by what it signs.
+fn shown(all: Result<Vec<Named>, String>) -> Result<Vec<(String, String)>, String> {
+    all.map(|all| all.iter().map(|(id, secret)| (id.to_string(), secret.sign_plain(b""))).collect())
+}
+
+fn signed((id, secret): &(String, Vec<u8>)) -> (String, String) {
+    let secret = Secret::new(secret).expect("it was taken before");
+    (id.clone(), secret.sign_plain(b""))
+}
+
+fn lines_again(text: &[u8]) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let mut all = Vec::new();
+    for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let is_comment = line.iter().find(|byte| !is_blank(**byte)).is_none_or(|b| *b == b'#');
+        if !is_comment {
+            let problem = |problem| format!("line {} of FILE {problem}", index + 1);
+            all.push(named_again(line).map_err(problem)?);
+        }
+    }
+    let none = "FILE holds no secret: write id:secret on a line";
+    if all.is_empty() { Err(none.into()) } else { Ok(all) }
+}
+
+fn named_again(entry: &[u8]) -> Result<(String, Vec<u8>), String> {
+    // A character for each byte, so that any bytes are a text.
+    let text: String = entry.iter().map(|byte| char::from(*byte)).collect();
+    let (id, secret) = text.split_once(':').ok_or("is not id:secret")?;
+    let id = id.trim_matches(|c| u8::try_from(c).is_ok_and(is_blank));
+    let is_id = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    if id.is_empty() || id.len() > 64 || !id.chars().all(is_id) {
+        let must = r#"1 to 64 letters, digits, "_", "." and "-""#;
+        return Err(format!("has an id that is not {must}"));
+    }
+    let secret: Vec<u8> = secret.chars().map(|c| c as u8).collect();
+    let is_blank = |byte: Option<&u8>| byte.is_some_and(|byte| is_blank(*byte));
+    if is_blank(secret.first()) || is_blank(secret.last()) {
+        return Err(format!("begins or ends with white space after {id}: remove it"));
+    }
+    match Secret::new(&secret) {
+        Ok(_) => Ok((id.to_owned(), secret)),
+        Err(problem) => Err(format!("has a secret {id} that {problem}")),
+    }
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b'\x0c')
+}
