@@ -58,8 +58,8 @@ where
 /// body is taken in and thrown away behind it. A sender that has asked whether it should begin at
 /// all is only told no: looking at its body would be the wrong answer to that.
 pub(crate) fn leave_unread(answer: &mut Answer, headers: &HeaderMap, body: Incoming) {
-    let asks = |value: &[u8]| value.eq_ignore_ascii_case(b"100-continue");
-    if headers.get(EXPECT).is_some_and(|value| asks(value.as_bytes())) {
+    let mut expected = headers.get_all(EXPECT).iter();
+    if expected.any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         close(answer);
     } else {
         drain(body);
