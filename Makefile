@@ -7,7 +7,8 @@ CARGO ?= cargo
 SECONDS ?= 60
 # What determines the faults of make soak; without it, it chooses one, and prints it.
 SEED ?=
-# NATS_SERVER, ACT, POSTGRES_BIN (a folder) and ZIZMOR name programs to use instead of the installed ones.
+# NATS_SERVER, ACT, NODE and ZIZMOR name programs to use instead of the installed ones, POSTGRES_BIN and
+# SIGNING_LIBRARIES folders.
 ZIZMOR ?= .tools/bin/zizmor
 
 .PHONY: help tools build check test test-faults soak fuzz demo up bench clean
@@ -15,7 +16,7 @@ ZIZMOR ?= .tools/bin/zizmor
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-tools: ## Install nats-server, PostgreSQL, act and zizmor into .tools, once
+tools: ## Install nats-server, PostgreSQL, act, zizmor, node and signing libraries into .tools, once
 	@.ci/tools
 
 build: ## Build the programs

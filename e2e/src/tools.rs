@@ -37,6 +37,30 @@ pub fn postgres_bin() -> Result<PathBuf> {
     Ok(bin)
 }
 
+/// Node.js: `NODE`, or the pinned one.
+///
+/// # Errors
+/// When it is not there.
+pub fn node() -> Result<PathBuf> {
+    tool("NODE", "bin/node")
+}
+
+/// Python 3: `PYTHON`, or the one on `PATH`.
+#[must_use]
+pub fn python() -> PathBuf {
+    let named = std::env::var_os("PYTHON").filter(|path| !path.is_empty());
+    named.map_or_else(|| "python3".into(), PathBuf::from)
+}
+
+/// The libraries that senders sign with, in `python` and `node_modules`: `SIGNING_LIBRARIES`, or the
+/// pinned ones.
+///
+/// # Errors
+/// When they are not there.
+pub fn senders() -> Result<PathBuf> {
+    tool("SIGNING_LIBRARIES", "senders")
+}
+
 fn tool(variable: &str, pinned: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
         return PathBuf::from(&path)
