@@ -18,6 +18,7 @@ mod https;
 mod leaving;
 mod limits;
 mod secrets;
+mod senders;
 mod workflow;
 
 mod audit;
