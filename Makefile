@@ -8,10 +8,10 @@ SECONDS ?= 60
 # What determines the faults of make soak; without it, it chooses one, and prints it.
 SEED ?=
 # NATS_SERVER, ACT, NODE and ZIZMOR name programs to use instead of the installed ones, POSTGRES_BIN and
-# SIGNING_LIBRARIES folders.
+# SIGNING_LIBRARIES folders. SLOWHTTPTEST and WRK name those that make test-door runs.
 ZIZMOR ?= .tools/bin/zizmor
 
-.PHONY: help tools build check test test-faults soak fuzz demo up bench clean
+.PHONY: help tools build check test test-faults test-door soak fuzz demo up bench clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,14 @@ test-faults: tools build ## Run every fault test, the long ones too
 	    $(CARGO) nextest run --workspace --locked --no-fail-fast --run-ignored all -E 'test(/^faults::/)'; \
 	else \
 	    $(CARGO) test --workspace --locked --no-fail-fast --test it -- --include-ignored faults::; \
+	fi
+
+test-door: tools build ## Attack ingress with slowhttptest, and load it with wrk
+	@.ci/tools-door
+	if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    $(CARGO) nextest run --workspace --locked --no-capture --run-ignored all -E 'test(/^attacks::/)'; \
+	else \
+	    $(CARGO) test --workspace --locked --no-fail-fast --test it -- --include-ignored --nocapture --test-threads 1 attacks::; \
 	fi
 
 soak: tools build ## Do random faults to every part under load: SECONDS=60, and SEED=… to repeat one

@@ -44,6 +44,10 @@ pub struct Load {
     /// Whether a callback that is tried again gets another time and signature. Otherwise the very
     /// same bytes are sent, as by `curl --retry`: then heartbeats are recognised, too.
     pub sign_anew: bool,
+    /// Whether each callback has a connection of its own, as one of `curl` has.
+    pub reconnect: bool,
+    /// How long a sender rests between its callbacks.
+    pub rest: Duration,
 }
 
 impl Load {
@@ -62,6 +66,8 @@ impl Load {
             retry_pause: Duration::from_millis(100),
             rotate: false,
             sign_anew: true,
+            reconnect: false,
+            rest: Duration::ZERO,
         }
     }
 
@@ -91,7 +97,7 @@ impl Load {
                 loop {
                     let job = next_job.fetch_add(1, Ordering::Relaxed);
                     if job >= load.jobs {
-                        return (jobs, sender.latencies);
+                        return (jobs, sender.latencies, sender.waits);
                     }
                     jobs.push(sender.send_job(job).await);
                 }
@@ -151,7 +157,7 @@ impl Load {
 /// A load that is being sent. Dropping it stops the senders.
 #[derive(Debug)]
 pub struct Running {
-    senders: JoinSet<(Vec<Job>, Vec<Duration>)>,
+    senders: JoinSet<(Vec<Job>, Vec<Duration>, Vec<Duration>)>,
     next_job: Arc<AtomicUsize>,
     accepted: Arc<AtomicU64>,
     retries: Arc<AtomicU64>,
@@ -191,17 +197,18 @@ impl Running {
     /// # Errors
     /// When a sender panicked.
     pub async fn finish(mut self) -> Result<Report> {
-        let mut report =
-            Report { jobs: Vec::new(), retries: 0, elapsed: Duration::ZERO, latencies: Vec::new() };
+        let mut report = Report::default();
         while let Some(sender) = self.senders.join_next().await {
-            let (jobs, latencies) = sender.context("a sender of the load")?;
+            let (jobs, latencies, waits) = sender.context("a sender of the load")?;
             report.jobs.extend(jobs);
             report.latencies.extend(latencies);
+            report.waits.extend(waits);
         }
         report.retries = self.retries.load(Ordering::Relaxed);
         report.elapsed = self.started.elapsed();
         report.jobs.sort_by_key(|job| job.number);
         report.latencies.sort_unstable();
+        report.waits.sort_unstable();
         Ok(report)
     }
 }
@@ -245,7 +252,7 @@ impl Job {
 }
 
 /// What became of a load.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Report {
     /// Every job, by its number.
     pub jobs: Vec<Job>,
@@ -254,6 +261,7 @@ pub struct Report {
     /// From the first request to the last answer.
     pub elapsed: Duration,
     latencies: Vec<Duration>,
+    waits: Vec<Duration>,
 }
 
 impl Report {
@@ -272,10 +280,21 @@ impl Report {
     /// How long an accepting answer took at most in this share (0 to 1) of the cases.
     #[must_use]
     pub fn latency(&self, share: f64) -> Duration {
-        let last = self.latencies.len().saturating_sub(1);
-        let index = (last as f64 * share.clamp(0.0, 1.0)).round() as usize;
-        self.latencies.get(index).copied().unwrap_or_default()
+        at(&self.latencies, share)
     }
+
+    /// How long callbacks took at most in this share (0 to 1) of the cases, from the first try to
+    /// the accepting answer.
+    #[must_use]
+    pub fn wait(&self, share: f64) -> Duration {
+        at(&self.waits, share)
+    }
+}
+
+fn at(sorted: &[Duration], share: f64) -> Duration {
+    let last = sorted.len().saturating_sub(1);
+    let index = (last as f64 * share.clamp(0.0, 1.0)).round() as usize;
+    sorted.get(index).copied().unwrap_or_default()
 }
 
 struct Sender<'a> {
@@ -287,6 +306,7 @@ struct Sender<'a> {
     accepted: &'a AtomicU64,
     retries: &'a AtomicU64,
     latencies: Vec<Duration>,
+    waits: Vec<Duration>,
 }
 
 impl<'a> Sender<'a> {
@@ -297,16 +317,21 @@ impl<'a> Sender<'a> {
         accepted: &'a AtomicU64,
         retries: &'a AtomicU64,
     ) -> Self {
-        let (clients, latencies) = (HashMap::new(), Vec::new());
-        Self { load, targets, turn: number, clients, accepted, retries, latencies }
+        let (clients, latencies, waits) = (HashMap::new(), Vec::new(), Vec::new());
+        Self { load, targets, turn: number, clients, accepted, retries, latencies, waits }
     }
 
     async fn send_job(&mut self, number: usize) -> Job {
         let job_id = self.load.job_id(number);
         let mut job = Job { number, job_id, accepted: Vec::new(), retries: 0, given_up: None };
         for (sent, mut fields) in self.load.callbacks(number) {
+            if self.load.reconnect {
+                self.clients.clear();
+            }
+            let started = Instant::now();
             match self.send(&mut fields, &mut job.retries).await {
                 Ok(()) => {
+                    self.waits.push(started.elapsed());
                     self.accepted.fetch_add(1, Ordering::Relaxed);
                     job.accepted.push(sent);
                 }
@@ -316,6 +341,9 @@ impl<'a> Sender<'a> {
                 }
             }
             self.turn += usize::from(self.load.rotate);
+            if !self.load.rest.is_zero() {
+                tokio::time::sleep(self.load.rest).await;
+            }
         }
         job
     }

@@ -61,6 +61,22 @@ pub fn senders() -> Result<PathBuf> {
     tool("SIGNING_LIBRARIES", "senders")
 }
 
+/// slowhttptest: `SLOWHTTPTEST`, or what `.ci/tools-door` found.
+///
+/// # Errors
+/// When it is not there.
+pub fn slowhttptest() -> Result<PathBuf> {
+    tool("SLOWHTTPTEST", "door/slowhttptest")
+}
+
+/// wrk: `WRK`, or what `.ci/tools-door` found.
+///
+/// # Errors
+/// When it is not there.
+pub fn wrk() -> Result<PathBuf> {
+    tool("WRK", "door/wrk")
+}
+
 fn tool(variable: &str, pinned: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
         return PathBuf::from(&path)
@@ -69,7 +85,8 @@ fn tool(variable: &str, pinned: &str) -> Result<PathBuf> {
     }
     let path = workspace().join(".tools").join(pinned);
     path.canonicalize().with_context(|| {
-        format!("{} is missing: run `make tools`, or set {variable}", path.display())
+        let target = if pinned.starts_with("door/") { "test-door" } else { "tools" };
+        format!("{} is missing: run `make {target}`, or set {variable}", path.display())
     })
 }
 

@@ -11,6 +11,7 @@ mod expect;
 mod harness;
 mod raw;
 
+mod attacks;
 mod bad_input;
 mod broker_access;
 mod door;
