@@ -32,7 +32,22 @@ type Since = (Instant, u64);
 #[derive(Debug)]
 struct Deposit {
     permit: OwnedSemaphorePermit,
-    lost: Arc<Notify>,
+    lost: Arc<Losing>,
+}
+
+/// How a place is told that it is lost.
+#[derive(Debug, Default)]
+pub struct Losing {
+    told: Notify,
+    /// The permit of one that was only asked to leave: it is free once the place is dropped.
+    kept: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Losing {
+    /// Waits until the place is lost.
+    pub async fn told(&self) {
+        self.told.notified().await;
+    }
 }
 
 impl Places {
@@ -47,11 +62,26 @@ impl Places {
     /// is longer than [`GRACE`].
     #[must_use]
     pub fn try_take(&self) -> Option<Place> {
-        let permit = match Arc::clone(&self.0.free).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => self.0.evict()?,
-        };
-        Some(self.place(permit))
+        self.try_free().or_else(|| {
+            let Deposit { permit, lost } = self.0.evict()?;
+            lost.told.notify_one();
+            Some(self.place(permit))
+        })
+    }
+
+    /// Tells the one that has kept its place waiting for the longest, if that is longer than
+    /// [`GRACE`], to leave. The place is free when it has been dropped.
+    pub fn ask_to_leave(&self) {
+        if let Some(Deposit { permit, lost }) = self.0.evict() {
+            *lock(&lost.kept) = Some(permit);
+            lost.told.notify_one();
+        }
+    }
+
+    /// A place, if one is free.
+    #[must_use]
+    pub fn try_free(&self) -> Option<Place> {
+        Arc::clone(&self.0.free).try_acquire_owned().ok().map(|permit| self.place(permit))
     }
 
     /// Waits for a place that is free, and takes none from anybody.
@@ -64,23 +94,21 @@ impl Places {
     }
 
     fn place(&self, permit: OwnedSemaphorePermit) -> Place {
-        let lost = Arc::new(Notify::new());
+        let lost = Arc::default();
         Place { inner: Arc::clone(&self.0), held: Held::Busy(permit), lost }
     }
 }
 
-impl Inner {
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<Since, Deposit>> {
-        // Nothing can panic while it is locked.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing can panic while it is locked.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    fn evict(&self) -> Option<OwnedSemaphorePermit> {
-        let mut waiting = self.waiting();
+impl Inner {
+    fn evict(&self) -> Option<Deposit> {
+        let mut waiting = lock(&self.waiting);
         let longest = waiting.first_entry().filter(|entry| entry.key().0.elapsed() >= GRACE)?;
-        let Deposit { permit, lost } = longest.remove();
-        lost.notify_one();
-        Some(permit)
+        Some(longest.remove())
     }
 }
 
@@ -89,7 +117,7 @@ impl Inner {
 pub struct Place {
     inner: Arc<Inner>,
     held: Held,
-    lost: Arc<Notify>,
+    lost: Arc<Losing>,
 }
 
 #[derive(Debug)]
@@ -111,7 +139,7 @@ impl Place {
             Held::Busy(permit) => {
                 let since = (Instant::now(), self.inner.count.fetch_add(1, Ordering::Relaxed));
                 let deposit = Deposit { permit, lost: Arc::clone(&self.lost) };
-                self.inner.waiting().insert(since, deposit);
+                lock(&self.inner.waiting).insert(since, deposit);
                 Held::Waiting(since)
             }
             held => held,
@@ -124,7 +152,7 @@ impl Place {
     /// [`Lost`] when it already was.
     pub fn work(&mut self) -> Result<(), Lost> {
         if let Held::Waiting(since) = self.held {
-            let deposit = self.inner.waiting().remove(&since);
+            let deposit = lock(&self.inner.waiting).remove(&since);
             self.held = deposit.map_or(Held::Lost, |deposit| Held::Busy(deposit.permit));
         }
         if matches!(self.held, Held::Lost) { Err(Lost) } else { Ok(()) }
@@ -132,7 +160,7 @@ impl Place {
 
     /// Tells when the place is lost.
     #[must_use]
-    pub fn lost(&self) -> Arc<Notify> {
+    pub fn lost(&self) -> Arc<Losing> {
         Arc::clone(&self.lost)
     }
 
@@ -150,7 +178,7 @@ impl Place {
         let lost = self.lost();
         tokio::select! {
             value = awaited => self.work().map(|()| value),
-            () = lost.notified() => Err(Lost),
+            () = lost.told() => Err(Lost),
         }
     }
 }
@@ -158,7 +186,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if let Held::Waiting(since) = self.held {
-            self.inner.waiting().remove(&since);
+            lock(&self.inner.waiting).remove(&since);
         }
     }
 }
@@ -198,7 +226,7 @@ mod tests {
         advance(GRACE / 4).await;
         let third = places.try_take().expect("the second has lost its place");
         assert_eq!(second.work(), Err(Lost));
-        second.lost().notified().await;
+        second.lost().told().await;
         assert!(places.try_take().is_none());
         assert_eq!(first.work(), Ok(()));
         drop((second, third));
@@ -222,6 +250,21 @@ mod tests {
         assert_eq!(place.wait_for(sleep(GRACE)).await, Err(Lost), "for ever");
         let mut place = places.free().await;
         assert_eq!(place.wait_for(sleep(GRACE)).await, Ok(()), "nobody came");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_asked_to_leave_keeps_its_place_until_it_is_gone() {
+        let places = Places::new(1);
+        let mut place = places.free().await;
+        place.wait();
+        places.ask_to_leave();
+        advance(GRACE).await;
+        places.ask_to_leave();
+        place.lost().told().await;
+        assert_eq!(place.work(), Err(Lost));
+        assert!(places.try_take().is_none());
+        drop(place);
+        assert!(places.try_take().is_some());
     }
 
     #[tokio::test(start_paused = true)]

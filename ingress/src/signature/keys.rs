@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use base64::Engine;
+use base64::alphabet;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use chrono::{DateTime, Utc};
 use hmac::digest::FixedOutput;
 use hmac::{Hmac, KeyInit, Mac};
@@ -14,6 +16,11 @@ use super::{ReplayWindow, Scheme, Schemes};
 
 /// What a secret begins with whose rest is base64, for Standard Webhooks.
 const STANDARD_PREFIX: &[u8] = b"whsec_";
+/// Secrets come with and without padding.
+const PADDED_OR_NOT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// A secret shared with senders, ready to sign. Never shows itself.
 #[derive(Clone)]
@@ -47,7 +54,7 @@ impl Secret {
         let verbatim = schedule(bytes);
         let standard = match bytes.strip_prefix(STANDARD_PREFIX) {
             None => verbatim.clone(),
-            Some(encoded) => match BASE64.decode(encoded) {
+            Some(encoded) => match PADDED_OR_NOT.decode(encoded) {
                 Ok(decoded) if !decoded.is_empty() => schedule(&decoded),
                 _ => return Err(BadSecret::NotBase64),
             },
@@ -206,9 +213,11 @@ mod tests {
     #[test]
     fn secrets_are_decoded_for_standard_webhooks_only() {
         let encoded = Secret::new(b"whsec_aHVudGVyMg==").unwrap();
+        let unpadded = Secret::new(b"whsec_aHVudGVyMg").unwrap();
         let decoded = Secret::new(b"hunter2").unwrap();
         let at = DateTime::UNIX_EPOCH;
         assert_eq!(encoded.sign_standard("a", at, b"x"), decoded.sign_standard("a", at, b"x"));
+        assert_eq!(unpadded.sign_standard("a", at, b"x"), decoded.sign_standard("a", at, b"x"));
         assert_ne!(encoded.sign_plain(b"x"), decoded.sign_plain(b"x"));
         assert_ne!(encoded.sign_github(b"x"), decoded.sign_github(b"x"));
     }

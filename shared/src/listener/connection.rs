@@ -87,7 +87,7 @@ async fn handshake<H, S: AsyncRead + AsyncWrite + Unpin>(
             Ok(secured) => secured.map_err(|_| None),
             Err(_) => Err(Some("silence")),
         },
-        () = lost.notified() => Err(Some("place")),
+        () = lost.told() => Err(Some("place")),
         () = async {
             site.leaving.stopped.cancelled().await;
             sleep(LINGER).await;
@@ -123,7 +123,7 @@ where
     let stream = Observed { stream, phase: &phase };
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let mut limit = pin!(sleep_until(silent_until));
-    let mut lost = pin!(lost.notified());
+    let mut lost = pin!(lost.told());
     let mut stopped = pin!(leaving.stopped.cancelled());
     let mut is_stopping = false;
     poll_fn(|context| {

@@ -94,7 +94,7 @@ where
     }
     // Those who have connected by then are answered, instead of being reset.
     while is_awaited(&listener)
-        && let Some(place) = places.try_take()
+        && let Some(place) = places.try_free()
         && let Ok((stream, _)) = listener.accept().await
     {
         open(stream, place);
@@ -123,13 +123,14 @@ async fn accept(listener: &TcpListener, places: &Places, open: impl Fn(TcpStream
     }
 }
 
-/// A place that is free, or one that another loses, when somebody is there to use it.
+/// A place that is free. When there is none and somebody waits for one, another may have to leave.
 async fn place(listener: &TcpListener, places: &Places) -> Place {
     loop {
-        if is_awaited(listener)
-            && let Some(place) = places.try_take()
-        {
+        if let Some(place) = places.try_free() {
             return place;
+        }
+        if is_awaited(listener) {
+            places.ask_to_leave();
         }
         if let Ok(place) = timeout(FULL_PAUSE, places.free()).await {
             return place;
