@@ -12,6 +12,8 @@ use crate::expect::*;
 
 /// Honest senders of each kind.
 const SENDERS: usize = 4;
+/// More than ingress has beside its senders': listeners, operators, the broker.
+const OWN_SOCKETS: usize = 24;
 /// How much more memory an attack may cost.
 const MORE_KIB: u64 = 64 * 1024;
 
@@ -118,6 +120,9 @@ impl<'a> Siege<'a> {
             sent.extend(report.jobs);
         }
         assert!(most.memory_kib < before.memory_kib + MORE_KIB, "{most:?}, before {before:?}");
+        let allowed = places.iter().find(|(name, _)| *name == "MAX_CONNECTIONS");
+        let allowed: usize = allowed.unwrap().1.parse().unwrap();
+        assert!(most.sockets <= allowed + OWN_SOCKETS, "{most:?}, {allowed} allowed");
 
         let db = stack.db().await.unwrap();
         wait_until_applied(stack, &db).await;
