@@ -221,9 +221,13 @@ impl Process {
         self.end();
     }
 
-    /// Freezes it (SIGSTOP).
+    /// Freezes it (SIGSTOP), and returns when every thread of it stands still.
     pub fn stop(&self) {
         self.signal(Signal::STOP);
+        // On a busy machine its threads go on for a while after the signal.
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let wait = || rustix::process::waitid(WaitId::Pid(Pid::from_child(&self.child)), options);
+        while self.status.is_none() && matches!(wait(), Err(rustix::io::Errno::INTR)) {}
     }
 
     /// Lets it go on (SIGCONT).

@@ -3,7 +3,10 @@
 //! Nothing is parsed before the signature holds, and 200 is answered only after the stream has
 //! confirmed the callback.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::{HeaderMap, Request};
 use shared::callback::{Callback, Fields};
 use shared::partition::Partition;
-use shared::places::Places;
+use shared::places::{Place, Places};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +39,9 @@ pub(crate) struct Door {
     link: watch::Receiver<State>,
     bundlers: Arc<Bundlers>,
     in_flight: Places,
+    /// For those in flight whose body does not come with the head: fewer than all, so that they
+    /// leave room for those whose does, however often they come.
+    receiving: Places,
     stopped: CancellationToken,
 }
 
@@ -51,6 +57,7 @@ impl Door {
     ) -> Self {
         let Limits { max_body_bytes, body_timeout, publish_deadline, .. } = limits;
         let in_flight = Places::new(limits.max_in_flight);
+        let receiving = Places::new(limits.max_in_flight - limits.max_in_flight / 4);
         Self {
             keys,
             max_body_bytes,
@@ -59,6 +66,7 @@ impl Door {
             link,
             bundlers,
             in_flight,
+            receiving,
             stopped,
         }
     }
@@ -73,11 +81,11 @@ impl Door {
         if body::is_declared_larger(&body, self.max_body_bytes) {
             return refuse_unread(Refusal::BodyTooLarge, &head.headers, body);
         }
-        // Nobody has proved anything yet: who is slow gives way to who comes.
-        let reading = body::read(&mut body, self.max_body_bytes, self.body_timeout);
-        let read = in_flight.place.wait_for(reading).await;
-        let bytes = match read.unwrap_or(Err(Refusal::GaveWay)) {
+        let bytes = match self.receive(&mut body, &mut in_flight.place).await {
             Ok(bytes) => bytes,
+            Err(Refusal::TooMany) => {
+                return refuse_unread(Refusal::TooMany, &head.headers, body);
+            }
             Err(refusal) => {
                 if refusal == Refusal::BodyTooLarge {
                     body::drain(body);
@@ -92,6 +100,18 @@ impl Door {
             }
             Err(refusal) => refuse(refusal),
         }
+    }
+
+    /// Reads a body. Nobody has proved anything yet: who is slow gives way to who comes.
+    async fn receive(&self, body: &mut Incoming, place: &mut Place) -> Result<Bytes, Refusal> {
+        let mut reading = pin!(body::read(body, self.max_body_bytes, self.body_timeout));
+        let at_once = poll_fn(|context| Poll::Ready(reading.as_mut().poll(context)));
+        if let Poll::Ready(read) = at_once.await {
+            return read;
+        }
+        let mut receiving = self.receiving.try_take().ok_or(Refusal::TooMany)?;
+        let read = place.wait_for(receiving.wait_for(reading)).await;
+        read.and_then(|read| read).unwrap_or(Err(Refusal::GaveWay))
     }
 
     /// Lets a request in before its body is read, if it has a chance at all.

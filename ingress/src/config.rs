@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,10 +73,10 @@ pub struct ServeArgs {
     require_timestamp: String,
     /// The certificate chain for HTTPS, in PEM; read again on SIGHUP. Without it, HTTP.
     #[arg(long, env = "TLS_CERT")]
-    tls_cert: Option<PathBuf>,
+    tls_cert: Option<OsString>,
     /// The key of the certificate, in PEM.
     #[arg(long, env = "TLS_KEY")]
-    tls_key: Option<PathBuf>,
+    tls_key: Option<OsString>,
     /// What bounds a request.
     #[command(flatten)]
     limits: LimitArgs,
@@ -185,7 +184,9 @@ impl ServeArgs {
     fn tls(&self, problems: &mut Problems) -> Option<Option<(TlsFiles, Arc<ServerConfig>)>> {
         let files = match (&self.tls_cert, &self.tls_key) {
             (None, None) => return Some(None),
-            (Some(cert), Some(key)) => TlsFiles { cert: cert.clone(), key: key.clone() },
+            (Some(cert), Some(key)) if !cert.is_empty() && !key.is_empty() => {
+                TlsFiles { cert: cert.into(), key: key.into() }
+            }
             _ => {
                 problems.note("--tls-cert and --tls-key: set both, or none for HTTP");
                 return None;
@@ -315,8 +316,10 @@ mod tests {
 
     #[test]
     fn a_certificate_needs_its_key() {
-        for one in ["--tls-cert=/nowhere", "--tls-key=/nowhere"] {
-            let problem = check(&[one], &[SECRET]).unwrap_err().to_string();
+        for some in
+            [&["--tls-cert=/nowhere"][..], &["--tls-key=/nowhere"], &["--tls-cert=", "--tls-key="]]
+        {
+            let problem = check(some, &[SECRET]).unwrap_err().to_string();
             assert!(problem.contains("--tls-cert and --tls-key: set both"), "{problem}");
         }
         let directory = tempfile::tempdir().unwrap();

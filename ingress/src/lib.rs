@@ -78,7 +78,7 @@ pub async fn serve(
         "callbacks are verified",
     );
     let (state, link_state) = watch::channel(State::Connecting);
-    let limits = config.limits;
+    let limits = config.limits.within_open_files();
     let link = Link::new(config.servers, state, limits.max_body_bytes, limits.publish_deadline);
     let unlink = CancellationToken::new();
     let mut link = tokio::spawn(link.run(unlink.clone()));

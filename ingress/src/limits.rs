@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use shared::bundle;
 use shared::config::{Problems, duration, number};
 use shared::listener;
@@ -47,6 +48,9 @@ pub struct LimitArgs {
     publish_deadline: String,
 }
 
+/// File descriptors for all else: operators, the broker, files that are read again.
+const OTHER_FILES: usize = 128;
+
 /// What bounds a request and all of them together.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -60,6 +64,35 @@ pub struct Limits {
     pub max_in_flight: usize,
     /// How long a callback waits for its confirmation.
     pub publish_deadline: Duration,
+}
+
+impl Limits {
+    /// Lets the process open as many files as it may, and allows no more connections than that is
+    /// good for: without a descriptor nobody could be accepted, nor the broker be reached.
+    #[must_use]
+    pub(crate) fn within_open_files(mut self) -> Self {
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+        let open = if raised.is_ok() { maximum } else { current };
+        let open = open.map_or(usize::MAX, |open| usize::try_from(open).unwrap_or(usize::MAX));
+        let fit = open.saturating_sub(OTHER_FILES).max(1);
+        if fit < self.connection.max_connections {
+            tracing::warn!(
+                "no more than {fit} connections are allowed instead of --max-connections {}: this \
+                 process may open {open} files; raise that (ulimit -n)",
+                self.connection.max_connections
+            );
+            self.connection.max_connections = fit;
+        }
+        if self.max_in_flight >= self.connection.max_connections {
+            tracing::info!(
+                "--max-in-flight {} is never reached with {} connections",
+                self.max_in_flight,
+                self.connection.max_connections
+            );
+        }
+        self
+    }
 }
 
 impl LimitArgs {

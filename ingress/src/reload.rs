@@ -23,6 +23,7 @@ pub(crate) async fn run(
         outcome(
             "secrets",
             source.load().map(|new| keys.send_replace(Arc::new(new))).map(|_| {
+                measure::keys(&keys.borrow());
                 let ids = keys.borrow().ids().map(|id| &**id).collect::<Vec<_>>().join(", ");
                 tracing::info!(keys = ids, "read the secrets again: {ids} are active");
             }),

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -33,7 +33,7 @@ pub type Named = (Arc<str>, Secret);
 pub struct SecretsArgs {
     /// A file with a secret on each line, as id:secret; serving, it is read again on SIGHUP.
     #[arg(long, env = FILE)]
-    secrets_file: Option<PathBuf>,
+    secrets_file: Option<OsString>,
 }
 
 /// The secrets of the environment, and the file with the others.
@@ -54,7 +54,7 @@ impl Secrets {
         let mut sound = true;
         for (name, id) in SINGLE {
             let Some(value) = variable(name) else { continue };
-            match problems.take(name, Secret::new(&value.into_vec())) {
+            match problems.take(name, single(&value.into_vec())) {
                 Some(secret) => variables.push((Arc::from(id), secret)),
                 None => sound = false,
             }
@@ -67,7 +67,7 @@ impl Secrets {
                 }
             }
         }
-        let secrets = Self { variables, file: args.secrets_file.clone() };
+        let secrets = Self { variables, file: args.secrets_file.as_ref().map(PathBuf::from) };
         match secrets.load() {
             // Whether all of them together can be used is known only when each can.
             Err(problem) if sound || !problem.concerns_all => {
@@ -133,7 +133,10 @@ pub(crate) fn signing_secret(
     problems.take("--key", found).map(|(_, secret)| secret)
 }
 
-fn read(file: &PathBuf) -> Result<Vec<Named>, String> {
+fn read(file: &Path) -> Result<Vec<Named>, String> {
+    if file.as_os_str().is_empty() {
+        return Err("is set but empty".into());
+    }
     let shown = file.display();
     let mut text = Vec::new();
     File::open(file)
@@ -172,6 +175,13 @@ pub fn in_lines(text: &[u8], file: &str) -> Result<Vec<Named>, String> {
     Ok(all)
 }
 
+fn single(secret: &[u8]) -> Result<Secret, String> {
+    if secret.trim_ascii().len() != secret.len() && !secret.trim_ascii().is_empty() {
+        return Err("begins or ends with white space, perhaps a newline: remove it".into());
+    }
+    Secret::new(secret).map_err(|problem| problem.to_string())
+}
+
 /// Reads `id:secret`. The texts are not shown: who forgot the id has written a secret there.
 fn named(entry: &[u8]) -> Result<Named, String> {
     let colon = entry.iter().position(|byte| *byte == b':');
@@ -202,7 +212,7 @@ mod tests {
         let path = directory.path().join("secrets");
         let file = file.map(|text| {
             std::fs::write(&path, text).unwrap();
-            path.clone()
+            path.clone().into()
         });
         let mut problems = Problems::default();
         let secrets = Secrets::check(&SecretsArgs { secrets_file: file }, &mut problems, |name| {
@@ -251,6 +261,7 @@ mod tests {
             (None, &[][..], "no secret is set"),
             (None, &[("CALLBACK_SECRET", "")], "CALLBACK_SECRET: is set but empty"),
             (None, &[("CALLBACK_SECRET", "s"), ("GITHUB_CALLBACK_SECRET", "")], "set but empty"),
+            (None, &[("CALLBACK_SECRET", "hunter2\n")], "CALLBACK_SECRET: begins or ends with"),
             (None, &[("CALLBACK_SECRETS", "")], "CALLBACK_SECRETS: entry 1 is not id:secret"),
             (None, &[("CALLBACK_SECRETS", "a:x,hunter2")], "entry 2 is not id:secret"),
             (None, &[("CALLBACK_SECRETS", "a:x,")], "entry 2 is not id:secret"),

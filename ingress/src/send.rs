@@ -104,7 +104,7 @@ pub async fn run(args: &SendArgs) -> anyhow::Result<()> {
             Err(why) => (format!("{why:#}"), None),
         };
         let wait = wait.unwrap_or_default().max(pause);
-        if Instant::now() + wait > end {
+        if Instant::now().checked_add(wait).is_none_or(|next| next > end) {
             bail!("gave up: {why}");
         }
         writeln!(std::io::stderr(), "trying again in {wait:?}: {why}")?;

@@ -43,6 +43,9 @@ impl TlsFiles {
             rustls::Error::InconsistentKeys(_) => {
                 format!("--tls-key: {} is not the key of --tls-cert", self.key.display())
             }
+            rustls::Error::General(problem) => {
+                format!("--tls-key: {} can't be used: {problem}", self.key.display())
+            }
             error => format!("--tls-cert: {} can't be used: {error}", self.cert.display()),
         })?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];

@@ -49,9 +49,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
         Err(_) => humantime::parse_duration(text.trim()).ok(),
     };
-    parsed
-        .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| format!("\"{text}\" is not a duration above zero like 500ms, 12s or 10m"))
+    // What a clock can count from now on.
+    let longest = Duration::from_secs(10 * 365 * 86_400);
+    parsed.filter(|duration| !duration.is_zero() && *duration <= longest).ok_or_else(|| {
+        format!("\"{text}\" is not a duration above zero like 500ms, 12s or 10m, or above 10 years")
+    })
 }
 
 /// Reads a whole number within bounds.
@@ -99,7 +101,7 @@ mod tests {
         assert_eq!(duration("12"), Ok(Duration::from_secs(12)));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
-        for bad in ["", "0", "0s", "-1s", "soon"] {
+        for bad in ["", "0", "0s", "-1s", "soon", "18446744073709551615", "11y"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }

@@ -168,6 +168,7 @@ async fn connect(
         let options = config.servers.options("worker").event_callback(move |event| {
             match event {
                 Event::Connected => {
+                    reconnecting.send_modify(|health| health.trouble = None);
                     connected.send_replace(());
                 }
                 Event::ClientError(ClientError::Other(why)) => trouble(&reconnecting, why),

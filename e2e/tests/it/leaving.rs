@@ -6,9 +6,11 @@ use e2e::http::{self, Client};
 use e2e::load::Load;
 use e2e::stack::{CALLBACK_PATH, Db, Ingress, Stack};
 use hyper::Method;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::expect::*;
+use crate::raw::{Raw, head};
 
 async fn is_ready(ingress: &Ingress) -> bool {
     http::get(ingress.ops, "/readyz").await.is_ok_and(|answer| answer.status == 200)
@@ -40,6 +42,38 @@ async fn readiness_ends_first_and_connections_are_told_to_close() {
     let db = stack.db().await.unwrap();
     wait_until_applied(&stack, &db).await;
     assert_eq!(events(&db).await.len(), 3);
+}
+
+/// What has arrived, and was not yet looked at when the end was asked for.
+#[tokio::test]
+async fn who_has_connected_by_the_end_is_answered() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let mut ingress = stack.start_ingress_with(&[], &[]).await.unwrap();
+    let body = status("a", "queued");
+    let signature = stack.sign(body.as_bytes());
+    let request = head(body.len()) + &format!("X-Signature: {signature}\r\n\r\n{body}");
+    let early = Raw::open(ingress.addr).await;
+    let mut kept = Raw::open(ingress.addr).await;
+    kept.say(&request).await;
+    assert!(kept.hear_head().await.starts_with("HTTP/1.1 200 "));
+    kept.0.read_exact(&mut [0; 17]).await.unwrap();
+
+    ingress.process.stop();
+    let mut senders = vec![early, kept];
+    for _ in 0..3 {
+        senders.push(Raw::open(ingress.addr).await);
+    }
+    for sender in &mut senders {
+        sender.say(&request).await;
+    }
+    ingress.process.ask_to_end();
+    ingress.process.cont();
+    for sender in senders {
+        let answer = sender.hear().await;
+        assert!(answer.starts_with("HTTP/1.1 "), "{answer:?}");
+        assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+    }
+    assert!(ingress.process.wait(SOON).await.unwrap().success());
 }
 
 /// Does what a load balancer does: sends to whoever is ready, and asks again and again.

@@ -5,40 +5,55 @@ use percent_encoding::percent_decode_str;
 
 use super::access::Access;
 
-/// An address that can't be understood; deliberately says nothing of its text, which may hold a
+/// Addresses that can't be used; deliberately says nothing of their text, which may hold a
 /// password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is not a comma-separated list of addresses like nats://host:4222 or tls://host:4222")]
-pub(super) struct BadAddress;
+pub(super) enum BadAddress {
+    #[error("is not a comma-separated list of addresses like nats://host:4222 or tls://host:4222")]
+    Malformed,
+    #[error("holds a password without a user")]
+    NoUser,
+    #[error("holds different credentials for several addresses: a cluster has the same everywhere")]
+    Different,
+}
 
-/// The addresses without credentials, and the first credentials that one of them held: a cluster
-/// has the same everywhere.
+/// The addresses without credentials, and the credentials that any of them held.
 pub(super) fn read(text: &str) -> Result<(Vec<ServerAddr>, Option<Access>), BadAddress> {
-    let mut access = None;
+    let mut found: Option<(String, Option<String>)> = None;
     let addresses = text.split(',').map(|address| {
-        let address: ServerAddr = address.trim().parse().map_err(|_| BadAddress)?;
+        let address: ServerAddr = address.trim().parse().map_err(|_| BadAddress::Malformed)?;
         // async-nats takes the schemes of WebSockets, and without WebSockets speaks plain TCP.
         if address.host().is_empty() || address.is_websocket() {
-            return Err(BadAddress);
+            return Err(BadAddress::Malformed);
         }
-        access = access.take().or_else(|| credentials(&address));
+        if address.username().is_none_or(str::is_empty) && address.password().is_some() {
+            return Err(BadAddress::NoUser);
+        }
+        if let Some(credentials) = credentials(&address) {
+            if found.as_ref().is_some_and(|found| *found != credentials) {
+                return Err(BadAddress::Different);
+            }
+            found = Some(credentials);
+        }
         // async-nats prints addresses as they are when it is told to say more.
         let mut url = address.into_inner();
-        url.set_username("").and_then(|()| url.set_password(None)).map_err(|()| BadAddress)?;
-        ServerAddr::from_url(url).map_err(|_| BadAddress)
+        url.set_username("")
+            .and_then(|()| url.set_password(None))
+            .map_err(|()| BadAddress::Malformed)?;
+        ServerAddr::from_url(url).map_err(|_| BadAddress::Malformed)
     });
     let addresses = addresses.collect::<Result<_, _>>()?;
+    let access = found.map(|(user, password)| match password {
+        Some(password) => Access::Password { user, password },
+        None => Access::Token(user),
+    });
     Ok((addresses, access))
 }
 
 /// A user and a password, or a token.
-fn credentials(address: &ServerAddr) -> Option<Access> {
+fn credentials(address: &ServerAddr) -> Option<(String, Option<String>)> {
     let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let user = decode(address.username()?);
-    Some(match address.password() {
-        Some(password) => Access::Password { user, password: decode(password) },
-        None => Access::Token(user),
-    })
+    Some((decode(address.username()?), address.password().map(decode)))
 }
 
 #[cfg(test)]
@@ -59,14 +74,24 @@ mod tests {
         assert!(is_it("user", "hunter2", &access));
         assert!(is_it("u@x", "p:w", &one("tls://u%40x:p%3Aw@a").1));
         assert!(matches!(one("t0ken@a").1, Some(Access::Token(token)) if token == "t0ken"));
+        assert!(is_it("u", "p", &one("nats://u:p@a,b,nats://u:p@c").1));
         assert!(one("a,b").1.is_none());
     }
 
     #[test]
     fn a_bad_address_is_not_shown() {
-        for bad in
-            ["", "nats://user:hunter2@:x", "a,,b", "http://a", "ws://a", "wss://a", "a,wss://b"]
-        {
+        for bad in [
+            "",
+            "nats://user:hunter2@:x",
+            "a,,b",
+            "http://a",
+            "ws://a",
+            "wss://a",
+            "a,wss://b",
+            "nats://:hunter2@a",
+            "nats://u:hunter2@a,nats://u:x@b",
+            "nats://u:hunter2@a,nats://t@b",
+        ] {
             let error = read(bad).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("hunter2"));
         }

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub(super) struct Site<H> {
     pub(super) handler: H,
     pub(super) limits: Limits,
     pub(super) leaving: Leaving,
+    /// Whether others wait for a place.
+    pub(super) crowded: AtomicBool,
 }
 
 /// Serves a connection to its end. What goes wrong with it concerns only its client.
@@ -108,13 +111,13 @@ where
     B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Site { http, handler, limits, leaving, .. } = site;
+    let Site { http, handler, limits, leaving, crowded, .. } = site;
     let lost = place.lost();
     let phase = Phase::new(limits, place, silent_until);
     let service = service_fn(async |request| {
         phase.begin()?;
         let mut answer = handler(request).await;
-        if leaving.begun.is_cancelled() {
+        if leaving.begun.is_cancelled() || crowded.load(Ordering::Relaxed) {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         phase.end();
@@ -127,13 +130,14 @@ where
     let mut stopped = pin!(leaving.stopped.cancelled());
     let mut is_stopping = false;
     poll_fn(|context| {
+        // Every answer asks for the connection to be closed by now. hyper's own shutdown would close
+        // those on which a request has arrived that it has not read.
         if !is_stopping && stopped.as_mut().poll(context).is_ready() {
             is_stopping = true;
             phase.stop();
-            connection.as_mut().graceful_shutdown();
         }
         if let Poll::Ready(ended) = connection.as_mut().poll(context) {
-            return Poll::Ready(ended.err().filter(is_write_timeout).map(|_| "write"));
+            return Poll::Ready(ended.err().and_then(|error| limit_behind(&error)));
         }
         if lost.as_mut().poll(context).is_ready() {
             return Poll::Ready(Some("place"));
@@ -148,9 +152,14 @@ where
     .await
 }
 
-fn is_write_timeout(error: &hyper::Error) -> bool {
-    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    source.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+/// The limit that an error of the connection comes from.
+fn limit_behind(error: &hyper::Error) -> Option<&'static str> {
+    let source = error.source()?;
+    if source.is::<Lost>() {
+        return Some("place");
+    }
+    let timed_out = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+    source.downcast_ref().is_some_and(timed_out).then_some("write")
 }
 
 /// Counts an open connection.

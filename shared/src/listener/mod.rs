@@ -3,6 +3,7 @@
 mod connection;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
@@ -81,7 +82,8 @@ where
     let mut http = http1::Builder::new();
     // The limits on time are the connection's own, which tell silence, heads and idling apart.
     http.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(limits.max_header_bytes);
-    let site = Arc::new(Site { name, http, handler, limits, leaving });
+    let crowded = AtomicBool::new(false);
+    let site = Arc::new(Site { name, http, handler, limits, leaving, crowded });
     let connections = TaskTracker::new();
     let open = |stream: TcpStream, place: Place| {
         connections.spawn(connection::run(Arc::clone(&site), stream, tls.clone(), place));
@@ -90,7 +92,7 @@ where
     let places = Places::new(limits.max_connections);
     tokio::select! {
         () = site.leaving.stopped.cancelled() => {}
-        () = accept(&listener, &places, &open) => {}
+        () = accept(&listener, &places, &site.crowded, &open) => {}
     }
     // Those who have connected by then are answered, instead of being reset.
     while is_awaited(&listener)
@@ -103,11 +105,16 @@ where
     connections
 }
 
-async fn accept(listener: &TcpListener, places: &Places, open: impl Fn(TcpStream, Place)) {
+async fn accept(
+    listener: &TcpListener,
+    places: &Places,
+    crowded: &AtomicBool,
+    open: impl Fn(TcpStream, Place),
+) {
     let mut failing = false;
     loop {
         // With the place first, connections beyond the limit wait in the kernel's queue.
-        let place = place(listener, places).await;
+        let place = place(listener, places, crowded).await;
         match listener.accept().await {
             Ok((stream, _)) => {
                 failing = false;
@@ -117,19 +124,26 @@ async fn accept(listener: &TcpListener, places: &Places, open: impl Fn(TcpStream
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!(%error, "can't accept connections: {error}");
                 }
+                // Out of file descriptors, usually: another connection's would do.
+                places.ask_to_leave();
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// A place that is free. When there is none and somebody waits for one, another may have to leave.
-async fn place(listener: &TcpListener, places: &Places) -> Place {
+/// A place that is free. When there is none and somebody waits for one, another may have to leave;
+/// and nobody keeps a place for more than one request, so that those who wait have their turn.
+async fn place(listener: &TcpListener, places: &Places, crowded: &AtomicBool) -> Place {
     loop {
         if let Some(place) = places.try_free() {
+            if !is_awaited(listener) {
+                crowded.store(false, Ordering::Relaxed);
+            }
             return place;
         }
         if is_awaited(listener) {
+            crowded.store(true, Ordering::Relaxed);
             places.ask_to_leave();
         }
         if let Ok(place) = timeout(FULL_PAUSE, places.free()).await {
