@@ -11,10 +11,10 @@ SEED ?=
 # SIGNING_LIBRARIES folders. SLOWHTTPTEST and WRK name those that make test-door runs.
 ZIZMOR ?= .tools/bin/zizmor
 
-.PHONY: help tools build check test test-faults test-door soak fuzz demo up bench clean
+.PHONY: help tools build check test test-faults test-door test-workflow soak fuzz demo up bench clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 tools: ## Install nats-server, PostgreSQL, act, zizmor, node and signing libraries into .tools, once
 	@.ci/tools
@@ -49,6 +49,13 @@ test-door: tools build ## Attack ingress with slowhttptest, and load it with wrk
 	    $(CARGO) nextest run --workspace --locked --no-capture --run-ignored all -E 'test(/^attacks::/)'; \
 	else \
 	    $(CARGO) test --workspace --locked --no-fail-fast --test it -- --include-ignored --nocapture --test-threads 1 attacks::; \
+	fi
+
+test-workflow: tools build ## Run every test of the workflow and its action, the long ones too
+	if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    $(CARGO) nextest run --workspace --locked --no-fail-fast --run-ignored all -E 'test(/^workflow::/)'; \
+	else \
+	    $(CARGO) test --workspace --locked --no-fail-fast --test it -- --include-ignored workflow::; \
 	fi
 
 soak: tools build ## Do random faults to every part under load: SECONDS=60, and SEED=… to repeat one

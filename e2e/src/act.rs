@@ -12,6 +12,15 @@ use crate::tools;
 
 const WORKFLOW: &str = ".github/workflows/provision-agent.yml";
 
+/// The text of the repository's workflow.
+///
+/// # Errors
+/// When it can't be read.
+pub fn workflow() -> Result<String> {
+    fs::read_to_string(tools::workspace().join(WORKFLOW))
+        .with_context(|| format!("can't read {WORKFLOW}"))
+}
+
 /// What the workflow is started with.
 #[derive(Debug, Clone)]
 pub struct Inputs {
@@ -23,7 +32,7 @@ pub struct Inputs {
     pub region: String,
     /// The input `callback_url`.
     pub callback_url: String,
-    /// The secret `CALLBACK_SECRET`.
+    /// The secret `CALLBACK_SECRET`; when empty, it is not set.
     pub secret: String,
     /// The variable `PROVISION_FAIL`: the step that provisions fails with this text.
     pub fail: Option<String>,
@@ -37,6 +46,8 @@ pub struct Inputs {
     pub run_attempt: Option<u32>,
     /// More repository variables of the workflow.
     pub vars: Vec<(String, String)>,
+    /// The workflow, where it is not that of the repository.
+    pub workflow: Option<String>,
 }
 
 impl Inputs {
@@ -55,6 +66,7 @@ impl Inputs {
             run_id: None,
             run_attempt: None,
             vars: Vec::new(),
+            workflow: None,
         }
     }
 }
@@ -84,7 +96,7 @@ impl Act {
     pub fn start(dir: &Path, name: &str, inputs: &Inputs) -> Result<Self> {
         let home = dir.join(name);
         let repository = home.join("repository");
-        copy_workflow(&repository)?;
+        copy_workflow(&repository, inputs.workflow.as_deref())?;
         // Without this file act asks on the terminal which image it should use.
         let config = home.join("config/act");
         fs::create_dir_all(&config)?;
@@ -108,13 +120,17 @@ impl Act {
             inputs.run_attempt.map(|attempt| ("--env", format!("GITHUB_RUN_ATTEMPT={attempt}"))),
         );
 
+        if !inputs.secret.is_empty() {
+            // A secret without a value is read from the environment.
+            options.push(("-s", "CALLBACK_SECRET".to_owned()));
+        }
+
         let process = Program::new(name, tools::act()?, &home)
             .logs_in(&dir.join("logs"))
             .env("XDG_CACHE_HOME", home.join("cache"))
             .env("XDG_CONFIG_HOME", home.join("config"))
-            // A secret without a value is read from the environment.
             .env("CALLBACK_SECRET", &inputs.secret)
-            .args(["workflow_dispatch", "-W", WORKFLOW, "-s", "CALLBACK_SECRET"])
+            .args(["workflow_dispatch", "-W", WORKFLOW])
             .args(["-P", "ubuntu-latest=-self-hosted", "-C"])
             .args([&repository])
             .args(options.iter().flat_map(|(option, value)| [*option, value]))
@@ -146,9 +162,12 @@ impl Act {
 }
 
 /// Copies the workflow into a repository of its own: act looks for one, and must not find this.
-fn copy_workflow(repository: &Path) -> Result<()> {
+fn copy_workflow(repository: &Path, workflow: Option<&str>) -> Result<()> {
     copy_tree(&tools::workspace().join(".github"), &repository.join(".github"))
         .context("can't copy the repository's .github")?;
+    if let Some(workflow) = workflow {
+        fs::write(repository.join(WORKFLOW), workflow).context("can't write the workflow")?;
+    }
     let commands: [&[&str]; 3] = [
         &["init", "--quiet", "--initial-branch=main"],
         &["add", "--all"],

@@ -1,19 +1,15 @@
-//! A real workflow run, by act, through the real binaries to the rows.
+//! How runs end: with success, with a failure, cancelled, and again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use e2e::act::{Act, Inputs};
+use e2e::act::{self, Act, Inputs};
 use e2e::stack::{Db, Stack};
-use sea_orm::DatabaseConnection;
-use serde_json::json;
 use worker::entity::job::{Failure, Status};
-use worker::entity::job_event::{Effect, Kind, Model as JobEvent};
+use worker::entity::job_event::{Effect, Kind};
 
-use crate::expect::*;
+use super::*;
 
-const RUN_LIMIT: Duration = Duration::from_secs(120);
 /// What the failing step says; it travels in a body, so no log of ours may hold it.
 const REASON: &str = "no capacity left: body-marker-9c41";
 
@@ -73,10 +69,6 @@ fn assert_discreet(stack: &Stack, act: &[&str]) {
 
 fn hex_of_64(text: &str) -> Option<&str> {
     text.split(|c: char| !c.is_ascii_hexdigit()).find(|run| run.len() == 64)
-}
-
-async fn timeline(db: &DatabaseConnection, id: &str) -> Vec<JobEvent> {
-    events(db).await.into_iter().filter(|event| event.job_id == id).collect()
 }
 
 async fn runs_succeed_and_fail(db: Db) {
@@ -176,87 +168,100 @@ async fn workflow_runs_become_rows_on_postgres() {
     runs_succeed_and_fail(Db::Postgres).await;
 }
 
-/// Plain curl with `X-Signature`, as hand-written steps do it: no event id, no time, and only the
-/// provisioning callback names the run.
-async fn the_older_form_works(db: Db) {
-    let stack = Stack::start(db).await.unwrap();
-    let send = async |body: serde_json::Value| {
-        let body = body.to_string();
-        let curl = tokio::process::Command::new("curl")
-            .args(["-sf", "--noproxy", "*", "--retry", "5", "-X", "POST"])
-            .args(["-H", "Content-Type: application/json"])
-            .args(["-H", &format!("X-Signature: {}", stack.sign(body.as_bytes()))])
-            .args(["-d", &body, &stack.callback_url()])
-            .output()
-            .await
-            .unwrap();
-        assert!(curl.status.success(), "{body}");
-        assert_eq!(String::from_utf8_lossy(&curl.stdout), r#"{"received":true}"#);
-    };
-    let heartbeat = |id: &str| json!({ "job_id": id, "type": "heartbeat" });
-    send(json!({ "job_id": "old-1", "status": "queued" })).await;
-    send(json!({ "job_id": "old-1", "status": "provisioning", "workflow_run_id": "17" })).await;
-    send(heartbeat("old-1")).await;
-    send(heartbeat("old-1")).await;
-    send(json!({ "job_id": "old-1", "status": "running" })).await;
-    // The answer to the success got lost, so the workflow's failure step speaks next.
-    send(json!({ "job_id": "old-1", "status": "failed", "error": "curl: (52)" })).await;
-    // Another job fails and is run again.
-    send(json!({ "job_id": "old-2", "status": "provisioning", "workflow_run_id": "18" })).await;
-    send(json!({ "job_id": "old-2", "status": "failed", "error": "no quota" })).await;
-    send(json!({ "job_id": "old-2", "status": "provisioning", "workflow_run_id": "18" })).await;
-    send(json!({ "job_id": "old-2", "status": "running" })).await;
-
-    let db = stack.db().await.unwrap();
-    wait_until_applied(&stack, &db).await;
-    let healthy = job(&db, "old-1").await.unwrap();
-    assert_eq!((healthy.status, healthy.heartbeat_count), (Status::Running, 2));
-    assert_eq!((healthy.workflow_run_id.as_deref(), healthy.error), (Some("17"), None));
-    let last = timeline(&db, "old-1").await.pop().unwrap();
-    assert_eq!((last.kind, last.outcome), (Kind::Failed, Effect::Ignored));
-    assert_eq!(last.reason.as_deref(), Some("finished"));
-    assert_eq!(last.error.as_deref(), Some("curl: (52)"));
-    let again = job(&db, "old-2").await.unwrap();
-    assert_eq!((again.status, again.error, again.failure), (Status::Running, None, None));
-    let reasons: Vec<_> =
-        timeline(&db, "old-2").await.into_iter().filter_map(|event| event.reason).collect();
-    assert_eq!(reasons, ["re-run"]);
+/// Adds a step in front of the placeholder.
+fn with_step_before(run: &str) -> String {
+    let workflow = act::workflow().unwrap();
+    let step = format!(
+        "      - name: Look\n        id: look\n        run: {run}\n\n      - name: Provision\n"
+    );
+    let edited = workflow.replace("      - name: Provision\n", &step).replace(
+        "            provision=$",
+        "            look=${{ steps.look.outcome }}\n            provision=$",
+    );
+    assert!(edited.contains("name: Look") && edited.contains("look=$"), "{edited}");
+    edited
 }
 
 #[tokio::test]
-async fn the_older_sender_form_works_on_sqlite() {
-    the_older_form_works(Db::Sqlite).await;
-}
-
-#[tokio::test]
-async fn the_older_sender_form_works_on_postgres() {
-    the_older_form_works(Db::Postgres).await;
-}
-
-#[tokio::test]
-async fn heartbeats_end_with_a_runner_that_is_killed() {
+async fn a_failure_before_the_placeholder_is_reported_with_its_own_step() {
     let stack = Stack::start(Db::Sqlite).await.unwrap();
     let inputs = Inputs {
-        provision_seconds: 60,
-        ..Inputs::new("killed", &stack.callback_url(), stack.secret())
+        workflow: Some(with_step_before("exit 3")),
+        ..Inputs::new("early", &stack.callback_url(), stack.secret())
     };
-    let mut act = Act::start(stack.dir(), "act-killed", &inputs).unwrap();
+    let outcome = start(&stack, &inputs).finish(RUN_LIMIT).await.unwrap();
+    assert!(!outcome.success, "{}", outcome.output);
+    assert!(!outcome.output.contains("Provisioning agent-1"), "{}", outcome.output);
+
     let db = stack.db().await.unwrap();
-    stack
-        .wait_until("heartbeats arrive", RUN_LIMIT, async || {
-            job(&db, "killed").await.is_some_and(|job| job.heartbeat_count >= 2)
-        })
-        .await;
-    act.process.kill9();
-    let home = stack.dir().join("act-killed");
-    let is_alive = || {
-        std::fs::read_dir("/proc").into_iter().flatten().flatten().any(|entry| {
-            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line);
-            line.contains("heartbeats") && line.contains(&*home.to_string_lossy())
-        })
+    let job = wait_for_status(&stack, &db, "early", Status::Failed).await;
+    assert_eq!(job.failed_step.as_deref(), Some("look"));
+    assert_eq!(job.error.as_deref(), Some("The step look failed."));
+    assert_eq!(applied(&db, "early").await, [Kind::Provisioning, Kind::Failed]);
+    assert_audited(&stack).await;
+}
+
+#[tokio::test]
+async fn a_cancelled_run_is_reported_as_cancelled() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let inputs = Inputs {
+        provision_seconds: 600,
+        ..Inputs::new("cancelled", &stack.callback_url(), stack.secret())
     };
-    stack.wait_until("the heartbeat loop ends", SOON, async || !is_alive()).await;
+    let mut run = start(&stack, &inputs);
+    let db = stack.db().await.unwrap();
+    wait_for_line(&stack, &run, "Provisioning agent-1").await;
+    run.process.interrupt(RUN_LIMIT).await.unwrap();
+
+    let job = wait_for_status(&stack, &db, "cancelled", Status::Failed).await;
+    assert_eq!(job.failure, Some(Failure::Reported));
+    assert_eq!(job.failed_step.as_deref(), Some("provision"));
+    let error = job.error.unwrap();
+    assert!(error.starts_with("The workflow run was cancelled or ran out of time."), "{error}");
+    assert_eq!(applied(&db, "cancelled").await, [Kind::Provisioning, Kind::Failed]);
+    let home = stack.dir().join("act-cancelled").display().to_string();
+    assert_eq!(processes(&["callback.sh", &home]), Vec::<String>::new(), "heartbeats were left");
+    assert_audited(&stack).await;
+}
+
+#[tokio::test]
+async fn a_run_again_starts_afresh_and_its_predecessor_is_not_heard_any_more() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let attempt = |attempt, fail: Option<&str>| Inputs {
+        run_id: Some(77),
+        run_attempt: Some(attempt),
+        fail: fail.map(Into::into),
+        provision_seconds: 1,
+        ..Inputs::new("again", &stack.callback_url(), stack.secret())
+    };
+    let first =
+        Act::run(stack.dir(), "act-1", &attempt(1, Some("no quota")), RUN_LIMIT).await.unwrap();
+    assert!(!first.success, "{}", first.output);
+    let db = stack.db().await.unwrap();
+    wait_for_status(&stack, &db, "again", Status::Failed).await;
+    let second = Act::run(stack.dir(), "act-2", &attempt(2, None), RUN_LIMIT).await.unwrap();
+    assert!(second.success, "{}", second.output);
+
+    let job = wait_for_status(&stack, &db, "again", Status::Running).await;
+    assert_eq!((job.run_attempt, job.run_count), (Some(2), 2));
+    assert_eq!((job.error, job.failed_step, job.failure), (None, None, None));
+    assert_eq!(
+        applied(&db, "again").await,
+        [Kind::Provisioning, Kind::Failed, Kind::Provisioning, Kind::Running]
+    );
+    // A message of the first attempt that was on its way all the time.
+    let late = [
+        ("ACKLINE_JOB_ID", "again"),
+        ("ACKLINE_STATUS", "failed"),
+        ("ACKLINE_ERROR", "late"),
+        ("GITHUB_RUN_ID", "77"),
+        ("GITHUB_RUN_ATTEMPT", "1"),
+    ];
+    let (success, output) = finished(step(&stack, "late", &late)).await;
+    assert!(success, "{output}");
     wait_until_applied(&stack, &db).await;
-    assert_eq!(job(&db, "killed").await.unwrap().status, Status::Provisioning);
+    let last = timeline(&db, "again").await.pop().unwrap();
+    assert_eq!((last.kind, last.outcome), (Kind::Failed, Effect::Ignored), "{last:?}");
+    assert_eq!(crate::expect::job(&db, "again").await.unwrap().status, Status::Running);
+    assert_audited(&stack).await;
 }

@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# What action.yml runs: its inputs are in the environment, and $1 is the runner's process.
+set -euo pipefail
+# Texts are taken apart byte by byte here.
+export LC_ALL=C
+umask 077
+# The programs that this script starts have no use for the secret.
+secret=${ACKLINE_SECRET-}
+unset ACKLINE_SECRET
+
+# shellcheck source-path=SCRIPTDIR source=send.sh
+source "${BASH_SOURCE[0]%/*}/send.sh"
+# shellcheck source-path=SCRIPTDIR source=heartbeats.sh
+source "${BASH_SOURCE[0]%/*}/heartbeats.sh"
+
+say() { printf 'Ackline: %s\n' "$*"; }
+
+fail() {
+  if [[ $ACKLINE_MODE == stop-heartbeats ]]; then
+    printf '::warning::Ackline: %s\n' "${*//%/%25}"
+    exit 0
+  fi
+  # The step that reports the failure finds the reason here.
+  if [[ -n ${state-} && $ACKLINE_STATUS != failed ]]; then printf '%s\n' "$*" >"$state/reason"; fi
+  printf '::error::Ackline: %s\n' "${*//%/%25}"
+  exit 1
+}
+
+mask() {
+  local value=${secret//%/%25}
+  value=${value//$'\r'/%0D}
+  printf '::add-mask::%s\n' "${value//$'\n'/%0A}"
+}
+
+# Sets $state to the folder of what this job's steps tell each other. It is this run's own: some runners keep their
+# temporary folder.
+find_state() {
+  local parent=${RUNNER_TEMP:-${TMPDIR:-/tmp}} name
+  name=$(printf '%s\n' "$ACKLINE_JOB_ID" "${GITHUB_RUN_ID-}" "${GITHUB_RUN_ATTEMPT-}" "${GITHUB_JOB-}" | openssl dgst -sha256 -binary | hex)
+  mkdir -p "$parent/ackline-${name:0:32}"
+  # In a folder that others can write to, they may have been faster.
+  if [[ -L $parent/ackline-${name:0:32} || ! -O $parent/ackline-${name:0:32} ]]; then
+    fail "$parent/ackline-${name:0:32} belongs to somebody else."
+  fi
+  state=$parent/ackline-${name:0:32}
+}
+
+is_seconds() { [[ $1 =~ ^[1-9][0-9]{0,5}$ ]]; }
+
+check_inputs() {
+  [[ -n $secret ]] || fail 'the secret is empty. Give the action the secret that Ackline has, as its input "secret"; an Actions secret that is not set is empty, too.'
+  [[ $ACKLINE_CALLBACK_URL == http://* || $ACKLINE_CALLBACK_URL == https://* ]] || fail 'the input "callback-url" is no http or https URL.'
+  is_seconds "$ACKLINE_DEADLINE" || fail 'the input "deadline" is not a number of seconds from 1 to 999999.'
+  is_seconds "$ACKLINE_HEARTBEAT_INTERVAL" || fail 'the input "heartbeat-interval" is not a number of seconds from 1 to 999999.'
+  is_seconds "$ACKLINE_HEARTBEAT_LIFETIME" || fail 'the input "heartbeat-lifetime" is not a number of seconds from 1 to 999999.'
+}
+
+# Sets $step to the first step that did not succeed, and $outcome to what became of it.
+find_failed_step() {
+  local pair
+  step='' outcome=''
+  for pair in $ACKLINE_OUTCOMES; do
+    [[ $pair =~ ^[A-Za-z_][A-Za-z0-9_-]*=(success|failure|cancelled|skipped)?$ ]] ||
+      fail 'the input "outcomes" is not a list of id=outcome.'
+    if [[ -z $step && $pair =~ =(failure|cancelled)$ ]]; then step=${pair%%=*} outcome=${pair#*=}; fi
+  done
+}
+
+# Prints why the job failed.
+error_message() {
+  local file error=$ACKLINE_ERROR
+  if [[ -z $error && -n $step ]]; then
+    for file in "${ACKLINE_ERROR_FOLDER:+$ACKLINE_ERROR_FOLDER/$step.err}" "$state/reason"; do
+      if [[ -n $error || ! -s $file ]]; then continue; fi
+      error=$(tail -c 1024 "$file" | tr -d '\000')
+      # The cut may have gone through a character.
+      while [[ $error == [$'\x80'-$'\xbf']* ]]; do error=${error#?}; done
+    done
+  fi
+  if [[ $outcome == cancelled || $ACKLINE_JOB_STATUS == cancelled ]]; then
+    error="The workflow run was cancelled or ran out of time.${error:+ $error}"
+  elif [[ -z $error && -n $step ]]; then
+    error="The step $step failed."
+  elif [[ -z $error ]]; then
+    error='The workflow run failed.'
+  fi
+  printf %s "${error:0:4096}"
+}
+
+report_status() {
+  local body=",\"status\":\"$ACKLINE_STATUS\"" step='' outcome=''
+  case $ACKLINE_STATUS in
+    queued)
+      if [[ -n $ACKLINE_AGENT_ID ]]; then body+=$(field agent_id "$ACKLINE_AGENT_ID"); fi
+      if [[ -n $ACKLINE_REGION ]]; then body+=$(field region "$ACKLINE_REGION"); fi
+      ;;
+    provisioning) rm -f "$state/succeeded" ;;
+    # From here on the job has succeeded, whatever becomes of the report.
+    running) : >"$state/succeeded" ;;
+    failed)
+      if [[ -e $state/succeeded ]]; then
+        say 'the job has succeeded, and only the report of that may be missing: it is not reported as failed'
+        return
+      fi
+      find_failed_step
+      body+=$(field error "$(error_message)")
+      if [[ -n $step ]]; then body+=$(field failed_step "$step"); fi
+      ;;
+    *) fail 'the input "status" is neither "queued", "provisioning", "running" nor "failed".' ;;
+  esac
+  send "$ACKLINE_DEADLINE" "$body" || fail "the callback $ACKLINE_STATUS was not confirmed: $reason"
+  say "reported $ACKLINE_STATUS${step:+ in the step $step}"
+}
+
+for program in curl openssl od tr mktemp; do
+  command -v "$program" >/dev/null || fail "the runner has no $program."
+done
+[[ -n $ACKLINE_JOB_ID ]] || fail 'the input "job-id" is empty.'
+find_state
+
+case $ACKLINE_MODE in
+  status)
+    check_inputs
+    mask
+    report_status
+    ;;
+  start-heartbeats)
+    check_inputs
+    mask
+    start_heartbeats "$1"
+    ;;
+  stop-heartbeats) stop_heartbeats ;;
+  heartbeats)
+    IFS='' read -r -d '' secret || true
+    exec </dev/null
+    heartbeats "$1" "$2"
+    ;;
+  *) fail 'the input "mode" is neither "status", "start-heartbeats" nor "stop-heartbeats".' ;;
+esac

@@ -1,0 +1,80 @@
+# shellcheck shell=bash disable=SC2154
+# Sends heartbeats from a process that outlives its step, but neither its runner nor its lifetime.
+
+# Prints when the process $1 was started, and nothing when it is gone.
+born() {
+  local stat fields
+  if [[ -r /proc/self/stat ]]; then
+    { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
+    read -r -a fields <<<"${stat##*) }"
+    if [[ ${fields[0]} != [ZX] ]]; then printf %s "${fields[19]}"; fi
+  elif kill -0 "$1" 2>/dev/null; then
+    printf running
+  fi
+}
+
+# Starts the heartbeats of a job whose runner is the process $1. Without them the job is worse off, but goes on.
+start_heartbeats() {
+  local i detach=(setsid)
+  stop_heartbeats
+  if ! command -v setsid >/dev/null; then
+    detach=(nohup)
+    # Gives the process a group of its own, as a session would.
+    set -m
+  fi
+  # The secret goes through a pipe: a process's environment can be read for as long as it runs.
+  printf %s "$secret" |
+    ACKLINE_MODE=heartbeats "${detach[@]}" bash "${BASH_SOURCE[0]%/*}/callback.sh" "$1" "$(born "$1")" >"$state/heartbeats.log" 2>&1 &
+  for ((i = 0; i < 100; i++)); do
+    if [[ -s $state/heartbeats.pid ]]; then
+      say "a heartbeat every $ACKLINE_HEARTBEAT_INTERVAL s has begun"
+      return
+    fi
+    sleep 0.1
+  done
+  printf '::warning::Ackline: the heartbeats did not start.\n'
+}
+
+# Is the process that sends them, for the runner $1 that was started at $2.
+heartbeats() {
+  local runner=$1 runner_born=$2 next nap=$((ACKLINE_HEARTBEAT_INTERVAL < 5 ? ACKLINE_HEARTBEAT_INTERVAL : 5))
+  # A retry that begins when the next heartbeat is due would only be late.
+  local deadline=$((ACKLINE_HEARTBEAT_INTERVAL < 10 ? 10 : ACKLINE_HEARTBEAT_INTERVAL))
+  runner_is_gone() { [[ -n $runner_born && $(born "$runner") != "$runner_born" ]]; }
+  # Without the file nobody could end them any more.
+  is_wanted() { ((SECONDS < ACKLINE_HEARTBEAT_LIFETIME)) && [[ -e $state/heartbeats.pid ]] && ! runner_is_gone; }
+  cd /
+  printf '%s %s\n' "$$" "$(born "$$")" >"$state/heartbeats.new"
+  mv "$state/heartbeats.new" "$state/heartbeats.pid"
+  while is_wanted; do
+    next=$((SECONDS + ACKLINE_HEARTBEAT_INTERVAL))
+    send "$deadline" ',"type":"heartbeat"' || say "a heartbeat was not confirmed: $reason"
+    while is_wanted; do
+      sleep "$nap"
+      if ((SECONDS >= next)); then break; fi
+    done
+  done
+  if runner_is_gone; then
+    # Nobody else is left to remove it.
+    rm -rf "$state"
+  else
+    say "the heartbeats have ended after their lifetime of $ACKLINE_HEARTBEAT_LIFETIME s"
+  fi
+}
+
+# Ends the heartbeats, if there are any, and prints what they had to say. Never fails.
+stop_heartbeats() {
+  local pid start i
+  if [[ -s $state/heartbeats.pid ]]; then
+    read -r pid start <"$state/heartbeats.pid"
+    for ((i = 0; i < 50; i++)); do
+      if [[ $(born "$pid") != "$start" ]]; then break; fi
+      # It leads a group, so that its curl or sleep ends with it.
+      if ((i == 0)); then kill -TERM -- "-$pid" 2>/dev/null || true; fi
+      if ((i == 30)); then kill -KILL -- "-$pid" 2>/dev/null || true; fi
+      sleep 0.1
+    done
+    cat "$state/heartbeats.log" || true
+  fi
+  rm -f "$state"/heartbeats.*
+}

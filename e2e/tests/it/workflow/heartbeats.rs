@@ -1,0 +1,111 @@
+//! Heartbeats live as long as they should, and no longer.
+
+use e2e::act::Inputs;
+use e2e::stack::{Db, Stack};
+use worker::entity::job::Status;
+use worker::entity::job_event::Kind;
+
+use super::*;
+
+/// The processes that send heartbeats for a run.
+fn senders(stack: &Stack, run: &str) -> Vec<String> {
+    let home = stack.dir().join(run).display().to_string();
+    processes(&["callback.sh", &home])
+}
+
+#[tokio::test]
+async fn heartbeats_arrive_during_later_steps_and_stop() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let inputs = Inputs {
+        provision_seconds: 600,
+        ..Inputs::new("beating", &stack.callback_url(), stack.secret())
+    };
+    // Ends when it is told to, so that nothing depends on how fast heartbeats are here.
+    let go_on = stack.dir().join("go-on");
+    let wait = format!("until [ -e '{}' ]; do sleep 0.1; done", go_on.display());
+    let workflow = e2e::act::workflow().unwrap();
+    let edited = workflow.replace("sleep \"$PROVISION_SECONDS\"", &wait);
+    assert_ne!(workflow, edited);
+    let run = start(&stack, &Inputs { workflow: Some(edited), ..inputs });
+
+    let db = stack.db().await.unwrap();
+    wait_for_line(&stack, &run, "Provisioning agent-1").await;
+    let before = job(&db, "beating").await.map_or(0, |job| i64::from(job.heartbeat_count));
+    wait_for_heartbeats(&stack, &db, "beating", before + 2).await;
+    assert_ne!(senders(&stack, "act-beating"), Vec::<String>::new());
+    std::fs::write(go_on, "").unwrap();
+    let outcome = run.finish(RUN_LIMIT).await.unwrap();
+    assert!(outcome.success, "{}", outcome.output);
+    assert_eq!(senders(&stack, "act-beating"), Vec::<String>::new());
+    wait_for_status(&stack, &db, "beating", Status::Running).await;
+    assert_eq!(applied(&db, "beating").await, [Kind::Provisioning, Kind::Running]);
+    assert_audited(&stack).await;
+}
+
+#[tokio::test]
+async fn heartbeats_end_with_a_runner_that_is_killed() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let inputs = Inputs {
+        provision_seconds: 60,
+        ..Inputs::new("killed", &stack.callback_url(), stack.secret())
+    };
+    let mut run = start(&stack, &inputs);
+    let db = stack.db().await.unwrap();
+    wait_for_heartbeats(&stack, &db, "killed", 2).await;
+    assert_ne!(senders(&stack, "act-killed"), Vec::<String>::new());
+    run.process.kill9();
+    let is_over = async || senders(&stack, "act-killed").is_empty();
+    stack.wait_until("the heartbeats end", SOON, is_over).await;
+    wait_until_applied(&stack, &db).await;
+    assert_eq!(job(&db, "killed").await.unwrap().status, Status::Provisioning);
+    assert_audited(&stack).await;
+}
+
+#[tokio::test]
+async fn heartbeats_end_after_their_lifetime() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let start = [
+        ("ACKLINE_MODE", "start-heartbeats"),
+        ("ACKLINE_JOB_ID", "left"),
+        ("ACKLINE_HEARTBEAT_LIFETIME", "3"),
+    ];
+    let (success, output) = finished(step(&stack, "start", &start)).await;
+    assert!(success, "{output}");
+    let db = stack.db().await.unwrap();
+    wait_for_heartbeats(&stack, &db, "left", 1).await;
+    let pid = std::fs::read_dir(stack.dir().join("runner-temp")).unwrap().find_map(|state| {
+        let pid = std::fs::read_to_string(state.unwrap().path().join("heartbeats.pid")).ok()?;
+        pid.split(' ').next().map(str::to_owned)
+    });
+    let process = std::path::Path::new("/proc").join(pid.unwrap());
+    stack.wait_until("the heartbeats end", SOON, async || !process.exists()).await;
+
+    let stop = [("ACKLINE_MODE", "stop-heartbeats"), ("ACKLINE_JOB_ID", "left")];
+    let (success, output) = finished(step(&stack, "stop", &stop)).await;
+    assert!(success, "{output}");
+    assert!(output.contains("after their lifetime of 3 s"), "{output}");
+    assert_audited(&stack).await;
+}
+
+#[tokio::test]
+async fn heartbeats_that_nobody_takes_fail_no_job() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let inputs = [("ACKLINE_JOB_ID", "unheard"), ("ACKLINE_SECRET", "not-the-secret")];
+    let with_mode = |mode| [("ACKLINE_MODE", mode), inputs[0], inputs[1]];
+    let (success, output) = finished(step(&stack, "start", &with_mode("start-heartbeats"))).await;
+    assert!(success, "{output}");
+    let refused = async || {
+        let page = e2e::http::get(stack.ingress.ops, "/metrics").await.unwrap().text();
+        page.lines().any(|line| line.starts_with("ackline_ingress_refused_total"))
+    };
+    stack.wait_until("a heartbeat is refused", SOON, refused).await;
+    // Its log has the answer a moment later.
+    let state =
+        std::fs::read_dir(stack.dir().join("runner-temp")).unwrap().next().unwrap().unwrap();
+    let log = state.path().join("heartbeats.log");
+    let is_written = async || std::fs::read_to_string(&log).unwrap().contains("Invalid signature");
+    stack.wait_until("it is in the log", SOON, is_written).await;
+    let (success, output) = finished(step(&stack, "stop", &with_mode("stop-heartbeats"))).await;
+    assert!(success, "{output}");
+    assert!(output.contains("a heartbeat was not confirmed: the server answered 401"), "{output}");
+}

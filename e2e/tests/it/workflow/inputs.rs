@@ -1,0 +1,178 @@
+//! What goes into the action is data, and what is wrong with it is said.
+
+use e2e::act::{Act, Inputs};
+use e2e::stack::{Db, Stack};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use worker::entity::job::Status;
+use worker::entity::job_event::Kind;
+
+use super::*;
+
+/// What shells, YAML, expressions, JSON and old runners would take for something else than text.
+const HOSTILE: &str = r#"a'b"c`touch pwned`$(touch pwned)${HOME};touch pwned;${{ secrets.CALLBACK_SECRET }} \n\\ %0A ü 日本 🦀 ::error::x"#;
+
+async fn inputs_are_data(db: Db) {
+    let stack = Stack::start(db).await.unwrap();
+    let reason = format!("first {HOSTILE}\nsecond\t{HOSTILE}");
+    let inputs = Inputs {
+        agent_id: HOSTILE.to_owned(),
+        region: format!("{HOSTILE}\n{HOSTILE}"),
+        fail: Some(reason.clone()),
+        provision_seconds: 1,
+        ..Inputs::new(HOSTILE, &stack.callback_url(), stack.secret())
+    };
+    let outcome = Act::run(stack.dir(), "act-hostile", &inputs, RUN_LIMIT).await.unwrap();
+    assert!(!outcome.success, "{}", outcome.output);
+
+    let database = stack.db().await.unwrap();
+    let job = wait_for_status(&stack, &database, HOSTILE, Status::Failed).await;
+    assert_eq!(job.error, Some(format!("Provisioning failed: {reason}")));
+    assert_eq!(job.failed_step.as_deref(), Some("provision"));
+    assert_eq!(applied(&database, HOSTILE).await, [Kind::Provisioning, Kind::Failed]);
+
+    // Agent and region travel with the callback that queues a job.
+    let queue = [
+        ("ACKLINE_STATUS", "queued"),
+        ("ACKLINE_JOB_ID", HOSTILE),
+        ("ACKLINE_AGENT_ID", HOSTILE),
+        ("ACKLINE_REGION", &format!("{HOSTILE}\n")),
+    ];
+    let (success, output) = finished(step(&stack, "queue", &queue)).await;
+    assert!(success, "{output}");
+    wait_until_applied(&stack, &database).await;
+    let job = crate::expect::job(&database, HOSTILE).await.unwrap();
+    assert_eq!(job.agent_id.as_deref(), Some(HOSTILE));
+    assert_eq!(job.region, Some(format!("{HOSTILE}\n")));
+    let touched =
+        std::process::Command::new("find").arg(stack.dir()).args(["-name", "pwned"]).output();
+    assert_eq!(touched.unwrap().stdout, b"", "an input was run");
+    assert_audited(&stack).await;
+}
+
+#[tokio::test]
+async fn inputs_are_data_on_sqlite() {
+    inputs_are_data(Db::Sqlite).await;
+}
+
+#[tokio::test]
+async fn inputs_are_data_on_postgres() {
+    inputs_are_data(Db::Postgres).await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_text_become_replacement_characters() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let folder = stack.dir().join("errors");
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut bytes = "ü".repeat(600).into_bytes();
+    bytes.extend(b"\xff \xc3( \xed\xa0\x80 \xf0\x9f\xa6 \x1b[31m\0end");
+    std::fs::write(folder.join("build.err"), bytes).unwrap();
+    let failed = [
+        ("ACKLINE_STATUS", "failed"),
+        ("ACKLINE_OUTCOMES", "look=success build=failure stop=failure"),
+        ("ACKLINE_ERROR_FOLDER", folder.to_str().unwrap()),
+    ];
+    let (success, output) = finished(step(&stack, "failed", &failed)).await;
+    assert!(success, "{output}");
+    let db = stack.db().await.unwrap();
+    let job = wait_for_status(&stack, &db, "job", Status::Failed).await;
+    assert_eq!(job.failed_step.as_deref(), Some("build"));
+    let error = job.error.unwrap();
+    assert!(error.starts_with('ü') && error.len() <= 1100, "{error:?}");
+    assert!(
+        error.ends_with(
+            "ü\u{fffd} \u{fffd}( \u{fffd}\u{fffd}\u{fffd} \u{fffd}\u{fffd}\u{fffd} \u{1b}[31mend"
+        ),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_an_input_is_said() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let status = ("ACKLINE_STATUS", "provisioning");
+    for (name, input, said) in [
+        ("secret", ("ACKLINE_SECRET", ""), "the secret is empty"),
+        ("job", ("ACKLINE_JOB_ID", ""), r#"the input "job-id" is empty"#),
+        (
+            "url",
+            ("ACKLINE_CALLBACK_URL", "file:///etc/passwd"),
+            r#""callback-url" is no http or https URL"#,
+        ),
+        ("deadline", ("ACKLINE_DEADLINE", "1m"), r#"the input "deadline" is not a number"#),
+        (
+            "interval",
+            ("ACKLINE_HEARTBEAT_INTERVAL", "0"),
+            r#""heartbeat-interval" is not a number"#,
+        ),
+        (
+            "lifetime",
+            ("ACKLINE_HEARTBEAT_LIFETIME", "x[$(touch pwned)]"),
+            r#""heartbeat-lifetime" is not"#,
+        ),
+        ("status", ("ACKLINE_STATUS", "done"), r#"the input "status" is neither"#),
+        ("mode", ("ACKLINE_MODE", "stop"), r#"the input "mode" is neither"#),
+    ] {
+        let (success, output) = finished(step(&stack, name, &[status, input])).await;
+        assert!(!success, "{name}: {output}");
+        let error =
+            output.lines().find(|line| line.starts_with("::error::Ackline: ")).unwrap_or_default();
+        assert!(error.contains(said), "{name}: {output}");
+    }
+    let outcomes = [("ACKLINE_STATUS", "failed"), ("ACKLINE_OUTCOMES", "* a=failure")];
+    let (success, output) = finished(step(&stack, "outcomes", &outcomes)).await;
+    assert!(!success && output.contains("is not a list of id=outcome"), "{output}");
+    assert!(events(&stack.db().await.unwrap()).await.is_empty());
+}
+
+#[tokio::test]
+async fn an_empty_secret_fails_the_run_clearly_and_signs_nothing() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let inputs = Inputs::new("unsigned", &stack.callback_url(), "");
+    let outcome = start(&stack, &inputs).finish(RUN_LIMIT).await.unwrap();
+    assert!(!outcome.success, "{}", outcome.output);
+    assert!(outcome.output.contains("the secret is empty"), "{}", outcome.output);
+    assert!(!outcome.output.contains("Provisioning agent-1"), "{}", outcome.output);
+    let page = e2e::http::get(stack.ingress.ops, "/metrics").await.unwrap().text();
+    assert!(!page.lines().any(|line| line.starts_with("ackline_ingress_refused_total")), "{page}");
+}
+
+#[tokio::test]
+async fn a_refusal_fails_at_once_with_the_servers_reason() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let wrong = [("ACKLINE_STATUS", "provisioning"), ("ACKLINE_SECRET", "not-the-secret")];
+    let (success, output) = finished(step(&stack, "wrong", &wrong)).await;
+    assert!(!success, "{output}");
+    let reason = r#"not confirmed: the server answered 401: {"error":"Invalid signature"}"#;
+    assert!(output.contains(reason), "{output}");
+    assert!(!output.contains("trying again"), "{output}");
+    assert!(output.starts_with("::add-mask::not-the-secret\n"), "{output}");
+    let long = "x".repeat(201);
+    let long = [("ACKLINE_STATUS", "provisioning"), ("ACKLINE_JOB_ID", &*long)];
+    let (success, output) = finished(step(&stack, "long", &long)).await;
+    assert!(!success && output.contains(r#"400: {"error":"Invalid job_id"}"#), "{output}");
+}
+
+/// Whoever could redirect a callback would be given a signed one.
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let away = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = stack.callback_url();
+    let url = format!("http://{}/", away.local_addr().unwrap());
+    let inputs = [("ACKLINE_STATUS", "provisioning"), ("ACKLINE_CALLBACK_URL", &*url)];
+    let program = step(&stack, "redirected", &inputs);
+    let (mut connection, _) = away.accept().await.unwrap();
+    let mut request = [0; 4096];
+    let count = connection.read(&mut request).await.unwrap();
+    assert!(count > 0);
+    let answer = format!(
+        "HTTP/1.1 307 Temporary Redirect\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n"
+    );
+    connection.write_all(answer.as_bytes()).await.unwrap();
+    let (success, output) = finished(program).await;
+    assert!(!success, "{output}");
+    assert!(output.contains("the server answered 307, and redirects are not followed"), "{output}");
+    assert!(events(&stack.db().await.unwrap()).await.is_empty());
+}

@@ -1,0 +1,117 @@
+//! Real workflow runs, by act, through the real binaries to the rows; and the action's script, as
+//! a step of a workflow runs it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use e2e::act::{Act, Inputs};
+use e2e::process::{Process, Program};
+use e2e::stack::Stack;
+use e2e::tools;
+use sea_orm::DatabaseConnection;
+use worker::entity::job_event::{Effect, Kind, Model as JobEvent};
+
+use crate::expect::*;
+
+mod heartbeats;
+mod inputs;
+mod older;
+mod outage;
+mod runs;
+
+const RUN_LIMIT: Duration = Duration::from_secs(120);
+
+async fn timeline(db: &DatabaseConnection, id: &str) -> Vec<JobEvent> {
+    events(db).await.into_iter().filter(|event| event.job_id == id).collect()
+}
+
+/// What took effect, in order. What was ignored must be the repetition of an event whose answer was
+/// lost: it has the same id.
+async fn applied(db: &DatabaseConnection, id: &str) -> Vec<Kind> {
+    let mut seen = BTreeSet::new();
+    let mut kinds = Vec::new();
+    for event in timeline(db, id).await {
+        let event_id = event.event_id.clone().expect("the action gives each callback an id");
+        if event.outcome == Effect::Applied {
+            assert!(seen.insert(event_id), "{event:?}");
+            kinds.push(event.kind);
+        } else {
+            assert_eq!(event.reason.as_deref(), Some("duplicate"), "{event:?}");
+            assert!(seen.contains(&event_id), "{event:?}");
+        }
+    }
+    kinds
+}
+
+/// Starts a run in the stack's directory; its name is that of its job.
+fn start(stack: &Stack, inputs: &Inputs) -> Act {
+    Act::start(stack.dir(), &format!("act-{}", inputs.job_id), inputs).unwrap()
+}
+
+/// Waits until a run has written a line.
+async fn wait_for_line(stack: &Stack, run: &Act, text: &str) {
+    stack
+        .wait_until(&format!("the run writes {text:?}"), RUN_LIMIT, async || {
+            run.process.log().find_line(|line| line.contains(text)).is_some()
+        })
+        .await;
+}
+
+async fn wait_for_heartbeats(stack: &Stack, db: &DatabaseConnection, id: &str, count: i64) {
+    stack
+        .wait_until(&format!("{count} heartbeats of {id} arrive"), RUN_LIMIT, async || {
+            job(db, id).await.is_some_and(|job| i64::from(job.heartbeat_count) >= count)
+        })
+        .await;
+}
+
+/// The processes whose command line contains all of these texts.
+fn processes(texts: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if texts.iter().all(|text| line.contains(text)) {
+            found.push(line);
+        }
+    }
+    found
+}
+
+/// The action's script, as the step of a workflow runs it, with these inputs and variables.
+fn step(stack: &Stack, name: &str, env: &[(&str, &str)]) -> Process {
+    let action = tools::workspace().join(".github/actions/callback");
+    let temp = stack.dir().join("runner-temp");
+    std::fs::create_dir_all(&temp).unwrap();
+    let defaults = [
+        ("MODE", "status"),
+        ("JOB_ID", "job"),
+        ("CALLBACK_URL", &stack.callback_url()),
+        ("SECRET", stack.secret()),
+        ("DEADLINE", "240"),
+        ("STATUS", ""),
+        ("AGENT_ID", ""),
+        ("REGION", ""),
+        ("OUTCOMES", ""),
+        ("JOB_STATUS", ""),
+        ("ERROR", ""),
+        ("ERROR_FOLDER", ""),
+        ("HEARTBEAT_INTERVAL", "1"),
+        ("HEARTBEAT_LIFETIME", "60"),
+    ];
+    let defaults = defaults.map(|(input, value)| (format!("ACKLINE_{input}"), value));
+    let program = Program::new(name, "/bin/bash", stack.dir())
+        .args([action.join("callback.sh")])
+        // The runner is this test.
+        .args([std::process::id().to_string()])
+        .env("RUNNER_TEMP", &temp)
+        .envs(defaults)
+        .envs(env.iter().copied());
+    stack.spawn(&program).unwrap()
+}
+
+/// Runs it to its end: whether it succeeded, and what it wrote.
+async fn finished(mut step: Process) -> (bool, String) {
+    let status = step.wait(RUN_LIMIT).await.unwrap();
+    (status.success(), step.log().text())
+}
