@@ -7,26 +7,30 @@ CARGO ?= cargo
 SECONDS ?= 60
 # What determines the faults of make soak; without it, it chooses one, and prints it.
 SEED ?=
-# NATS_SERVER, ACT, NODE and ZIZMOR name programs to use instead of the installed ones, POSTGRES_BIN and
-# SIGNING_LIBRARIES folders. SLOWHTTPTEST and WRK name those that make test-door runs.
+# NATS_SERVER, ACT, NODE, ZIZMOR, ACTIONLINT and SHELLCHECK name programs to use instead of the installed ones,
+# POSTGRES_BIN and SIGNING_LIBRARIES folders. SLOWHTTPTEST and WRK name those that make test-door runs.
 ZIZMOR ?= .tools/bin/zizmor
+ACTIONLINT ?= .tools/bin/actionlint
+SHELLCHECK ?= .tools/bin/shellcheck
 
 .PHONY: help tools build check test test-faults test-door test-workflow soak fuzz demo up bench clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-tools: ## Install nats-server, PostgreSQL, act, zizmor, node and signing libraries into .tools, once
+tools: ## Install nats-server, PostgreSQL, act, linters, node and signing libraries into .tools, once
 	@.ci/tools
 
 build: ## Build the programs
 	$(CARGO) build --workspace --bins --locked
 
-check: tools ## Check the formatting, the lints, the documentation and the workflows
+check: tools ## Check the formatting, the lints, the documentation, the workflows and the scripts
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
-	"$(ZIZMOR)" --offline --no-progress .github/
+	"$(ZIZMOR)" --persona pedantic --offline --no-progress .github/
+	"$(ACTIONLINT)" -shellcheck "$(SHELLCHECK)"
+	"$(SHELLCHECK)" .ci/fuzz .ci/run .ci/tools .ci/tools-door .github/actions/*/*.sh
 
 test: tools build ## Run every test but the long ones
 	$(CARGO) test --workspace --locked --no-fail-fast --doc
