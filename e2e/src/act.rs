@@ -1,5 +1,6 @@
 //! Runs the provisioning workflow for real, on this machine, with act.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -131,6 +132,8 @@ impl Act {
             .env("XDG_CONFIG_HOME", home.join("config"))
             .env("CALLBACK_SECRET", &inputs.secret)
             .args(["workflow_dispatch", "-W", WORKFLOW])
+            // What the documents' example uses is this repository.
+            .args(["--local-repository".into(), documented_action(&repository)])
             .args(["-P", "ubuntu-latest=-self-hosted", "-C"])
             .args([&repository])
             .args(options.iter().flat_map(|(option, value)| [*option, value]))
@@ -159,6 +162,13 @@ impl Act {
     ) -> Result<Outcome> {
         Self::start(dir, name, inputs)?.finish(timeout).await
     }
+}
+
+/// Puts this repository in the place of the one that docs/WORKFLOW.md names.
+fn documented_action(repository: &Path) -> OsString {
+    let mut option = OsString::from("OWNER/ackline@FULL_COMMIT_HASH=");
+    option.push(repository);
+    option
 }
 
 /// Copies the workflow into a repository of its own: act looks for one, and must not find this.

@@ -265,3 +265,37 @@ async fn a_run_again_starts_afresh_and_its_predecessor_is_not_heard_any_more() {
     assert_eq!(crate::expect::job(&db, "again").await.unwrap().status, Status::Running);
     assert_audited(&stack).await;
 }
+
+/// The complete example of docs/WORKFLOW.md, with what a reader replaces in it.
+fn documented_workflow(provision: &str) -> String {
+    let path = e2e::tools::workspace().join("docs/WORKFLOW.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, yaml) = text.split_once("```yaml\n").unwrap();
+    let (yaml, _) = yaml.split_once("```").unwrap();
+    let yaml: String = yaml
+        .lines()
+        .map(|line| format!("{}\n", line.strip_prefix("   ").unwrap_or(line)))
+        .collect();
+    yaml.replace("./provision.sh", provision)
+}
+
+#[tokio::test]
+async fn the_documented_workflow_does_what_is_said_of_it() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let inputs = |id: &str, provision: &str| Inputs {
+        workflow: Some(documented_workflow(provision)),
+        ..Inputs::new(id, &stack.callback_url(), stack.secret())
+    };
+    let (good, bad) = (inputs("good", "true"), inputs("bad", "ls /no/such/file"));
+    let (good, bad) =
+        tokio::join!(start(&stack, &good).finish(RUN_LIMIT), start(&stack, &bad).finish(RUN_LIMIT));
+    let (good, bad) = (good.unwrap(), bad.unwrap());
+    assert!(good.success, "{}", good.output);
+    assert!(!bad.success, "{}", bad.output);
+    let db = stack.db().await.unwrap();
+    wait_for_status(&stack, &db, "good", Status::Running).await;
+    let job = wait_for_status(&stack, &db, "bad", Status::Failed).await;
+    assert_eq!(job.failed_step.as_deref(), Some("provision"));
+    assert!(job.error.unwrap().contains("/no/such/file"));
+    assert_audited(&stack).await;
+}
