@@ -109,7 +109,10 @@ send() {
           return 0
           ;;
         3??) reason="the server answered $code, and redirects are not followed" ;;
-        *) reason="the server answered $code: $(first_words "$work/answer")" ;;
+        *)
+          value=$(first_words "$work/answer")
+          reason="the server answered $code${value:+: $value}"
+          ;;
       esac
       case $code in 408 | 429 | 500 | 502 | 503 | 504) again=yes ;; esac
       while IFS=': ' read -r name value; do

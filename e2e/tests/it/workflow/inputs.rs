@@ -2,8 +2,6 @@
 
 use e2e::act::{Act, Inputs};
 use e2e::stack::{Db, Stack};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 use worker::entity::job::Status;
 use worker::entity::job_event::Kind;
 
@@ -152,27 +150,4 @@ async fn a_refusal_fails_at_once_with_the_servers_reason() {
     let long = [("ACKLINE_STATUS", "provisioning"), ("ACKLINE_JOB_ID", &*long)];
     let (success, output) = finished(step(&stack, "long", &long)).await;
     assert!(!success && output.contains(r#"400: {"error":"Invalid job_id"}"#), "{output}");
-}
-
-/// Whoever could redirect a callback would be given a signed one.
-#[tokio::test]
-async fn a_redirect_is_not_followed() {
-    let stack = Stack::start(Db::Sqlite).await.unwrap();
-    let away = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let target = stack.callback_url();
-    let url = format!("http://{}/", away.local_addr().unwrap());
-    let inputs = [("ACKLINE_STATUS", "provisioning"), ("ACKLINE_CALLBACK_URL", &*url)];
-    let program = step(&stack, "redirected", &inputs);
-    let (mut connection, _) = away.accept().await.unwrap();
-    let mut request = [0; 4096];
-    let count = connection.read(&mut request).await.unwrap();
-    assert!(count > 0);
-    let answer = format!(
-        "HTTP/1.1 307 Temporary Redirect\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n"
-    );
-    connection.write_all(answer.as_bytes()).await.unwrap();
-    let (success, output) = finished(program).await;
-    assert!(!success, "{output}");
-    assert!(output.contains("the server answered 307, and redirects are not followed"), "{output}");
-    assert!(events(&stack.db().await.unwrap()).await.is_empty());
 }

@@ -2,6 +2,7 @@
 //! a step of a workflow runs it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use e2e::act::{Act, Inputs};
@@ -18,6 +19,7 @@ mod inputs;
 mod older;
 mod outage;
 mod runs;
+mod tries;
 
 const RUN_LIMIT: Duration = Duration::from_secs(120);
 
@@ -50,11 +52,24 @@ fn start(stack: &Stack, inputs: &Inputs) -> Act {
 
 /// Waits until a run has written a line.
 async fn wait_for_line(stack: &Stack, run: &Act, text: &str) {
-    stack
-        .wait_until(&format!("the run writes {text:?}"), RUN_LIMIT, async || {
-            run.process.log().find_line(|line| line.contains(text)).is_some()
-        })
-        .await;
+    let is_written = async || {
+        // In this order: the last line may be the one.
+        let is_over = !run.process.is_running() && run.process.log().is_complete();
+        let line = run.process.log().find_line(|line| line.contains(text));
+        assert!(line.is_some() || !is_over, "{text:?} is not in {}", run.process.log().text());
+        line.is_some()
+    };
+    stack.wait_until(&format!("the run writes {text:?}"), RUN_LIMIT, is_written).await;
+}
+
+/// The workflow with a placeholder that goes on once this file is there, so that nothing depends on
+/// how long it takes.
+fn held(go_on: &Path) -> String {
+    let workflow = e2e::act::workflow().unwrap();
+    let wait = format!("until [ -e '{}' ]; do sleep 0.1; done", go_on.display());
+    let held = workflow.replace("sleep \"$PROVISION_SECONDS\"", &wait);
+    assert_ne!(workflow, held);
+    held
 }
 
 async fn wait_for_heartbeats(stack: &Stack, db: &DatabaseConnection, id: &str, count: i64) {

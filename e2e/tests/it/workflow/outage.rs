@@ -24,9 +24,10 @@ async fn ingress_is_away(at: At, time: Duration) {
     let port = Port::lease().unwrap();
     let any = ([127, 0, 0, 1], 0).into();
     let mut stack = Stack::builder().ingress_listen(port.address(), any).start().await.unwrap();
+    let go_on = stack.dir().join("go-on");
     let inputs = Inputs {
         fail: (at == At::Failed).then(|| "no quota".to_owned()),
-        provision_seconds: 3,
+        workflow: Some(held(&go_on)),
         ..Inputs::new("away", &stack.callback_url(), stack.secret())
     };
     let db = stack.db().await.unwrap();
@@ -40,6 +41,7 @@ async fn ingress_is_away(at: At, time: Duration) {
         run
     };
     let gone = Instant::now();
+    std::fs::write(go_on, "").unwrap();
     // Heartbeats say so when they are stopped, and say nothing about what follows them.
     let notices = async || {
         let lines = run.process.log().text();
@@ -127,14 +129,17 @@ async fn success_without_an_answer(deadline_s: &str) -> (Stack, Proxy, Act) {
     let stack = Stack::builder().start().await.unwrap();
     let proxy = Proxy::start(stack.ingress.addr).await.unwrap();
     let url = format!("http://{}{CALLBACK_PATH}", proxy.address());
+    let go_on = stack.dir().join("go-on");
     let inputs = Inputs {
         vars: vec![("CALLBACK_DEADLINE".to_owned(), deadline_s.to_owned())],
+        workflow: Some(held(&go_on)),
         ..Inputs::new("unanswered", &url, stack.secret())
     };
     let run = start(&stack, &inputs);
     let db = stack.db().await.unwrap();
     wait_for_heartbeats(&stack, &db, "unanswered", 1).await;
     proxy.to_client(Flow::Swallow);
+    std::fs::write(go_on, "").unwrap();
     wait_for_status(&stack, &db, "unanswered", Status::Running).await;
     (stack, proxy, run)
 }
