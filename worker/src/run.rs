@@ -85,7 +85,17 @@ pub async fn run(
     let Some((db, rows, client)) = connecting.await? else { return Ok(()) };
     health.send_modify(|health| health.broker = Some(client.clone()));
     let jetstream = jetstream::new(client.clone());
-    let Some(partitions) = check_streams(&jetstream, &shutdown).await? else { return Ok(()) };
+    let partitions = retry(
+        "the streams can't be looked at",
+        &shutdown,
+        |error| match error {
+            ContractError::Broker { .. } | ContractError::NoLeader(_) => Ok(error),
+            _ => Err(error),
+        },
+        async || stream::check(&jetstream).await,
+    );
+    let partitions = partitions.await.context("the streams can't be used")?;
+    let Some(partitions) = partitions else { return Ok(()) };
     match rows {
         0 => bail!("the database has no partitions yet: run `worker migrate`"),
         rows if rows == usize::from(partitions) => {}
@@ -154,16 +164,26 @@ async fn connect(
     health: &watch::Sender<Health>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<(DatabaseConnection, usize, Client)>> {
-    let db = retry("the database can't be reached", shutdown, async || {
+    let db = retry("the database can't be reached", shutdown, Ok, async || {
         connection::connect(&config.database, Purpose::Own(config.lease)).await
     })
-    .await;
+    .await?;
     let Some(db) = db else { return Ok(None) };
-    let Some(rows) = check_schema(&db, shutdown).await? else { return Ok(None) };
+    let rows = retry(
+        "the database does not tell its schema",
+        shutdown,
+        |error| match error {
+            SchemaError::Database(error) => Ok(error),
+            _ => Err(error),
+        },
+        async || look_at_schema(&db).await,
+    )
+    .await?;
+    let Some(rows) = rows else { return Ok(None) };
     if let DatabaseUrl::Sqlite { .. } = &config.database {
         tracing::debug!("SQLite: this is the one worker process");
     }
-    let client = retry("the broker can't be reached", shutdown, async || {
+    let client = retry("the broker can't be reached", shutdown, Ok, async || {
         let (connected, reconnecting) = (connected.clone(), health.clone());
         let options = config.servers.options("worker").event_callback(move |event| {
             match event {
@@ -179,72 +199,35 @@ async fn connect(
         let client = config.servers.connect_with(options).await;
         client.inspect_err(|error| trouble(health, error.to_string()))
     })
-    .await;
+    .await?;
     Ok(client.map(|client| (db, rows, client)))
 }
 
-async fn retry<T, E: std::fmt::Display>(
+/// Attempts until it succeeds or fails for good: `passing` gives what to
+/// show of an error that passes, and any other back. None when the shutdown came first.
+async fn retry<T, E, P: std::fmt::Display>(
     problem: &str,
     shutdown: &CancellationToken,
+    passing: impl Fn(E) -> Result<P, E>,
     attempt: impl AsyncFn() -> Result<T, E>,
-) -> Option<T> {
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return None,
-            result = attempt() => match result {
-                Ok(value) => return Some(value),
-                Err(error) => tracing::warn!(%error, "{problem}; trying again"),
-            },
+) -> Result<Option<T>, E> {
+    let attempts = async {
+        loop {
+            match attempt().await.map_err(&passing) {
+                Ok(value) => return Ok(value),
+                Err(Ok(error)) => tracing::warn!(%error, "{problem}; trying again"),
+                Err(Err(error)) => return Err(error),
+            }
+            tokio::time::sleep(RETRY).await;
         }
-        tokio::select! {
-            () = shutdown.cancelled() => return None,
-            () = tokio::time::sleep(RETRY) => {}
-        }
-    }
-}
-
-/// The number of checkpoint rows, once the database answers.
-async fn check_schema(
-    db: &DatabaseConnection,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<Option<usize>> {
-    let look = async || -> Result<usize, SchemaError> {
-        schema::check(db).await?;
-        Ok(schema::count_partitions(db).await?)
     };
-    loop {
-        match look().await {
-            Ok(rows) => return Ok(Some(rows)),
-            Err(SchemaError::Database(error)) => {
-                tracing::warn!(%error, "the database does not tell its schema; trying again");
-            }
-            Err(error) => return Err(error.into()),
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(None),
-            () = tokio::time::sleep(RETRY) => {}
-        }
-    }
+    shutdown.run_until_cancelled(attempts).await.transpose()
 }
 
-/// The number of partitions, once the broker describes the streams.
-async fn check_streams(
-    jetstream: &jetstream::Context,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<Option<u16>> {
-    loop {
-        match stream::check(jetstream).await {
-            Ok(partitions) => return Ok(Some(partitions)),
-            Err(error @ (ContractError::Broker { .. } | ContractError::NoLeader(_))) => {
-                tracing::warn!(%error, "trying again");
-            }
-            Err(error) => return Err(error).context("the streams can't be used"),
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(None),
-            () = tokio::time::sleep(RETRY) => {}
-        }
-    }
+/// The number of checkpoint rows.
+async fn look_at_schema(db: &DatabaseConnection) -> Result<usize, SchemaError> {
+    schema::check(db).await?;
+    Ok(schema::count_partitions(db).await?)
 }
 
 /// What `/readyz` judges by.
