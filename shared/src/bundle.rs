@@ -19,7 +19,7 @@ pub const MAX_METADATA_BYTES: usize = 4096;
 pub const MAX_HEADER_BYTES: usize = 512;
 
 /// What is known of a callback beside its body.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Metadata {
     /// The job, for people who read the stream; workers parse the body.
     pub job: String,
@@ -28,10 +28,10 @@ pub struct Metadata {
     /// When ingress had received the body, in Unix milliseconds.
     pub received_ms: i64,
     /// The sender's idempotency key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub event_id: Option<String>,
     /// The W3C trace context of the request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
 }
 
@@ -42,10 +42,15 @@ struct Line<'a> {
     len: usize,
 }
 
-/// The rest of a line. It is read by itself, because reading flattened fields first keeps whatever
-/// else is in the line, at many times its size.
+/// A line as it is read. It is flat, because reading flattened fields first keeps whatever else is
+/// in the line, at many times its size.
 #[derive(Deserialize)]
-struct Length {
+struct FlatLine {
+    job: String,
+    key: String,
+    received_ms: i64,
+    event_id: Option<String>,
+    traceparent: Option<String>,
     len: usize,
 }
 
@@ -107,14 +112,14 @@ pub fn decode(payload: &Bytes) -> Result<Vec<Entry>, NotABundle> {
         if head.first() != Some(&b'{') {
             return Err(NotABundle::Metadata(index));
         }
-        let malformed = |_| NotABundle::Metadata(index);
-        let metadata: Metadata = serde_json::from_slice(&head).map_err(malformed)?;
-        let Length { len } = serde_json::from_slice(&head).map_err(malformed)?;
+        let FlatLine { job, key, received_ms, event_id, traceparent, len } =
+            serde_json::from_slice(&head).map_err(|_| NotABundle::Metadata(index))?;
         if rest.get(len) != Some(&b'\n') {
             return Err(NotABundle::Length(index));
         }
         let body = rest.split_to(len);
         let _newline = rest.split_to(1);
+        let metadata = Metadata { job, key, received_ms, event_id, traceparent };
         entries.push(Entry { metadata, body });
     }
     if entries.is_empty() { Err(NotABundle::Empty) } else { Ok(entries) }
