@@ -3,14 +3,13 @@
 //! Nothing is parsed before the signature holds, and 200 is answered only after the stream has
 //! confirmed the callback.
 
-use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use futures::FutureExt;
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Request};
 use shared::callback::{Callback, Fields};
@@ -105,8 +104,7 @@ impl Door {
     /// Reads a body. Nobody has proved anything yet: who is slow gives way to who comes.
     async fn receive(&self, body: &mut Incoming, place: &mut Place) -> Result<Bytes, Refusal> {
         let mut reading = pin!(body::read(body, self.max_body_bytes, self.body_timeout));
-        let at_once = poll_fn(|context| Poll::Ready(reading.as_mut().poll(context)));
-        if let Poll::Ready(read) = at_once.await {
+        if let Some(read) = reading.as_mut().now_or_never() {
             return read;
         }
         let mut receiving = self.receiving.try_take().ok_or(Refusal::TooMany)?;

@@ -1,13 +1,12 @@
 //! A bounded number of places. Who holds one and keeps it waiting loses it to who comes.
 
 use std::collections::BTreeMap;
-use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -170,8 +169,7 @@ impl Place {
     /// [`Lost`], as soon as the place is.
     pub async fn wait_for<T>(&mut self, awaited: impl Future<Output = T>) -> Result<T, Lost> {
         let mut awaited = pin!(awaited);
-        let at_once = poll_fn(|context| Poll::Ready(awaited.as_mut().poll(context)));
-        if let Poll::Ready(value) = at_once.await {
+        if let Some(value) = awaited.as_mut().now_or_never() {
             return Ok(value);
         }
         self.wait();
