@@ -11,7 +11,7 @@ use shared::config::{Invalid, Problems, duration, listen_address};
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::limits::{LimitArgs, Limits};
-use crate::secrets::{Secrets, SecretsArgs};
+use crate::secrets::{Named, Secrets, SecretsArgs};
 use crate::send::SendArgs;
 use crate::sign::SignArgs;
 use crate::signature::{Keys, ReplayWindow, Schemes};
@@ -128,8 +128,11 @@ impl KeySource {
     /// # Errors
     /// What is wrong with them.
     pub(crate) fn load(&self) -> Result<Keys, String> {
-        let secrets = self.secrets.load().map_err(|unusable| unusable.what)?;
-        Ok(Keys::new(secrets, self.schemes, self.window))
+        self.secrets.load().map(|active| self.keys(active)).map_err(|unusable| unusable.what)
+    }
+
+    fn keys(&self, active: Vec<Named>) -> Keys {
+        Keys::new(active, self.schemes, self.window)
     }
 }
 
@@ -162,8 +165,9 @@ impl ServeArgs {
         let config = (|| {
             let window =
                 ReplayWindow { window: replay_window?, require_timestamp: require_timestamp? };
-            let key_source = KeySource { secrets: secrets?, schemes: schemes?, window };
-            let keys = problems.take("the secrets", key_source.load())?;
+            let (secrets, active) = secrets?;
+            let key_source = KeySource { secrets, schemes: schemes?, window };
+            let keys = key_source.keys(active);
             Some(Config {
                 listen: listen?,
                 ops_listen: ops_listen?,

@@ -44,12 +44,12 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// Reads the variables, and the file once to see that it can be.
+    /// Reads the variables and the file; returns every active key, too.
     pub(crate) fn check(
         args: &SecretsArgs,
         problems: &mut Problems,
         variable: impl Fn(&str) -> Option<OsString>,
-    ) -> Option<Self> {
+    ) -> Option<(Self, Vec<Named>)> {
         let mut variables = Vec::new();
         let mut sound = true;
         for (name, id) in SINGLE {
@@ -74,7 +74,8 @@ impl Secrets {
                 problems.note(problem.what);
                 None
             }
-            _ => sound.then_some(secrets),
+            Err(_) => None,
+            Ok(all) => sound.then_some((secrets, all)),
         }
     }
 
@@ -123,13 +124,11 @@ pub(crate) fn signing_secret(
     problems: &mut Problems,
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Option<Secret> {
-    let all = Secrets::check(args, problems, variable)?.load().map_err(|unusable| unusable.what);
-    let found = all.and_then(|all| {
-        let ids = all.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>().join(", ");
-        let is_meant = |id: &str| key.is_none_or(|key| key == id);
-        let found = all.into_iter().find(|(id, _)| is_meant(id));
-        found.ok_or_else(|| format!("there is no such secret: there are {ids}"))
-    });
+    let (_, all) = Secrets::check(args, problems, variable)?;
+    let ids = all.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>().join(", ");
+    let is_meant = |id: &str| key.is_none_or(|key| key == id);
+    let found = all.into_iter().find(|(id, _)| is_meant(id));
+    let found = found.ok_or_else(|| format!("there is no such secret: there are {ids}"));
     problems.take("--key", found).map(|(_, secret)| secret)
 }
 
@@ -219,9 +218,8 @@ mod tests {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| OsString::from(*value))
         });
-        let secrets = problems.finish(secrets).map_err(|invalid| invalid.to_string())?;
-        let ids = secrets.load().unwrap().into_iter().map(|(id, _)| id.to_string());
-        Ok(ids.collect())
+        let (_, all) = problems.finish(secrets).map_err(|invalid| invalid.to_string())?;
+        Ok(all.into_iter().map(|(id, _)| id.to_string()).collect())
     }
 
     #[test]
