@@ -137,7 +137,7 @@ async fn accept(
 async fn place(listener: &TcpListener, places: &Places, crowded: &AtomicBool) -> Place {
     loop {
         if let Some(place) = places.try_free() {
-            if !is_awaited(listener) {
+            if crowded.load(Ordering::Relaxed) && !is_awaited(listener) {
                 crowded.store(false, Ordering::Relaxed);
             }
             return place;
