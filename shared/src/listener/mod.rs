@@ -9,7 +9,6 @@ use std::time::Duration;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::{Request, Response};
-use hyper_util::rt::TokioTimer;
 use metrics::{describe_counter, describe_gauge};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::net::{TcpListener, TcpStream};
@@ -81,7 +80,7 @@ where
 {
     let mut http = http1::Builder::new();
     // The limits on time are the connection's own, which tell silence, heads and idling apart.
-    http.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(limits.max_header_bytes);
+    http.header_read_timeout(None).max_buf_size(limits.max_header_bytes);
     let crowded = AtomicBool::new(false);
     let site = Arc::new(Site { name, http, handler, limits, leaving, crowded });
     let connections = TaskTracker::new();
