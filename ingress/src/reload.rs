@@ -22,9 +22,11 @@ pub(crate) async fn run(
         asked.notified().await;
         outcome(
             "secrets",
-            source.load().map(|new| keys.send_replace(Arc::new(new))).map(|_| {
-                measure::keys(&keys.borrow());
-                let ids = keys.borrow().ids().map(|id| &**id).collect::<Vec<_>>().join(", ");
+            source.load().map(|new| {
+                let new = Arc::new(new);
+                keys.send_replace(Arc::clone(&new));
+                measure::keys(&new);
+                let ids = new.ids().map(|id| &**id).collect::<Vec<_>>().join(", ");
                 tracing::info!(keys = ids, "read the secrets again: {ids} are active");
             }),
         );
