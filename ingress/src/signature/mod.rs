@@ -139,7 +139,7 @@ fn signer(keys: &[Key], claim: &Claim<'_>, body: &[u8]) -> (Choice, u64) {
     let mut index = 0;
     for (at, key) in (0_u64..).zip(keys) {
         let tag = key.secret.tag(claim.scheme, prefix, body);
-        let given = claim.tags.as_slice().iter();
+        let given = claim.tags.iter();
         let holds = given.fold(Choice::from(0), |any, given| any | tag.ct_eq(given));
         index.conditional_assign(&at, holds & !found);
         found |= holds;

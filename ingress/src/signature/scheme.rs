@@ -119,7 +119,7 @@ impl fmt::Display for Schemes {
 pub(super) struct Claim<'a> {
     pub(super) scheme: Scheme,
     /// The tags, any of which may hold; of a malformed claim, one of zeros.
-    pub(super) tags: Tags,
+    pub(super) tags: Vec<[u8; 32]>,
     /// Whether it can be believed at all.
     pub(super) is_well_formed: bool,
     /// What is signed beside the body.
@@ -135,33 +135,17 @@ pub(super) struct Message<'a> {
     pub(super) sent_at: DateTime<Utc>,
 }
 
-/// Nearly always there is just one.
-#[derive(Debug)]
-pub(super) enum Tags {
-    One([u8; 32]),
-    Several(Vec<[u8; 32]>),
-}
-
-impl Tags {
-    pub(super) fn as_slice(&self) -> &[[u8; 32]] {
-        match self {
-            Self::One(tag) => std::slice::from_ref(tag),
-            Self::Several(tags) => tags,
-        }
-    }
-}
-
 impl<'a> Claim<'a> {
     /// A claim that is compared like every other, and then not believed.
     pub(super) fn malformed(scheme: Scheme) -> Self {
-        Self { scheme, tags: Tags::One([0; 32]), is_well_formed: false, message: None }
+        Self { scheme, tags: vec![[0; 32]], is_well_formed: false, message: None }
     }
 
     fn of_body(scheme: Scheme, digits: &[u8]) -> Option<Self> {
         let mut tag = [0; 32];
         // Refuses every other length than 64 digits, too.
         hex::decode_to_slice(digits, &mut tag).ok()?;
-        Some(Self { scheme, tags: Tags::One(tag), is_well_formed: true, message: None })
+        Some(Self { scheme, tags: vec![tag], is_well_formed: true, message: None })
     }
 
     fn of_message(headers: &'a HeaderMap) -> Option<Self> {
@@ -174,18 +158,16 @@ impl<'a> Claim<'a> {
         };
         // Signatures of other versions may stand beside ours.
         let signatures = only(headers, STANDARD_HEADER)?.split(|byte| *byte == b' ');
-        let mut tags = signatures.filter_map(|signature| {
-            let mut tag = [0; 32];
-            let decoded = BASE64.decode_slice(signature.strip_prefix(b"v1,")?, &mut tag);
-            (decoded == Ok(tag.len())).then_some(tag)
-        });
-        let first = tags.next()?;
-        let rest: Vec<_> = tags.collect();
-        let tags = if rest.is_empty() {
-            Tags::One(first)
-        } else {
-            Tags::Several(std::iter::once(first).chain(rest).collect())
-        };
+        let tags: Vec<_> = signatures
+            .filter_map(|signature| {
+                let mut tag = [0; 32];
+                let decoded = BASE64.decode_slice(signature.strip_prefix(b"v1,")?, &mut tag);
+                (decoded == Ok(tag.len())).then_some(tag)
+            })
+            .collect();
+        if tags.is_empty() {
+            return None;
+        }
         let scheme = Scheme::Standard;
         Some(Self { scheme, tags, is_well_formed: true, message: Some(message) })
     }
