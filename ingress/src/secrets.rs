@@ -109,7 +109,7 @@ impl Secrets {
 }
 
 /// Why the secrets can't be used; says nothing of what is in them.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Unusable {
     pub(crate) what: String,
     /// Each of them may be sound.

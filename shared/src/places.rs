@@ -14,7 +14,7 @@ use tokio::time::Instant;
 pub const GRACE: Duration = Duration::from_secs(1);
 
 /// The places.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Places(Arc<Inner>);
 
 #[derive(Debug)]

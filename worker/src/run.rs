@@ -203,8 +203,8 @@ async fn connect(
     Ok(client.map(|client| (db, rows, client)))
 }
 
-/// Attempts until it succeeds or fails for good: `passing` gives what to
-/// show of an error that passes, and any other back. None when the shutdown came first.
+/// Attempts until it succeeds or fails for good: `passing` gives what to show of an error that
+/// passes, and any other back. None when the shutdown came first.
 async fn retry<T, E, P: std::fmt::Display>(
     problem: &str,
     shutdown: &CancellationToken,

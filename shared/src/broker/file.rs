@@ -12,7 +12,7 @@ use async_nats::rustls::pki_types::pem::PemObject;
 pub(super) struct Empty;
 
 /// A file that can't be used, with the setting that names it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[error("{setting}: {} {problem}", path.display())]
 pub(super) struct Unusable {
     setting: &'static str,
