@@ -25,9 +25,8 @@ async fn send(
     Client::new(to).send(method, path, headers, body.into()).await.unwrap()
 }
 
-async fn metric(ingress: &Ingress, name: &str) -> String {
-    let page = e2e::http::get(ingress.ops, "/metrics").await.unwrap().text();
-    page.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned()
+async fn in_flight(ingress: &Ingress) -> f64 {
+    series(ingress.ops, "ackline_ingress_in_flight", &[]).await
 }
 
 #[tokio::test]
@@ -229,9 +228,7 @@ async fn what_can_be_tried_again_is_told_so_before_its_body_is_read() {
     let mut slow = Raw::open(narrow.addr).await;
     slow.say(head(50) + "\r\nhalf").await;
     stack
-        .wait_until("the slow request is in flight", SOON, async || {
-            metric(&narrow, "ackline_ingress_in_flight ").await == "1"
-        })
+        .wait_until("the slow request is in flight", SOON, async || in_flight(&narrow).await == 1.0)
         .await;
     let body = status("a", "queued");
     let signature = stack.sign(body.as_bytes());
@@ -245,16 +242,10 @@ async fn what_can_be_tried_again_is_told_so_before_its_body_is_read() {
     let mut late = Raw::open(narrow.addr).await;
     late.say(head(body.len())).await;
     let mut busy = Raw::open(narrow.addr).await;
-    stack
-        .wait_until("nothing is in flight", SOON, async || {
-            metric(&narrow, "ackline_ingress_in_flight ").await == "0"
-        })
-        .await;
+    stack.wait_until("nothing is in flight", SOON, async || in_flight(&narrow).await == 0.0).await;
     busy.say(head(body.len()) + &format!("X-Signature: {signature}\r\n\r\n") + &body[..9]).await;
     stack
-        .wait_until("the busy request is in flight", SOON, async || {
-            metric(&narrow, "ackline_ingress_in_flight ").await == "1"
-        })
+        .wait_until("the busy request is in flight", SOON, async || in_flight(&narrow).await == 1.0)
         .await;
     let asked = narrow.process.terminate(SOON);
     let (ended, late, busy) = tokio::join!(

@@ -21,13 +21,6 @@ async fn stream_state(stack: &Stack) -> State {
     stream.cached_info().state.clone()
 }
 
-async fn metric(stack: &Stack, name: &str) -> Option<f64> {
-    let answer = e2e::http::get(stack.worker.ops, "/metrics").await.unwrap();
-    let text = answer.text();
-    let line = text.lines().find(|line| line.starts_with(name))?;
-    line.rsplit_once(' ')?.1.parse().ok()
-}
-
 #[tokio::test]
 async fn a_stream_that_fills_up_gives_up_its_horizon_and_not_its_callbacks() {
     let stack = Stack::builder()
@@ -49,7 +42,7 @@ async fn a_stream_that_fills_up_gives_up_its_horizon_and_not_its_callbacks() {
     assert!(state.first_sequence <= partitions(&db).await[0].applied_seq as u64);
     let log = stack.worker.process.log();
     assert!(log.find_line(|line| line.contains("the horizon has shrunk")).is_some());
-    assert_eq!(metric(&stack, "ackline_worker_replay_horizon_shrunk").await, Some(1.0));
+    assert_eq!(metric(&stack.worker, "ackline_worker_replay_horizon_shrunk").await, 1.0);
     println!("{} callbacks, {} retries, {state:?}", report.accepted(), report.retries);
 }
 

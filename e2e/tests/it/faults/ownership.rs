@@ -27,8 +27,7 @@ async fn a_batch_of_an_older_epoch_does_not_commit() {
     accept(&stack, status("a", "provisioning")).await;
     stack
         .wait_until("the first worker is fenced", SOON, async || {
-            let page = e2e::http::get(stack.worker.ops, "/metrics").await.unwrap().text();
-            page.contains("ackline_worker_fences_total 1")
+            metric(&stack.worker, "ackline_worker_fences_total").await == 1.0
         })
         .await;
     assert_eq!(job(&db, "a").await.unwrap().status, Status::Queued);
@@ -65,8 +64,8 @@ async fn a_batch_that_was_applied_meanwhile_does_not_commit() {
     wait_until_applied(&stack, &db).await;
     let seqs: Vec<i64> = events(&db).await.into_iter().map(|event| event.seq).collect();
     assert_eq!(seqs, [1, 3], "the second message was applied by another commit");
-    let page = e2e::http::get(stack.worker.ops, "/metrics").await.unwrap().text();
-    assert!(page.contains("ackline_worker_fences_total 1"), "the batch was fenced");
+    let fences = metric(&stack.worker, "ackline_worker_fences_total").await;
+    assert_eq!(fences, 1.0, "the batch was fenced");
 }
 
 #[tokio::test]

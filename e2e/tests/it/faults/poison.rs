@@ -155,11 +155,10 @@ async fn accept_as_one_bundle(stack: &Stack, ahead: String, bodies: &[String]) {
             let headers = [("x-signature", signature.as_str())];
             client.send(Method::POST, CALLBACK_PATH, &headers, body.into()).await
         }));
-        let queued = format!("ackline_ingress_in_flight {}", sending.len());
+        let queued = sending.len() as f64;
         stack
             .wait_until("ingress holds the callback", SOON, async || {
-                let page = e2e::http::get(stack.ingress.ops, "/metrics").await.unwrap().text();
-                page.lines().any(|line| line == queued)
+                series(stack.ingress.ops, "ackline_ingress_in_flight", &[]).await == queued
             })
             .await;
     }

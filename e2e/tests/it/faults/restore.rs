@@ -192,12 +192,6 @@ async fn assert_unharmed(stack: &Stack, report: &Report) {
     assert_audited(stack).await;
 }
 
-async fn fences(ops: std::net::SocketAddr) -> u64 {
-    let page = e2e::http::get(ops, "/metrics").await.unwrap().text();
-    let line = page.lines().find_map(|line| line.strip_prefix("ackline_worker_fences_total "));
-    line.map_or(0, |count| count.parse().unwrap())
-}
-
 #[tokio::test]
 async fn a_worker_that_runs_through_a_restore_applies_nothing_on_top_of_it() {
     // Renewals are twenty minutes apart, and the row names this worker and its epoch: only the
@@ -206,7 +200,7 @@ async fn a_worker_that_runs_through_a_restore_applies_nothing_on_top_of_it() {
     stack.postgres.as_mut().unwrap().put_files_back("backup").await.unwrap();
     report.jobs.extend(load(&stack, "restored").run().await.unwrap().jobs);
     assert_unharmed(&stack, &report).await;
-    assert!(fences(stack.worker.ops).await > 0);
+    assert!(metric(&stack.worker, "ackline_worker_fences_total").await > 0.0);
 }
 
 #[tokio::test]

@@ -112,9 +112,7 @@ async fn workers_that_are_killed_over_and_over_lose_and_repeat_nothing() {
 
 /// How many callbacks an ingress has accepted.
 async fn accepted(ingress: &Ingress) -> f64 {
-    let page = e2e::http::get(ingress.ops, "/metrics").await.unwrap().text();
-    let line = page.lines().find(|line| line.starts_with("ackline_ingress_accepted_total "));
-    line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok()).unwrap_or_default()
+    series(ingress.ops, "ackline_ingress_accepted_total", &[]).await
 }
 
 /// Each callback of a job goes through another ingress than the one before it, and two of three

@@ -89,10 +89,8 @@ async fn heartbeats_that_nobody_takes_fail_no_job() {
     let with_mode = |mode| [("ACKLINE_MODE", mode), inputs[0], inputs[1]];
     let (success, output) = finished(step(&stack, "start", &with_mode("start-heartbeats"))).await;
     assert!(success, "{output}");
-    let refused = async || {
-        let page = e2e::http::get(stack.ingress.ops, "/metrics").await.unwrap().text();
-        page.lines().any(|line| line.starts_with("ackline_ingress_refused_total"))
-    };
+    let refused =
+        async || series(stack.ingress.ops, "ackline_ingress_refused_total", &[]).await > 0.0;
     stack.wait_until("a heartbeat is refused", SOON, refused).await;
     // Its log has the answer a moment later.
     let state =

@@ -132,8 +132,7 @@ async fn an_empty_secret_fails_the_run_clearly_and_signs_nothing() {
     assert!(!outcome.success, "{}", outcome.output);
     assert!(outcome.output.contains("the secret is empty"), "{}", outcome.output);
     assert!(!outcome.output.contains("Provisioning agent-1"), "{}", outcome.output);
-    let page = e2e::http::get(stack.ingress.ops, "/metrics").await.unwrap().text();
-    assert!(!page.lines().any(|line| line.starts_with("ackline_ingress_refused_total")), "{page}");
+    assert_eq!(series(stack.ingress.ops, "ackline_ingress_refused_total", &[]).await, 0.0);
 }
 
 #[tokio::test]
