@@ -220,6 +220,16 @@ pub struct Ingress {
     pub ops: SocketAddr,
 }
 
+impl Ingress {
+    /// Posts a body with exactly these header fields (and `Host` and `Content-Length`).
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn post(&self, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Result<Answer> {
+        Client::new(self.addr).send(Method::POST, CALLBACK_PATH, headers, body.into()).await
+    }
+}
+
 /// A running `worker run`.
 #[derive(Debug)]
 pub struct Worker {
@@ -391,20 +401,7 @@ impl Stack {
     pub async fn post(&self, body: impl Into<Bytes>) -> Result<Answer> {
         let body = body.into();
         let signature = self.sign(&body);
-        self.post_with(&[("x-signature", &signature)], body).await
-    }
-
-    /// Posts a body with exactly these header fields (and `Host` and `Content-Length`).
-    ///
-    /// # Errors
-    /// When there is no answer.
-    pub async fn post_with(
-        &self,
-        headers: &[(&str, &str)],
-        body: impl Into<Bytes>,
-    ) -> Result<Answer> {
-        let mut client = Client::new(self.ingress.addr);
-        client.send(Method::POST, CALLBACK_PATH, headers, body.into()).await
+        self.ingress.post(&[("x-signature", &signature)], body).await
     }
 
     /// Runs a command of `worker`, which must succeed, and returns the JSON that it prints.

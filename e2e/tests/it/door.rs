@@ -71,7 +71,7 @@ async fn what_is_refused_by_its_head_signature_or_content() {
     ];
     let mut first: Option<Answer> = None;
     for headers in refused {
-        let answer = stack.post_with(headers, good.clone()).await.unwrap();
+        let answer = stack.ingress.post(headers, good.clone()).await.unwrap();
         assert_eq!((answer.status, answer.text().as_str()), (401, INVALID_SIGNATURE));
         let mut answer = answer;
         answer.headers.remove("date");
@@ -80,7 +80,7 @@ async fn what_is_refused_by_its_head_signature_or_content() {
         }
         first.get_or_insert(answer);
     }
-    let upper = stack.post_with(&[("x-signature", &upper)], good.clone()).await.unwrap();
+    let upper = stack.ingress.post(&[("x-signature", &upper)], good.clone()).await.unwrap();
     assert_eq!(upper.status, 200, "hex digits of either case");
 
     // Outside the replay window: the same bytes as a wrong signature.
@@ -151,7 +151,7 @@ async fn a_timestamp_can_be_required() {
     ] {
         let signature = stack.sign(body.as_bytes());
         let headers = [("x-signature", signature.as_str())];
-        let answer = send(strict.addr, Method::POST, CALLBACK_PATH, &headers, body).await;
+        let answer = strict.post(&headers, body).await.unwrap();
         assert_eq!(answer.status, expected);
     }
 }
@@ -233,7 +233,7 @@ async fn what_can_be_tried_again_is_told_so_before_its_body_is_read() {
     let body = status("a", "queued");
     let signature = stack.sign(body.as_bytes());
     let headers = [("x-signature", signature.as_str())];
-    let answer = send(narrow.addr, Method::POST, CALLBACK_PATH, &headers, body.clone()).await;
+    let answer = narrow.post(&headers, body.clone()).await.unwrap();
     assert_unavailable(&answer, "Too many requests in flight");
     drop(slow);
 

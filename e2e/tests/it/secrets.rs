@@ -3,11 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use bytes::Bytes;
-use e2e::http::Client;
 use e2e::load::Load;
-use e2e::stack::{CALLBACK_PATH, Db, Ingress, Stack, sign};
-use hyper::Method;
+use e2e::stack::{Db, Ingress, Stack, sign};
 
 use crate::expect::*;
 
@@ -15,9 +12,7 @@ const OLD: &str = "never-log-the-old-secret-77";
 const NEW: &str = "never-log,the:new secret-78";
 
 async fn post(ingress: &Ingress, headers: &[(&str, &str)], body: &str) -> u16 {
-    let body = Bytes::copy_from_slice(body.as_bytes());
-    let mut client = Client::new(ingress.addr);
-    client.send(Method::POST, CALLBACK_PATH, headers, body).await.unwrap().status
+    ingress.post(headers, body.to_owned()).await.unwrap().status
 }
 
 async fn post_signed(ingress: &Ingress, secret: &str) -> u16 {

@@ -2,9 +2,6 @@
 
 use async_nats::{ConnectOptions, Event};
 use bytes::Bytes;
-use e2e::http::Client;
-use e2e::stack::CALLBACK_PATH;
-use hyper::Method;
 use tokio::sync::mpsc;
 use worker::entity::job::Status;
 
@@ -66,11 +63,7 @@ async fn each_role_works_with_nothing_but_its_own_permissions() {
         let name = format!("{state:?}").to_lowercase();
         let body = status("a", &name);
         let signature = stack.sign(body.as_bytes());
-        let headers = [("x-signature", signature.as_str())];
-        let answer = Client::new(ingress.addr)
-            .send(Method::POST, CALLBACK_PATH, &headers, Bytes::from(body))
-            .await
-            .unwrap();
+        let answer = ingress.post(&[("x-signature", &signature)], body).await.unwrap();
         assert_eq!(answer.status, 200, "callback {number}: {}", answer.text());
         wait_for_status(&stack, &db, "a", state).await;
     }

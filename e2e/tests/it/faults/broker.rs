@@ -4,12 +4,10 @@ use std::collections::HashSet;
 
 use async_nats::jetstream::{self, consumer};
 use bytes::Bytes;
-use e2e::http::{Answer, Client};
 use e2e::load::Running;
 use e2e::proxy::{Flow, Proxy};
-use e2e::stack::{CALLBACK_PATH, Db, Ingress, Stack};
+use e2e::stack::{Db, Ingress, Stack};
 use futures::{StreamExt, TryStreamExt};
-use hyper::Method;
 use serde_json::json;
 use shared::partition::Partition;
 use worker::entity::job::Status;
@@ -137,13 +135,6 @@ async fn behind_a_proxy(stack: &Stack, publish_deadline: &str) -> (Proxy, Ingres
     (proxy, ingress)
 }
 
-async fn post_to(stack: &Stack, ingress: &Ingress, body: &str) -> Answer {
-    let signature = stack.sign(body.as_bytes());
-    let headers = [("x-signature", signature.as_str())];
-    let body = Bytes::from(body.to_owned());
-    Client::new(ingress.addr).send(Method::POST, CALLBACK_PATH, &headers, body).await.unwrap()
-}
-
 /// The bundles in all streams. Even with the same callbacks, no two would be the same bytes, since
 /// each callback bears the time of its request.
 async fn bundles(stack: &Stack) -> Vec<Bytes> {
@@ -221,7 +212,9 @@ async fn retried_through_another_ingress(first_is_late: bool) {
         proxy.to_client(Flow::Swallow);
     }
     let callback = body("e2", "provisioning");
-    assert_eq!(post_to(&stack, &first, &callback).await.status, 503);
+    let signature = stack.sign(callback.as_bytes());
+    let answer = first.post(&[("x-signature", &signature)], callback.clone()).await.unwrap();
+    assert_eq!(answer.status, 503);
     if !first_is_late {
         stack
             .wait_until("it is stored all the same", SOON, async || {

@@ -1,14 +1,8 @@
 //! What does not fit is refused with a word on what to do, and left as it is.
 
-use std::net::SocketAddr;
-
 use async_nats::jetstream::{self, Context};
-use bytes::Bytes;
-use e2e::http::Client;
 use e2e::load::Load;
-use e2e::process::Process;
-use e2e::stack::{CALLBACK_PATH, Db, Stack};
-use hyper::Method;
+use e2e::stack::{Db, Ingress, Stack};
 use sea_orm::ConnectionTrait;
 use shared::partition::Partition;
 use shared::stream::PARTITIONS_KEY;
@@ -26,10 +20,11 @@ async fn refused(stack: &Stack, args: &[&str]) -> String {
 }
 
 /// Starts an ingress and waits until it says that it is not ready for this reason.
-async fn unready_ingress(stack: &Stack, reason: &str) -> (Process, SocketAddr) {
+async fn unready_ingress(stack: &Stack, reason: &str) -> Ingress {
     let program = stack.program("ingress").unwrap().env("INGRESS_LISTEN", "127.0.0.1:0");
-    let (ingress, listening) = unready(stack, &program, reason).await;
-    (ingress, listening["addr"].as_str().unwrap().parse().unwrap())
+    let (process, listening) = unready(stack, &program, reason).await;
+    let address = |field: &str| listening[field].as_str().unwrap().parse().unwrap();
+    Ingress { process, addr: address("addr"), ops: address("ops") }
 }
 
 #[tokio::test]
@@ -164,12 +159,11 @@ async fn a_wrong_number_of_partitions_is_refused_everywhere_and_changes_nothing(
         let why = refused(&stack, &["migrate"]).await;
         assert!(why.contains(of_migrate), "{metadata:?}: {why}");
 
-        let (_ingress, callbacks) = unready_ingress(&stack, reason).await;
-        let body = Bytes::from(status("refused", "queued"));
-        let signature = stack.sign(&body);
-        let headers = [("x-signature", signature.as_str())];
-        let answer = Client::new(callbacks).send(Method::POST, CALLBACK_PATH, &headers, body).await;
-        assert_eq!(answer.unwrap().status, 503, "{metadata:?}");
+        let ingress = unready_ingress(&stack, reason).await;
+        let body = status("refused", "queued");
+        let signature = stack.sign(body.as_bytes());
+        let answer = ingress.post(&[("x-signature", &signature)], body).await.unwrap();
+        assert_eq!(answer.status, 503, "{metadata:?}");
         assert_eq!(streams(&jetstream).await, before);
         assert_eq!(partitions(&db).await, rows);
     }

@@ -6,10 +6,8 @@ mod signer;
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use e2e::http::{Answer, Client};
-use e2e::stack::{CALLBACK_PATH, Ingress, Stack};
-use hyper::Method;
+use e2e::http::Answer;
+use e2e::stack::{Ingress, Stack};
 use serde_json::json;
 use shared::bundle::{self, Metadata};
 use shared::partition::Partition;
@@ -35,8 +33,7 @@ async fn stack() -> Stack {
 async fn post(to: &Ingress, headers: &Headers, body: &str) -> Answer {
     let headers: Vec<(&str, &str)> =
         headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let body = Bytes::from(body.to_owned());
-    Client::new(to.addr).send(Method::POST, CALLBACK_PATH, &headers, body).await.unwrap()
+    to.post(&headers, body.to_owned()).await.unwrap()
 }
 
 /// What ingress wrote down beside each job's first callback.
