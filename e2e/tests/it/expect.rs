@@ -122,6 +122,11 @@ pub(crate) async fn series(ops: SocketAddr, name: &str, labels: &[(&str, &str)])
     values.sum()
 }
 
+/// Whether a process says that it is ready.
+pub(crate) async fn is_ready(ops: SocketAddr) -> bool {
+    e2e::http::get(ops, "/readyz").await.is_ok_and(|answer| answer.status == 200)
+}
+
 pub(crate) fn now() -> DateTime<Utc> {
     #[expect(clippy::disallowed_methods, reason = "a sender has a clock")]
     Utc::now()

@@ -12,10 +12,6 @@ use tokio::net::TcpStream;
 use crate::expect::*;
 use crate::raw::{Raw, head};
 
-async fn is_ready(ingress: &Ingress) -> bool {
-    http::get(ingress.ops, "/readyz").await.is_ok_and(|answer| answer.status == 200)
-}
-
 #[tokio::test]
 async fn readiness_ends_first_and_connections_are_told_to_close() {
     let stack = Stack::start(Db::Sqlite).await.unwrap();
@@ -28,7 +24,7 @@ async fn readiness_ends_first_and_connections_are_told_to_close() {
     assert_eq!(before.unwrap().header("connection"), "");
 
     ingress.process.ask_to_end();
-    stack.wait_until("/readyz turns 503", SOON, async || !is_ready(&ingress).await).await;
+    stack.wait_until("/readyz turns 503", SOON, async || !is_ready(ingress.ops).await).await;
     let reason = http::get(ingress.ops, "/readyz").await.unwrap().text();
     assert_eq!(reason, "shutting down\n");
     // Nobody has noticed yet.
@@ -92,7 +88,7 @@ async fn a_rolling_restart_loses_no_request() {
         stack.wait_until("the load goes on", SOON, async || running.accepted() > before + 50).await;
         let mut leaving = serving.remove(0);
         leaving.process.ask_to_end();
-        stack.wait_until("/readyz turns 503", SOON, async || !is_ready(&leaving).await).await;
+        stack.wait_until("/readyz turns 503", SOON, async || !is_ready(leaving.ops).await).await;
         running.retarget(addresses(&serving));
         let ended = leaving.process.wait(Duration::from_secs(30)).await.unwrap();
         assert!(ended.success());

@@ -75,7 +75,6 @@ async fn a_password_that_takes_the_place_of_another_is_taken_up() {
     goes_through(&stack, "a").await;
     assert_audited(&stack).await;
 
-    let is_ready = async |ops| e2e::http::get(ops, "/readyz").await.unwrap().status == 200;
     let (ingress, worker) = (stack.ingress.ops, stack.worker.ops);
     // The server puts out who came with the old one.
     let config = stack.dir().join("nats.conf");

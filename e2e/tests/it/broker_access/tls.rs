@@ -5,7 +5,7 @@ use e2e::certificates::{Authority, Issued};
 use e2e::stack::Stack;
 
 use super::{Env, Files, are_refused, end_worker, goes_through, guarded, reload, text};
-use crate::expect::SOON;
+use crate::expect::{SOON, is_ready};
 
 const HOSTS: [&str; 1] = ["127.0.0.1"];
 
@@ -60,10 +60,7 @@ async fn a_server_is_believed_only_with_its_authority_its_name_and_in_its_time()
 /// The same as `goes_through`, once ingress is connected again.
 async fn goes_through_again(stack: &Stack, job: &str) {
     stack
-        .wait_until("ingress is ready again", SOON, async || {
-            let answer = e2e::http::get(stack.ingress.ops, "/readyz").await.unwrap();
-            answer.status == 200
-        })
+        .wait_until("ingress is ready again", SOON, async || is_ready(stack.ingress.ops).await)
         .await;
     goes_through(stack, job).await;
 }

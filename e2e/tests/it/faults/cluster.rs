@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use async_nats::jetstream;
 use e2e::load::Running;
-use e2e::stack::{Db, Ingress, Stack, Worker};
+use e2e::stack::{Db, Stack, Worker};
 use futures::TryStreamExt;
 
 use super::figures::{conclude, endless, goes_on, wait_until_whole};
@@ -142,10 +142,6 @@ async fn leaders_step_down_over_and_over() {
     conclude(&stack, running, &faults, &[]).await;
 }
 
-async fn is_ready(ingress: &Ingress) -> bool {
-    e2e::http::get(ingress.ops, "/readyz").await.unwrap().status == 200
-}
-
 async fn probe(stack: &Stack) -> u16 {
     stack.post(status("probe", "queued")).await.unwrap().status
 }
@@ -178,7 +174,7 @@ async fn without_a_majority(stack: &mut Stack, running: &Running, survivor: usiz
 
     stack
         .wait_until("no ingress says that it is ready", SOON, async || {
-            !is_ready(&stack.ingress).await && !is_ready(&connected).await
+            !is_ready(stack.ingress.ops).await && !is_ready(connected.ops).await
         })
         .await;
     let accepted = running.accepted();
@@ -201,7 +197,7 @@ async fn without_a_majority(stack: &mut Stack, running: &Running, survivor: usiz
     }
     stack
         .wait_until("every ingress is ready again", SOON, async || {
-            is_ready(&stack.ingress).await && is_ready(&connected).await
+            is_ready(stack.ingress.ops).await && is_ready(connected.ops).await
         })
         .await;
     goes_on(stack, running, 50).await;
