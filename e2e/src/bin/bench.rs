@@ -11,7 +11,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream;
 use bytes::BytesMut;
 use chrono::{SecondsFormat, TimeDelta, Utc};
-use e2e::process::Process;
+use e2e::process::memory_kib;
 use e2e::stack::{Db, Stack};
 use sea_orm::{ConnectionTrait, Statement};
 use serde_json::{Value, json};
@@ -78,7 +78,8 @@ async fn measure(db: Db, events: usize) -> Result<()> {
         ensure!(begun.elapsed() < LIMIT, "the backlog is not applied");
         tokio::time::sleep(POLL).await;
     }
-    show("apply the backlog", begun.elapsed().as_secs_f64(), peak_kib(&stack.worker.process));
+    let peak = memory_kib(stack.worker.process.pid(), "VmHWM");
+    show("apply the backlog", begun.elapsed().as_secs_f64(), peak);
 
     let audit = stack.program("worker")?.args(["audit", "--json"]);
     let (seconds, peak, report) = command(&stack, &audit).await?;
@@ -110,7 +111,7 @@ async fn command(
     let mut process = stack.spawn(program)?;
     let mut peak = None;
     while process.is_running() {
-        peak = peak_kib(&process).or(peak);
+        peak = memory_kib(process.pid(), "VmHWM").or(peak);
         ensure!(begun.elapsed() < LIMIT, "{} takes too long", process.name());
         tokio::time::sleep(POLL).await;
     }
@@ -121,13 +122,6 @@ async fn command(
         bail!("{} failed: {status}\n{}", process.name(), log.tail(20));
     }
     Ok((seconds, peak, log.stdout()))
-}
-
-/// The most memory that a process has used so far.
-fn peak_kib(process: &Process) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Puts the callbacks into the streams as ingress would; returns how many messages they hold.

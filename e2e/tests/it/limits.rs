@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use e2e::load::Load;
-use e2e::process::Program;
+use e2e::process::{Program, memory_kib};
 use e2e::stack::{Db, Stack};
 use futures::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -180,13 +180,6 @@ async fn what_was_verified_gives_way_to_nobody() {
     assert_eq!(&answer, b"HTTP/1.1 200");
 }
 
-/// In KiB, from `/proc`.
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 #[tokio::test]
 async fn memory_is_bounded_with_every_limit_reached_at_once() {
     const CONNECTIONS: usize = 400;
@@ -200,8 +193,8 @@ async fn memory_is_bounded_with_every_limit_reached_at_once() {
     let counts = [("MAX_CONNECTIONS", connections.as_str()), ("MAX_IN_FLIGHT", &in_flight)];
     let env = [&patient[..], &counts].concat();
     let ingress = stack.start_ingress_with(&env, &[]).await.unwrap();
-    let pid = ingress.process.pid();
-    let before = resident(pid);
+    let resident = || memory_kib(ingress.process.pid(), "VmRSS").unwrap();
+    let before = resident();
 
     let almost_a_body = head(BODY) + "\r\n" + &"x".repeat(BODY - 1);
     let almost_a_head = head(BODY) + "X-Padding: " + &"x".repeat(HEAD - 200);
@@ -215,7 +208,7 @@ async fn memory_is_bounded_with_every_limit_reached_at_once() {
                 let _ = raw.0.write_all(said.as_bytes()).await;
                 held.push(raw);
             }
-            most = most.max(resident(pid));
+            most = most.max(resident());
         }
         let report = Load {
             prefix: format!("round-{round}"),
@@ -223,7 +216,7 @@ async fn memory_is_bounded_with_every_limit_reached_at_once() {
             ..Load::new(ingress.addr, stack.secret(), 20)
         };
         assert_eq!(report.run().await.unwrap().accepted(), 200);
-        most = most.max(resident(pid));
+        most = most.max(resident());
     }
     // A buffer may have grown to twice what is in it, and be copied once.
     let bound = (CONNECTIONS * 2 * HEAD + IN_FLIGHT * 4 * BODY) as u64 / 1024;

@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use e2e::process::memory_kib;
 use tokio::task::JoinHandle;
 
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -19,15 +20,13 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn by(pid: u32) -> Self {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         let sockets = fs::read_dir(format!("/proc/{pid}/fd"))
             .unwrap()
             // Some are closed while the directory is read.
             .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
             .filter(|target| target.to_string_lossy().starts_with("socket:"))
             .count();
-        Self { memory_kib: memory.trim_end_matches("kB").trim().parse().unwrap(), sockets }
+        Self { memory_kib: memory_kib(pid, "VmRSS").unwrap(), sockets }
     }
 }
 
