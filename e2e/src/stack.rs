@@ -605,8 +605,11 @@ impl Parts {
     }
 }
 
-/// The line of a process's log that says where it listens.
-async fn listening(process: &Process) -> Result<Value> {
+/// Waits for the line of a process's log that says where it listens.
+///
+/// # Errors
+/// When the process ends, or the time is over; with its last lines.
+pub async fn listening(process: &Process) -> Result<Value> {
     let log = process.log();
     let read = |line: &str| {
         let line: Value = serde_json::from_str(line).ok()?;
@@ -625,7 +628,11 @@ async fn listening(process: &Process) -> Result<Value> {
         .with_context(|| format!("{} does not listen\n{}", process.name(), log.tail(20)))
 }
 
-fn address(listening: &Value, field: &str) -> Result<SocketAddr> {
+/// An address in such a line: `addr` is for callbacks, `ops` for operators.
+///
+/// # Errors
+/// When there is none.
+pub fn address(listening: &Value, field: &str) -> Result<SocketAddr> {
     let text = listening[field].as_str().unwrap_or_default();
     text.parse().with_context(|| format!("no address in the field {field} of {listening}"))
 }

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use e2e::check;
 use e2e::load::Report;
 use e2e::process::{Process, Program};
-use e2e::stack::{Db, Stack, Worker};
+use e2e::stack::{Db, Stack, Worker, address, listening};
 use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait};
 use serde_json::{Value, json};
 use worker::entity::{dead_letter, job, job_event, partition};
@@ -168,13 +168,8 @@ pub(crate) fn poison(job_id: &str) -> String {
 /// that says where it listens, too.
 pub(crate) async fn unready(stack: &Stack, program: &Program, reason: &str) -> (Process, Value) {
     let process = stack.spawn(&program.clone().env("OPS_LISTEN", "127.0.0.1:0")).unwrap();
-    let line = stack
-        .wait_for(&format!("{} listens", process.name()), SOON, async || {
-            let line = process.log().find_line(|line| line.contains("\"listening\""))?;
-            serde_json::from_str::<Value>(&line).ok()
-        })
-        .await;
-    let ops = line["ops"].as_str().unwrap().parse().unwrap();
+    let line = listening(&process).await.unwrap();
+    let ops = address(&line, "ops").unwrap();
     stack
         .wait_until(&format!("{} is not ready: {reason}", process.name()), SOON, async || {
             let answer = e2e::http::get(ops, "/readyz").await.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use e2e::load::Load;
 use e2e::process::{Program, memory_kib};
-use e2e::stack::{Db, Stack};
+use e2e::stack::{Db, Stack, address, listening};
 use futures::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -137,9 +137,7 @@ async fn without_descriptors_fewer_connections_are_allowed() {
         .env("INGRESS_LISTEN", "127.0.0.1:0")
         .env("OPS_LISTEN", "127.0.0.1:0");
     let process = stack.spawn(&program).unwrap();
-    let listening = process.wait_for_line(|line| line.contains("\"listening\""), SOON).unwrap();
-    let listening: serde_json::Value = serde_json::from_str(&listening).unwrap();
-    let address: SocketAddr = listening["addr"].as_str().unwrap().parse().unwrap();
+    let address = address(&listening(&process).await.unwrap(), "addr").unwrap();
     let mut idle = Vec::new();
     for _ in 0..150 {
         let mut raw = Raw::open(address).await;

@@ -2,7 +2,7 @@
 
 use async_nats::jetstream::{self, Context};
 use e2e::load::Load;
-use e2e::stack::{Db, Ingress, Stack};
+use e2e::stack::{Db, Ingress, Stack, address};
 use sea_orm::ConnectionTrait;
 use shared::partition::Partition;
 use shared::stream::PARTITIONS_KEY;
@@ -23,7 +23,7 @@ async fn refused(stack: &Stack, args: &[&str]) -> String {
 async fn unready_ingress(stack: &Stack, reason: &str) -> Ingress {
     let program = stack.program("ingress").unwrap().env("INGRESS_LISTEN", "127.0.0.1:0");
     let (process, listening) = unready(stack, &program, reason).await;
-    let address = |field: &str| listening[field].as_str().unwrap().parse().unwrap();
+    let address = |field| address(&listening, field).unwrap();
     Ingress { process, addr: address("addr"), ops: address("ops") }
 }
 
