@@ -22,16 +22,11 @@ struct ProcessListing {
 impl ProcessListing {
     fn watch(secret: &str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, secret) = (Arc::clone(&stop), secret.as_bytes().to_vec());
+        let (stopped, secret) = (Arc::clone(&stop), secret.to_owned());
         let thread = std::thread::spawn(move || {
             let mut found = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
-                for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-                    let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-                    if line.windows(secret.len()).any(|window| window == secret) {
-                        found.push(String::from_utf8_lossy(&line).replace('\0', " "));
-                    }
-                }
+                found.extend(processes(&[&secret]));
                 std::thread::yield_now();
             }
             found
