@@ -7,12 +7,6 @@ use worker::entity::job_event::Kind;
 
 use super::*;
 
-/// The processes that send heartbeats for a run.
-fn senders(stack: &Stack, run: &str) -> Vec<String> {
-    let home = stack.dir().join(run).display().to_string();
-    processes(&["callback.sh", &home])
-}
-
 #[tokio::test]
 async fn heartbeats_arrive_during_later_steps_and_stop() {
     let stack = Stack::start(Db::Sqlite).await.unwrap();

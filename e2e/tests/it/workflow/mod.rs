@@ -93,6 +93,12 @@ fn processes(texts: &[&str]) -> Vec<String> {
     found
 }
 
+/// The processes that send heartbeats for a run.
+fn senders(stack: &Stack, run: &str) -> Vec<String> {
+    let home = stack.dir().join(run).display().to_string();
+    processes(&["callback.sh", &home])
+}
+
 /// The action's script, as the step of a workflow runs it, with these inputs and variables.
 fn step(stack: &Stack, name: &str, env: &[(&str, &str)]) -> Process {
     let action = tools::workspace().join(".github/actions/callback");
