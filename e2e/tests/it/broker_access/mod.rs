@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use async_nats::ConnectOptions;
 use e2e::process::Program;
 use e2e::stack::{Builder, Stack};
-use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use worker::entity::job::Status;
 
@@ -104,6 +103,6 @@ async fn reload(stack: &Stack) {
     let server = stack.nats.node(0).process();
     let reloads = || server.log().text().matches("Reloaded server configuration").count();
     let before = reloads();
-    kill_process(Pid::from_raw(server.pid() as i32).unwrap(), Signal::HUP).unwrap();
+    server.hang_up();
     stack.wait_until("the server reloads", SOON, async || reloads() > before).await;
 }
