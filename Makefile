@@ -7,8 +7,8 @@ CARGO ?= cargo
 SECONDS ?= 60
 # What determines the faults of make soak; without it, it chooses one, and prints it.
 SEED ?=
-# NATS_SERVER, ACT, NODE, ZIZMOR, ACTIONLINT and SHELLCHECK name programs to use instead of the installed ones,
-# POSTGRES_BIN and SIGNING_LIBRARIES folders. SLOWHTTPTEST and WRK name those that make test-door runs.
+# NATS_SERVER, ACT, NODE, ZIZMOR, ACTIONLINT and SHELLCHECK name programs to use instead of the installed ones, FAKETIME a
+# library, POSTGRES_BIN and SIGNING_LIBRARIES folders. SLOWHTTPTEST and WRK name those that make test-door runs.
 ZIZMOR ?= .tools/bin/zizmor
 ACTIONLINT ?= .tools/bin/actionlint
 SHELLCHECK ?= .tools/bin/shellcheck
@@ -18,7 +18,7 @@ SHELLCHECK ?= .tools/bin/shellcheck
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-tools: ## Install nats-server, PostgreSQL, act, linters, node and signing libraries into .tools, once
+tools: ## Install nats-server, PostgreSQL, act, linters, node and libraries into .tools, once
 	@.ci/tools
 
 build: ## Build the programs
@@ -42,9 +42,9 @@ test: tools build ## Run every test but the long ones
 
 test-faults: tools build ## Run every fault test, the long ones too
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	    $(CARGO) nextest run --workspace --locked --no-fail-fast --run-ignored all -E 'test(/^faults::/)'; \
+	    $(CARGO) nextest run --workspace --locked --no-fail-fast --run-ignored all -E 'test(/^(faults|silence)::/)'; \
 	else \
-	    $(CARGO) test --workspace --locked --no-fail-fast --test it -- --include-ignored faults::; \
+	    $(CARGO) test --workspace --locked --no-fail-fast --test it -- --include-ignored faults:: silence::; \
 	fi
 
 test-door: tools build ## Attack ingress with slowhttptest, and load it with wrk

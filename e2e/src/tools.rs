@@ -52,6 +52,14 @@ pub fn python() -> PathBuf {
     named.map_or_else(|| "python3".into(), PathBuf::from)
 }
 
+/// libfaketime, which gives a program another clock: `FAKETIME`, or the pinned one.
+///
+/// # Errors
+/// When it is not there.
+pub fn faketime() -> Result<PathBuf> {
+    tool("FAKETIME", "bin/libfaketime.so.1")
+}
+
 /// The libraries that senders sign with, in `python` and `node_modules`: `SIGNING_LIBRARIES`, or the
 /// pinned ones.
 ///
