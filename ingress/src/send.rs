@@ -14,6 +14,7 @@ use hyper::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
 use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value};
+use shared::callback::MAX_HEARTBEAT_TIMEOUT_S;
 use shared::config::{Invalid, Problems, duration};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -67,6 +68,9 @@ pub struct SendArgs {
     /// Where it is provisioned.
     #[arg(long)]
     region: Option<String>,
+    /// For how many seconds the job may be silent before it is presumed failed.
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..=MAX_HEARTBEAT_TIMEOUT_S as i64))]
+    heartbeat_timeout_s: Option<i32>,
     /// The callback's idempotency key; random without it.
     #[arg(long)]
     event_id: Option<String>,
@@ -254,8 +258,12 @@ fn fields(args: &SendArgs, event_id: &str) -> Map<String, Value> {
     if args.heartbeat {
         fields.insert("type".into(), "heartbeat".into());
     }
-    if let Some(attempt) = args.run_attempt {
-        fields.insert("run_attempt".into(), attempt.into());
+    for (name, number) in
+        [("run_attempt", args.run_attempt), ("heartbeat_timeout_s", args.heartbeat_timeout_s)]
+    {
+        if let Some(number) = number {
+            fields.insert(name.to_owned(), number.into());
+        }
     }
     fields
 }
@@ -304,6 +312,7 @@ mod tests {
             "--run-attempt=2",
             "--error=quota",
             "--failed-step=apply",
+            "--heartbeat-timeout-s=7200",
             "--url=http://[::1]:80/hook?x=1",
         ])
         .unwrap();
@@ -313,6 +322,7 @@ mod tests {
         assert_eq!(callback.workflow_run_id.as_deref(), Some("7"));
         assert_eq!(callback.run_attempt, Some(2));
         assert_eq!(callback.failed_step.as_deref(), Some("apply"));
+        assert_eq!(callback.heartbeat_timeout_s, Some(7200));
         assert_eq!(callback.sent_at, Some(now));
         // Each attempt is made from the same fields.
         assert!(callback.event_id.is_some_and(|id| id.len() == 32));

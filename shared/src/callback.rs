@@ -17,6 +17,8 @@ pub const MAX_NAME_BYTES: usize = 200;
 pub const MAX_ERROR_BYTES: usize = 4096;
 /// What is kept of `failed_step`, in bytes.
 pub const MAX_FAILED_STEP_BYTES: usize = 200;
+/// The longest `heartbeat_timeout_s`, in seconds: a day. The shortest is one second.
+pub const MAX_HEARTBEAT_TIMEOUT_S: i32 = 24 * 60 * 60;
 
 /// A status that a callback can report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -82,6 +84,9 @@ pub struct Callback {
     pub agent_id: Option<String>,
     /// Where it is provisioned.
     pub region: Option<String>,
+    /// For how many seconds the job may be silent before it is presumed failed, 1–86,400; without it
+    /// the worker's own timeout holds.
+    pub heartbeat_timeout_s: Option<i32>,
     /// The sender's idempotency key, 1–128 bytes.
     pub event_id: Option<String>,
     /// When the sender made the callback, by its own clock, in microseconds.
@@ -119,6 +124,7 @@ pub struct Fields<'a> {
     failed_step: Scalar<'a>,
     agent_id: Scalar<'a>,
     region: Scalar<'a>,
+    heartbeat_timeout_s: Scalar<'a>,
     event_id: Scalar<'a>,
     sent_at: Scalar<'a>,
 }
@@ -199,16 +205,9 @@ impl<'a> Fields<'a> {
             Scalar::Integer(id) => Some(id.to_string()),
             other => other.name("workflow_run_id", MAX_NAME_BYTES)?,
         };
-        let run_attempt = match self.run_attempt {
-            Scalar::Absent => None,
-            Scalar::Integer(attempt) => Some(
-                i32::try_from(attempt)
-                    .ok()
-                    .filter(|attempt| *attempt >= 1)
-                    .ok_or(Malformed::Field("run_attempt"))?,
-            ),
-            _ => return Err(Malformed::Field("run_attempt")),
-        };
+        let run_attempt = self.run_attempt.count("run_attempt", i32::MAX)?;
+        let heartbeat_timeout_s =
+            self.heartbeat_timeout_s.count("heartbeat_timeout_s", MAX_HEARTBEAT_TIMEOUT_S)?;
         let event_id = self.event_id.name("event_id", MAX_EVENT_ID_BYTES)?;
         if event_id.as_deref() == Some("") {
             return Err(Malformed::Field("event_id"));
@@ -222,6 +221,7 @@ impl<'a> Fields<'a> {
             failed_step: self.failed_step.cut("failed_step", MAX_FAILED_STEP_BYTES)?,
             agent_id: self.agent_id.name("agent_id", MAX_NAME_BYTES)?,
             region: self.region.name("region", MAX_NAME_BYTES)?,
+            heartbeat_timeout_s,
             event_id,
             sent_at,
         })
@@ -250,6 +250,19 @@ enum Scalar<'a> {
 impl Scalar<'_> {
     fn is_text(&self, expected: &str) -> bool {
         matches!(self, Scalar::Text(text) if text == expected)
+    }
+
+    /// A whole number from 1.
+    fn count(self, field: &'static str, max: i32) -> Result<Option<i32>, Malformed> {
+        match self {
+            Scalar::Absent => Ok(None),
+            Scalar::Integer(count) => i32::try_from(count)
+                .ok()
+                .filter(|count| (1..=max).contains(count))
+                .map(Some)
+                .ok_or(Malformed::Field(field)),
+            _ => Err(Malformed::Field(field)),
+        }
     }
 
     /// A text that is refused when it is too long.
@@ -310,6 +323,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                         "failed_step" => &mut fields.failed_step,
                         "agent_id" => &mut fields.agent_id,
                         "region" => &mut fields.region,
+                        "heartbeat_timeout_s" => &mut fields.heartbeat_timeout_s,
                         "event_id" => &mut fields.event_id,
                         "sent_at" => &mut fields.sent_at,
                         _ => return,
@@ -427,6 +441,7 @@ mod tests {
         let callback = parse(
             br#"{"job_id":"j\"1","status":"failed","workflow_run_id":123,"run_attempt":2,"error":"no \u0000quota",
                 "failed_step":"apply","agent_id":"a","region":"eu","event_id":"e1","sent_at":1700000000,
+                "heartbeat_timeout_s":7200,
                 "extra":{"a":[1,{"b":null}]}}"#,
         )
         .unwrap();
@@ -441,6 +456,7 @@ mod tests {
                 failed_step: Some("apply".into()),
                 agent_id: Some("a".into()),
                 region: Some("eu".into()),
+                heartbeat_timeout_s: Some(7200),
                 event_id: Some("e1".into()),
                 sent_at: DateTime::from_timestamp(1_700_000_000, 0),
             }
@@ -507,6 +523,18 @@ mod tests {
             (r#"{"job_id":"a","status":"running","failed_step":{}}"#, "Invalid failed_step"),
             (r#"{"job_id":"a","status":"running","agent_id":[]}"#, "Invalid agent_id"),
             (r#"{"job_id":"a","status":"running","region":true}"#, "Invalid region"),
+            (
+                r#"{"job_id":"a","type":"heartbeat","heartbeat_timeout_s":0}"#,
+                "Invalid heartbeat_timeout_s",
+            ),
+            (
+                r#"{"job_id":"a","type":"heartbeat","heartbeat_timeout_s":86401}"#,
+                "Invalid heartbeat_timeout_s",
+            ),
+            (
+                r#"{"job_id":"a","type":"heartbeat","heartbeat_timeout_s":"60"}"#,
+                "Invalid heartbeat_timeout_s",
+            ),
             (r#"{"job_id":"a","status":"running","event_id":""}"#, "Invalid event_id"),
             (r#"{"job_id":"a","status":"running","event_id":"\u0000"}"#, "Invalid event_id"),
             (r#"{"job_id":"a","status":"running","sent_at":"yesterday"}"#, "Invalid sent_at"),

@@ -102,7 +102,8 @@ pub fn fold(
         let job = known.jobs.remove(event.job_id());
         let (outcome, row) = step(job, &mut known.seen, event, partition);
         plan.in_row.now = 0;
-        plan.count(name(outcome.effect));
+        let presumes = matches!(event.body, Body::Lost { .. }) && outcome.changed;
+        plan.count(if presumes { "presumed" } else { name(outcome.effect) });
         plan.events.extend(row);
         if let Some(job) = outcome.job {
             if outcome.changed {

@@ -108,6 +108,13 @@ pub enum Action {
     Discard,
 }
 
+/// The body that tells the partition's stream of a silence.
+#[must_use]
+pub fn lost_body(job_id: &str, witness: Position) -> String {
+    let Position { seq, idx } = witness;
+    serde_json::json!({ "type": "lost", "job_id": job_id, "witness": [seq, idx] }).to_string()
+}
+
 impl Incoming {
     /// The event, if it is one.
     #[must_use]
@@ -379,7 +386,9 @@ mod tests {
 
     #[test]
     fn a_subject_decides_what_may_be_said_on_it() {
-        let lost = entry(None, r#"{"type":"lost","job_id":"a","witness":[3,1]}"#);
+        let body = lost_body("a", Position { seq: 3, idx: 1 });
+        assert_eq!(body, r#"{"job_id":"a","type":"lost","witness":[3,1]}"#);
+        let lost = entry(None, &body);
         let on_internal = decode(&message("internal.00", lost.clone()), Partition::new(0), 1);
         assert_eq!(
             on_internal[0].event().unwrap().body,

@@ -2,10 +2,13 @@
 
 pub mod config;
 
+mod census;
 pub mod consumer;
 pub mod decided;
 pub mod event;
+mod internal;
 pub mod janitor;
+pub mod liveness;
 pub mod ownership;
 pub mod share;
 

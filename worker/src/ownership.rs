@@ -15,9 +15,10 @@ use crate::apply::{ApplyError, Limits, apply};
 use crate::consumer::{Feed, Received, Trouble};
 use crate::entity::partition::Model as Row;
 use crate::janitor;
+use crate::liveness::{self, Silence};
 use crate::share::{Place, Share};
 use crate::store::batch::Ownership;
-use crate::store::partitions::{self, Held};
+use crate::store::partitions::{self, Claim, Held};
 
 /// How long a batch may take before it counts as failed.
 const BATCH_LIMIT: Duration = Duration::from_secs(60);
@@ -48,6 +49,8 @@ pub struct Process {
     pub dead_letter_limit: i32,
     /// How long what is applied stays in the streams; for ever when nothing may be purged.
     pub replay_horizon: Option<Duration>,
+    /// When a job counts as silent; never when nobody may be presumed failed.
+    pub silence: Option<Silence>,
     /// Whether no other process can be alive: SQLite's lock proves it.
     pub alone: bool,
     /// How many partitions this process may own.
@@ -120,8 +123,14 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
             continue;
         };
         let begun = Instant::now();
-        let acquired =
-            partitions::acquire(&process.db, number, &process.id, process.lease, process.alone);
+        let claim = Claim {
+            me: &process.id,
+            lease: process.lease,
+            alone: process.alone,
+            // Whoever still holds the partition here has just found it not to be in order.
+            watch_gap: process.silence.filter(|_| held.is_none()).map(Silence::longest_gap),
+        };
+        let acquired = partitions::acquire(&process.db, number, claim);
         let acquired = tokio::time::timeout(BATCH_LIMIT, acquired);
         let acquired = acquired
             .await
@@ -265,9 +274,11 @@ async fn serve(
         return End::Anomaly(error.to_string());
     }
     let janitor = janitor::tend(process, partition, mine.epoch);
+    let watch = liveness::watch(process, partition, row);
     let end = tokio::select! {
         end = read(process, place, &mut feed, mine, acquired_at, shutdown) => end,
         never = janitor => match never {},
+        never = watch => match never {},
     };
     feed.close().await;
     end

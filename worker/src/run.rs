@@ -19,11 +19,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::run::Run;
-use crate::janitor;
 use crate::ownership::{Process, Renewed, own};
 use crate::store::connection::{self, DatabaseUrl, Purpose};
 use crate::store::partitions;
 use crate::store::schema::{self, SchemaError};
+use crate::{census, janitor, liveness};
 
 /// How long the last acks may take to leave.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
@@ -32,7 +32,10 @@ const RETRY: Duration = Duration::from_secs(1);
 
 fn describe_metrics() {
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
-    describe_counter!("ackline_worker_events_total", "Events by effect, dead letters included.");
+    describe_counter!(
+        "ackline_worker_events_total",
+        "Events by effect: applied, unchanged, ignored, presumed (failed), revived, held, dead."
+    );
     describe_counter!("ackline_worker_acquisitions_total", "Partitions that were acquired.");
     describe_counter!(
         "ackline_worker_fences_total",
@@ -52,6 +55,8 @@ fn describe_metrics() {
         "From acquiring a partition to reading it, the message at its checkpoint checked."
     );
     janitor::describe_metrics();
+    liveness::describe_metrics();
+    census::describe_metrics();
 }
 
 /// Consumes and applies until `shutdown`.
@@ -114,6 +119,7 @@ pub async fn run(
         batch_max: config.batch_max,
         dead_letter_limit: config.dead_letter_limit,
         replay_horizon: Some(config.replay_horizon),
+        silence: Some(config.silence),
         alone: sole_worker.is_some(),
         share: Arc::default(),
         renewed: renewals.1,
@@ -130,11 +136,13 @@ pub async fn run(
     owners.close();
     let renewing =
         tokio::spawn(renew(Arc::clone(&process), config.name.clone(), renewals.0, health));
+    let counting = tokio::spawn(census::take(Arc::clone(&process), config.silence));
 
     shutdown.cancelled().await;
     let ended = tokio::time::timeout(config.grace, async {
         owners.wait().await;
         renewing.abort();
+        counting.abort();
         if let Err(error) = partitions::leave(&db, &process.id).await {
             tracing::warn!(%error, "this worker's row stays until another one removes it");
         }

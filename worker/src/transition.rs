@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use shared::callback::{self, Callback};
 
 use crate::entity::job::{Failure, Model as Job, Status};
@@ -12,7 +12,7 @@ use crate::event::{Body, Event, Position};
 
 /// The version of these rules, kept with every checkpoint: rows written under another version
 /// need not equal a fold by this one.
-pub const RULES_VERSION: i32 = 1;
+pub const RULES_VERSION: i32 = 2;
 
 /// What became of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +101,9 @@ fn lose(job: Option<Job>, event: &Event, witness: Position) -> Outcome {
         _ if witness != (Position { seq: job.last_seq, idx: job.last_idx }) => {
             return Outcome::ignored(Some(job), "alive since");
         }
-        (Status::Queued, _) => format!("still queued since {}", text(job.updated_at)),
+        (Status::Queued, _) => {
+            format!("still queued; nothing heard since {}", text(job.updated_at))
+        }
         (Status::Provisioning, _) => {
             let last = job.last_heartbeat_at.unwrap_or(job.updated_at);
             format!("no heartbeat since {}", text(last))
@@ -114,6 +116,7 @@ fn lose(job: Option<Job>, event: &Event, witness: Position) -> Outcome {
     job.failed_step = None;
     job.finished_at = Some(now);
     job.updated_at = now;
+    job.presume_at = None;
     Outcome {
         job: Some(job),
         changed: true,
@@ -142,6 +145,8 @@ fn create(event: &Event, callback: &Callback) -> Outcome {
         failure: None,
         agent_id: None,
         region: None,
+        heartbeat_timeout_s: None,
+        presume_at: None,
         heartbeat_count: 0,
         last_heartbeat_at: None,
         last_heartbeat_sent_at: None,
@@ -169,6 +174,7 @@ fn create(event: &Event, callback: &Callback) -> Outcome {
         Kind::Failed => enter(&mut job, Status::Failed, callback, now),
         _ => enter(&mut job, Status::Provisioning, callback, now),
     }
+    job.presume_at = presume_at(&job);
     let to = Some(job.status);
     Outcome { job: Some(job), changed: true, effect: Effect::Applied, reason: None, from: None, to }
 }
@@ -253,9 +259,17 @@ fn hear(mut job: Job, event: &Event, callback: &Callback) -> Outcome {
         job.updated_at = now;
         job.last_seq = event.position.seq;
         job.last_idx = event.position.idx;
+        job.presume_at = presume_at(&job);
     }
     let (from, to) = (Some(before.status), Some(job.status));
     Outcome { job: Some(job), changed, effect, reason, from, to }
+}
+
+/// When silence would make the job presumed failed, if that is the job's own to say. Otherwise it
+/// is the worker's, whose configuration these rules do not know.
+fn presume_at(job: &Job) -> Option<DateTime<Utc>> {
+    let timeout_s = job.heartbeat_timeout_s.filter(|_| job.status == Status::Provisioning)?;
+    Some(job.updated_at + TimeDelta::seconds(timeout_s.into()))
 }
 
 /// A new run starts afresh: the job is treated as queued, and nothing of the old run is left.
@@ -355,6 +369,10 @@ fn fill(job: &mut Job, callback: &Callback, now: DateTime<Utc>) -> bool {
     };
     set(&mut job.agent_id, &callback.agent_id);
     set(&mut job.region, &callback.region);
+    if job.heartbeat_timeout_s.is_none() && callback.heartbeat_timeout_s.is_some() {
+        job.heartbeat_timeout_s = callback.heartbeat_timeout_s;
+        filled = true;
+    }
     if job.queued_at.is_none() {
         job.queued_at = Some(now);
         filled = true;
@@ -365,6 +383,7 @@ fn fill(job: &mut Job, callback: &Callback, now: DateTime<Utc>) -> bool {
 /// Enters a status that the workflow gives.
 fn enter(job: &mut Job, status: Status, callback: &Callback, now: DateTime<Utc>) {
     job.status = status;
+    job.heartbeat_timeout_s = callback.heartbeat_timeout_s.or(job.heartbeat_timeout_s);
     if status != Status::Failed {
         job.started_at = job.started_at.or(Some(now));
     }
@@ -401,5 +420,6 @@ fn is_old_beat(job: &Job, event: &Event, callback: &Callback) -> bool {
 fn beat(job: &mut Job, event: &Event, callback: &Callback, now: DateTime<Utc>) {
     job.heartbeat_count = job.heartbeat_count.saturating_add(1);
     job.last_heartbeat_at = Some(now);
+    job.heartbeat_timeout_s = callback.heartbeat_timeout_s.or(job.heartbeat_timeout_s);
     job.last_heartbeat_sent_at = sent_at(event, callback).or(job.last_heartbeat_sent_at);
 }

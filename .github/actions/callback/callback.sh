@@ -52,7 +52,20 @@ check_inputs() {
   [[ $ACKLINE_CALLBACK_URL == http://* || $ACKLINE_CALLBACK_URL == https://* ]] || fail 'the input "callback-url" is no http or https URL.'
   is_seconds "$ACKLINE_DEADLINE" || fail 'the input "deadline" is not a number of seconds from 1 to 999999.'
   is_seconds "$ACKLINE_HEARTBEAT_INTERVAL" || fail 'the input "heartbeat-interval" is not a number of seconds from 1 to 999999.'
+  if [[ -n $ACKLINE_HEARTBEAT_TIMEOUT ]]; then
+    if ! is_seconds "$ACKLINE_HEARTBEAT_TIMEOUT" || ((ACKLINE_HEARTBEAT_TIMEOUT > 86400)); then
+      fail 'the input "heartbeat-timeout" is not a number of seconds from 1 to 86400.'
+    fi
+    if [[ $ACKLINE_MODE == start-heartbeats ]] && ((ACKLINE_HEARTBEAT_TIMEOUT <= ACKLINE_HEARTBEAT_INTERVAL)); then
+      fail 'the input "heartbeat-timeout" is not longer than "heartbeat-interval": every heartbeat would come too late.'
+    fi
+  fi
   is_seconds "$ACKLINE_HEARTBEAT_LIFETIME" || fail 'the input "heartbeat-lifetime" is not a number of seconds from 1 to 999999.'
+}
+
+# Prints the job's own timeout as a field, if it has one.
+timeout_field() {
+  if [[ -n $ACKLINE_HEARTBEAT_TIMEOUT ]]; then printf ',"heartbeat_timeout_s":%s' "$ACKLINE_HEARTBEAT_TIMEOUT"; fi
 }
 
 # Sets $step to the first step that did not succeed, and $outcome to what became of it.
@@ -93,8 +106,12 @@ report_status() {
     queued)
       if [[ -n $ACKLINE_AGENT_ID ]]; then body+=$(field agent_id "$ACKLINE_AGENT_ID"); fi
       if [[ -n $ACKLINE_REGION ]]; then body+=$(field region "$ACKLINE_REGION"); fi
+      body+=$(timeout_field)
       ;;
-    provisioning) rm -f "$state/succeeded" ;;
+    provisioning)
+      rm -f "$state/succeeded"
+      body+=$(timeout_field)
+      ;;
     # From here on the job has succeeded, whatever becomes of the report.
     running) : >"$state/succeeded" ;;
     failed)

@@ -48,7 +48,7 @@ heartbeats() {
   mv "$state/heartbeats.new" "$state/heartbeats.pid"
   while is_wanted; do
     next=$((SECONDS + ACKLINE_HEARTBEAT_INTERVAL))
-    send "$deadline" ',"type":"heartbeat"' || say "a heartbeat was not confirmed: $reason"
+    send "$deadline" ",\"type\":\"heartbeat\"$(timeout_field)" || say "a heartbeat was not confirmed: $reason"
     while is_wanted; do
       sleep "$nap"
       if ((SECONDS >= next)); then break; fi

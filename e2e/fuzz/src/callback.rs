@@ -47,6 +47,7 @@ fn assert_within_limits(callback: &Callback) {
     }
     assert_ne!(callback.event_id.as_deref(), Some(""));
     assert!(run_attempt.is_none_or(|attempt| attempt >= 1));
+    assert!(callback.heartbeat_timeout_s.is_none_or(|timeout| (1..=86_400).contains(&timeout)));
     // Rows hold microseconds, and nothing else may be compared with what comes back from them.
     let stored = sent_at.map(|time| DateTime::from_timestamp_micros(time.timestamp_micros()));
     assert_eq!(stored.flatten(), *sent_at);
@@ -95,11 +96,13 @@ fn read_again(body: &[u8]) -> Result<Callback, String> {
         other => name(200)(other),
     };
     let attempt = |value: &Value| i32::try_from(value.as_i64()?).ok().filter(|n| *n > 0);
+    let timeout = |value: &Value| attempt(value).filter(|n| *n <= 86_400);
     Ok(Callback {
         job_id: job_id.unwrap_or_default().to_owned(),
         kind: kind.ok_or("Invalid status")?,
         workflow_run_id: checked(&object, "workflow_run_id", run_id)?,
         run_attempt: checked(&object, "run_attempt", attempt)?,
+        heartbeat_timeout_s: checked(&object, "heartbeat_timeout_s", timeout)?,
         event_id: checked(&object, "event_id", |id| name(128)(id).filter(|id| !id.is_empty()))?,
         error: checked(&object, "error", cut(4096))?,
         failed_step: checked(&object, "failed_step", cut(200))?,

@@ -114,6 +114,10 @@ async fn what_is_refused_by_its_head_signature_or_content() {
             "Invalid workflow_run_id",
         ),
         (json!({ "job_id": "a", "status": "queued", "run_attempt": 0 }), "Invalid run_attempt"),
+        (
+            json!({ "job_id": "a", "type": "heartbeat", "heartbeat_timeout_s": 86_401 }),
+            "Invalid heartbeat_timeout_s",
+        ),
         (json!({ "job_id": "a", "status": "failed", "error": 1 }), "Invalid error"),
         (json!({ "job_id": "a", "status": "failed", "failed_step": 1 }), "Invalid failed_step"),
         (

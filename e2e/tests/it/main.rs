@@ -22,6 +22,8 @@ mod secrets;
 mod senders;
 mod workflow;
 
+mod silence;
+
 mod audit;
 mod rebuild;
 mod round_trips;

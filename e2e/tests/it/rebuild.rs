@@ -11,13 +11,13 @@ use crate::audit::everything_happens;
 use crate::expect::*;
 
 /// Every row of the three tables, as the streams give them.
-async fn rows(db: &DatabaseConnection) -> String {
+pub(crate) async fn rows(db: &DatabaseConnection) -> String {
     let rows = json!([jobs(db).await, events(db).await, dead_letters(db).await]);
     serde_json::to_string_pretty(&rows).unwrap()
 }
 
 /// An empty database beside the stack's own, and its address.
-async fn another(stack: &Stack, db: Db, name: &str) -> (String, DatabaseConnection) {
+pub(crate) async fn another(stack: &Stack, db: Db, name: &str) -> (String, DatabaseConnection) {
     let url = match db {
         Db::Sqlite => stack.database_url().replace("ackline.db", name),
         Db::Postgres => {
@@ -32,7 +32,7 @@ async fn another(stack: &Stack, db: Db, name: &str) -> (String, DatabaseConnecti
 }
 
 /// Runs `worker rebuild` for this database; returns its exit code and all that it printed.
-async fn rebuild(stack: &Stack, url: &str, args: &[&str]) -> (Option<i32>, String) {
+pub(crate) async fn rebuild(stack: &Stack, url: &str, args: &[&str]) -> (Option<i32>, String) {
     let program =
         stack.program("worker").unwrap().env("DATABASE_URL", url).args(["rebuild"]).args(args);
     let mut process = stack.spawn(&program).unwrap();

@@ -8,6 +8,7 @@ use shared::broker::{BrokerArgs, Servers};
 use shared::config::{Invalid, Problems, duration, listen_address, number};
 
 use super::DatabaseArgs;
+use crate::liveness::Silence;
 use crate::store::connection::DatabaseUrl;
 
 /// `worker run`.
@@ -37,6 +38,12 @@ pub struct RunArgs {
     /// How long what is applied stays in the streams, for restored backups and replays.
     #[arg(long, env = "REPLAY_HORIZON", default_value = "7d")]
     pub replay_horizon: String,
+    /// For how long a job in `provisioning` may be silent, if it does not say so itself.
+    #[arg(long, env = "HEARTBEAT_TIMEOUT", default_value = "180s")]
+    pub heartbeat_timeout: String,
+    /// For how long a job may be `queued`.
+    #[arg(long, env = "QUEUED_TIMEOUT", default_value = "30m")]
+    pub queued_timeout: String,
     /// How long a shutdown may take.
     #[arg(long, env = "SHUTDOWN_GRACE", default_value = "25s")]
     pub shutdown_grace: String,
@@ -61,6 +68,8 @@ pub struct Run {
     pub dead_letter_limit: i32,
     /// How long what is applied stays in the streams.
     pub replay_horizon: Duration,
+    /// When a job counts as silent.
+    pub silence: Silence,
     /// How long a shutdown may take.
     pub grace: Duration,
 }
@@ -98,6 +107,10 @@ impl RunArgs {
         );
         let replay_horizon =
             problems.take("--replay-horizon (REPLAY_HORIZON)", duration(&self.replay_horizon));
+        let heartbeat = problems
+            .take("--heartbeat-timeout (HEARTBEAT_TIMEOUT)", timeout(&self.heartbeat_timeout));
+        let queued =
+            problems.take("--queued-timeout (QUEUED_TIMEOUT)", timeout(&self.queued_timeout));
         let grace =
             problems.take("--shutdown-grace (SHUTDOWN_GRACE)", duration(&self.shutdown_grace));
         let checked = (|| {
@@ -110,11 +123,18 @@ impl RunArgs {
                 batch_max: batch_max?,
                 dead_letter_limit: dead_letter_limit?,
                 replay_horizon: replay_horizon?,
+                silence: Silence { heartbeat: heartbeat?, queued: queued? },
                 grace: grace?,
             })
         })();
         problems.finish(checked)
     }
+}
+
+/// A duration that is told from the pauses of a healthy system.
+fn timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration(text)?;
+    if timeout < Duration::from_secs(1) { Err("must be at least 1s".into()) } else { Ok(timeout) }
 }
 
 #[cfg(test)]
@@ -141,6 +161,10 @@ mod tests {
             "--dead-letter-limit=-1",
             "--replay-horizon",
             "0d",
+            "--heartbeat-timeout",
+            "999ms",
+            "--queued-timeout",
+            "0m",
             "--shutdown-grace",
             "soon",
             "--worker-id",
@@ -157,6 +181,8 @@ mod tests {
             "--batch-max",
             "--dead-letter-limit",
             "--replay-horizon",
+            "--heartbeat-timeout",
+            "--queued-timeout",
             "--shutdown-grace",
             "--worker-id",
         ] {

@@ -62,6 +62,11 @@ pub struct Model {
     /// Where it is provisioned.
     #[sea_orm(column_type = "Text", nullable)]
     pub region: Option<String>,
+    /// For how many seconds the job may be silent; none for the worker's own timeout.
+    pub heartbeat_timeout_s: Option<i32>,
+    /// When silence makes it presumed failed; only while it is `provisioning` under a timeout of its
+    /// own.
+    pub presume_at: Option<DateTimeUtc>,
     /// Heartbeats of the current run.
     pub heartbeat_count: i32,
     /// When the current run's last heartbeat was stored.
@@ -76,7 +81,7 @@ pub struct Model {
     pub finished_at: Option<DateTimeUtc>,
     /// When the job was first heard of.
     pub created_at: DateTimeUtc,
-    /// When the row last changed.
+    /// When the row last changed: while the job is not finished, its last sign of life.
     pub updated_at: DateTimeUtc,
     /// The partition that the job belongs to.
     pub partition: i32,

@@ -41,6 +41,12 @@ pub struct Model {
     /// The checkpoint that an operator set, past messages that are gone. While it still is the
     /// checkpoint, there is no message there that could prove the stream.
     pub accepted_seq: Option<i64>,
+    /// Since when owners have been connected and up to date without a gap, by the database's clock.
+    /// A job's silence counts only as far as somebody has listened.
+    pub watched_since: Option<DateTimeUtc>,
+    /// When its owner was last known to be there: written with every renewal, and by whoever gives
+    /// the partition back.
+    pub watched_until: Option<DateTimeUtc>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

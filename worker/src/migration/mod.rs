@@ -8,6 +8,7 @@
 mod m20261101_000001_first;
 mod m20261123_000002_gaps;
 mod m20261123_000003_replay;
+mod m20261123_000004_silence;
 
 use sea_orm_migration::prelude::*;
 
@@ -28,6 +29,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261101_000001_first::Migration),
             Box::new(m20261123_000002_gaps::Migration),
             Box::new(m20261123_000003_replay::Migration),
+            Box::new(m20261123_000004_silence::Migration),
         ]
     }
 }

@@ -3,10 +3,8 @@
 use std::io::Write;
 
 use anyhow::{Context, bail};
-use async_nats::HeaderMap;
 use async_nats::jetstream;
 use sea_orm::DatabaseConnection;
-use shared::bundle::{self, Metadata};
 use tokio::time::{Instant, sleep};
 
 use super::print::{Table, json, printable, text, time, word};
@@ -14,6 +12,7 @@ use super::{broker, open};
 use crate::config::dead_letters::{DeadLettersCommand, OrderArgs, Place, PlacedOrder};
 use crate::entity::dead_letter::{Model as DeadLetter, State};
 use crate::event::{Action, Order, Position};
+use crate::internal;
 use crate::store::connection::Purpose;
 use crate::store::{dead_letters, schema};
 
@@ -157,22 +156,7 @@ async fn publish(
     let body = Order { action, target: place.position, refusal, reason }.to_body();
     #[expect(clippy::disallowed_methods, reason = "it is written down, and decides nothing")]
     let received_ms = chrono::Utc::now().timestamp_millis();
-    let metadata = Metadata {
-        job: letter.job_id.clone().unwrap_or_default(),
-        key: "operator".into(),
-        received_ms,
-        event_id: None,
-        traceparent: None,
-    };
-    let mut headers = HeaderMap::new();
-    let (name, value) = bundle::VERSION_HEADER;
-    headers.insert(name, value);
-    let id = uuid::Uuid::new_v4().simple().to_string();
-    headers.insert(async_nats::header::NATS_MESSAGE_ID, id.as_str());
-    let payload = bundle::encode(&metadata, body.as_bytes());
-    let subject = place.partition.internal_subject();
-    let confirmed =
-        async { jetstream.publish_with_headers(subject, headers, payload).await?.await };
-    let ack = confirmed.await.context("the stream did not take the order")?;
-    i64::try_from(ack.sequence).context("a sequence out of range")
+    let job_id = letter.job_id.as_deref().unwrap_or_default();
+    let entry = internal::entry("operator", job_id, received_ms, &body);
+    internal::publish(jetstream, place.partition, entry).await
 }

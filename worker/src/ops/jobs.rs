@@ -100,6 +100,10 @@ pub(super) fn show(out: &mut impl Write, job: &Job) -> io::Result<()> {
         ("agent", text(job.agent_id.as_deref())),
         ("region", text(job.region.as_deref())),
         ("heartbeats", format!("{}, last {}", job.heartbeat_count, time(job.last_heartbeat_at))),
+        (
+            "timeout",
+            job.heartbeat_timeout_s.map_or("-".into(), |timeout_s| format!("{timeout_s} s")),
+        ),
         ("queued", time(job.queued_at)),
         ("started", time(job.started_at)),
         ("finished", time(job.finished_at)),

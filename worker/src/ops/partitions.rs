@@ -47,6 +47,7 @@ async fn list(config: ListPartitions, out: &mut impl Write) -> anyhow::Result<()
         "EPOCH",
         "OWNER",
         "LEASE",
+        "WATCHED SINCE",
         "APPLIED",
         "STREAM",
         "DEAD",
@@ -67,6 +68,7 @@ async fn list(config: ListPartitions, out: &mut impl Write) -> anyhow::Result<()
             row.epoch.to_string(),
             text(name.as_deref()),
             time(row.lease_until),
+            time(row.watched_since),
             row.applied_seq.to_string(),
             state.as_ref().map_or("-".into(), |state| {
                 format!("{}-{}", state.first_sequence, state.last_sequence)
@@ -76,7 +78,8 @@ async fn list(config: ListPartitions, out: &mut impl Write) -> anyhow::Result<()
         ]);
         list.push(json!({
             "partition": row.partition, "epoch": row.epoch, "owner": row.owner,
-            "owner_name": name, "lease_until": row.lease_until, "applied_seq": row.applied_seq,
+            "owner_name": name, "lease_until": row.lease_until,
+            "watched_since": row.watched_since, "applied_seq": row.applied_seq,
             "dead_letters_in_row": row.dead_letters_in_row,
             "stopped_reason": row.stopped_reason, "gaps": skipped.collect::<Vec<_>>(),
             "stream": state.map(|state| json!({

@@ -70,6 +70,8 @@ pub async fn run(
         // Dead letters are repeated here, and were decided about by someone.
         dead_letter_limit: i32::MAX,
         replay_horizon: None,
+        // What was presumed then is in the streams.
+        silence: None,
         alone: sole_worker.is_some(),
         share: Arc::default(),
         renewed: renewals.1,

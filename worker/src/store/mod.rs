@@ -5,6 +5,7 @@ pub mod audit;
 pub mod batch;
 pub mod connection;
 pub mod dead_letters;
+pub mod liveness;
 pub mod partitions;
 pub mod prune;
 pub mod read;

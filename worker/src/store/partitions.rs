@@ -34,20 +34,33 @@ fn shifted_clock(backend: DbBackend, sign: char, by: Duration) -> Expr {
     })
 }
 
-/// Acquires a partition that is free, expired or already ours; `alone` says that no other process
-/// can be alive. One statement: it waits for a commit in flight and reads the checkpoint that this
-/// commit left. Returns the new row, or none while somebody else's lease runs.
+/// Who acquires partitions, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    /// The random id of the process.
+    pub me: &'a str,
+    /// The lease.
+    pub lease: Duration,
+    /// Whether no other process can be alive.
+    pub alone: bool,
+    /// How long nobody may have been there for the partition to count as watched all along; none
+    /// if it does not in any case.
+    pub watch_gap: Option<Duration>,
+}
+
+/// Acquires a partition that is free, expired or already ours. One statement: it waits for a commit
+/// in flight and reads the checkpoint that this commit left. Returns the new row, or none while
+/// somebody else's lease runs.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn acquire(
     db: &DatabaseConnection,
     number: i32,
-    me: &str,
-    lease: Duration,
-    alone: bool,
+    claim: Claim<'_>,
 ) -> Result<Option<partition::Model>, DbErr> {
     use partition::Column;
+    let Claim { me, lease, alone, watch_gap } = claim;
     let backend = db.get_database_backend();
     let mut free = Condition::any()
         .add(Column::Owner.is_null())
@@ -57,11 +70,19 @@ pub async fn acquire(
     if alone {
         free = free.add(Expr::value(true));
     }
+    let watched_since = match watch_gap {
+        Some(gap) => {
+            let is_recent = Expr::col(Column::WatchedUntil).gte(shifted_clock(backend, '-', gap));
+            Expr::case(is_recent, Expr::col(Column::WatchedSince)).into()
+        }
+        None => Expr::cust("NULL"),
+    };
     let rows = partition::Entity::update_many()
         .col_expr(Column::Epoch, Expr::col(Column::Epoch).add(1))
         .col_expr(Column::PreviousOwner, Expr::col(Column::Owner))
         .col_expr(Column::Owner, Expr::value(me))
         .col_expr(Column::LeaseUntil, clock(backend, lease))
+        .col_expr(Column::WatchedSince, watched_since)
         .filter(Column::Partition.eq(number))
         .filter(free)
         .exec_with_returning(db)
@@ -87,8 +108,10 @@ pub async fn renew(
     me: &str,
     lease: Duration,
 ) -> Result<HashMap<i32, Held>, DbErr> {
+    let backend = db.get_database_backend();
     let rows = partition::Entity::update_many()
-        .col_expr(partition::Column::LeaseUntil, clock(db.get_database_backend(), lease))
+        .col_expr(partition::Column::LeaseUntil, clock(backend, lease))
+        .col_expr(partition::Column::WatchedUntil, clock(backend, Duration::ZERO))
         .filter(partition::Column::Owner.eq(me))
         .exec_with_returning(db)
         .await?;
@@ -109,6 +132,7 @@ pub async fn release(
     owned(number, me, epoch)
         .col_expr(partition::Column::Owner, Expr::value(Option::<String>::None))
         .col_expr(partition::Column::LeaseUntil, Expr::cust("NULL"))
+        .col_expr(partition::Column::WatchedUntil, clock(db.get_database_backend(), Duration::ZERO))
         .exec(db)
         .await?;
     Ok(())
@@ -129,6 +153,23 @@ pub async fn set_stopped(
         .col_expr(partition::Column::StoppedReason, Expr::value(reason))
         .exec(db)
         .await?;
+    Ok(())
+}
+
+/// Writes down that the partition is watched from now on, or that it is not, if it is still ours.
+///
+/// # Errors
+/// When the database fails.
+pub async fn set_watched(
+    db: &DatabaseConnection,
+    number: i32,
+    me: &str,
+    epoch: i64,
+    is_watched: bool,
+) -> Result<(), DbErr> {
+    let backend = db.get_database_backend();
+    let since = if is_watched { clock(backend, Duration::ZERO) } else { Expr::cust("NULL") };
+    owned(number, me, epoch).col_expr(partition::Column::WatchedSince, since).exec(db).await?;
     Ok(())
 }
 

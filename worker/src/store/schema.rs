@@ -131,6 +131,8 @@ pub async fn create_partitions(db: &DatabaseConnection, wanted: u16) -> Result<(
         dead_letters_in_row: Set(0),
         stopped_reason: Set(None),
         accepted_seq: Set(None),
+        watched_since: Set(None),
+        watched_until: Set(None),
     });
     let transaction = begin(db).await?;
     let found = count_partitions(&transaction).await?;

@@ -18,6 +18,7 @@ pub(crate) fn callback(kind: Kind) -> Callback {
         failed_step: None,
         agent_id: None,
         region: None,
+        heartbeat_timeout_s: None,
         event_id: None,
         sent_at: None,
     }

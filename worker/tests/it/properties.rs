@@ -103,7 +103,9 @@ fn spoken(said: &Said, sender: Sender, seq: i64) -> Callback {
         5 | 6 => failed(),
         _ => heartbeat(),
     };
-    let base = Callback { job_id: format!("job-{}", said.job), ..base };
+    // Some name a timeout of the job's own.
+    let heartbeat_timeout_s = (said.delay_s == 3).then_some(said.attempt * 100);
+    let base = Callback { job_id: format!("job-{}", said.job), heartbeat_timeout_s, ..base };
     match sender {
         Sender::Older => base,
         Sender::Current => Callback {
@@ -169,6 +171,9 @@ proptest! {
                 prop_assert!(after.updated_at >= before.updated_at);
                 prop_assert_eq!(outcome.changed, before != after);
                 prop_assert_eq!(after.failure.is_some(), after.status == worker::entity::job::Status::Failed);
+                let own = after.heartbeat_timeout_s.filter(|_| after.status == worker::entity::job::Status::Provisioning);
+                let until = own.map(|timeout_s| after.updated_at + Duration::seconds(timeout_s.into()));
+                prop_assert_eq!(after.presume_at, until);
             }
             if let Some(after) = outcome.job {
                 job.insert(after.id.clone(), after);

@@ -1,5 +1,6 @@
 //! The transition table, cell by cell, and the rules about runs and duplicates.
 
+use shared::callback::Callback;
 use worker::entity::job::{Failure, Model as Job, Status};
 use worker::entity::job_event::{Effect, Kind};
 use worker::event::{Body, Event, Position};
@@ -208,6 +209,50 @@ fn a_silence_counts_only_if_its_witness_is_the_last_sign_of_life() {
         let outcome = apply(Some(row.job()), &lost(9, Position { seq: 0, idx: 5 }), false);
         assert_eq!((outcome.effect, outcome.reason), (Effect::Ignored, Some("alive since")));
     }
+}
+
+#[test]
+fn a_queued_job_that_nobody_took_says_so() {
+    let (_, outcome) = hear(Row::Queued, Kind::Lost);
+    let job = outcome.job.unwrap();
+    assert_eq!(
+        job.error.as_deref(),
+        Some("still queued; nothing heard since 2027-01-15T08:00:01Z")
+    );
+    assert_eq!((job.failure, job.finished_at), (Some(Failure::Presumed), Some(at(9))));
+}
+
+#[test]
+fn a_timeout_of_its_own_stays_with_the_job_and_counts_from_the_last_sign_of_life() {
+    let with = |callback: Callback, timeout_s| Callback {
+        heartbeat_timeout_s: Some(timeout_s),
+        ..callback
+    };
+    // Whoever creates the job may name it; it counts from when the workflow begins.
+    let job = fold(None, &[event(1, with(queued(), 7200))]).unwrap();
+    assert_eq!((job.heartbeat_timeout_s, job.presume_at), (Some(7200), None));
+    let job = fold(Some(job), &[event(2, of_run(provisioning(), 7, Some(1)))]).unwrap();
+    assert_eq!(job.presume_at, Some(at(2 + 7200)));
+    let job = fold(Some(job), &[event(3, heartbeat())]).unwrap();
+    assert_eq!(job.presume_at, Some(at(3 + 7200)));
+
+    // What a workflow says later wins, but neither a late `queued` nor what changes nothing.
+    let job = fold(Some(job), &[event(4, with(heartbeat(), 60))]).unwrap();
+    assert_eq!((job.heartbeat_timeout_s, job.presume_at), (Some(60), Some(at(4 + 60))));
+    for late in [queued(), provisioning()] {
+        let job = fold(Some(job.clone()), &[event(5, with(late, 5))]).unwrap();
+        assert_eq!(job.heartbeat_timeout_s, Some(60));
+    }
+
+    // No timeout runs while a job is finished, and it runs on after a revival and in a new run.
+    for end in [event(5, running()), event(5, failed()), lost(5, witness(&job))] {
+        let finished = fold(Some(job.clone()), &[end]).unwrap();
+        assert_eq!((finished.heartbeat_timeout_s, finished.presume_at), (Some(60), None));
+        let again = event(6, of_run(provisioning(), 7, Some(2)));
+        assert_eq!(fold(Some(finished), &[again]).unwrap().presume_at, Some(at(6 + 60)));
+    }
+    let revived = [lost(5, witness(&job)), event(6, heartbeat())];
+    assert_eq!(fold(Some(job), &revived).unwrap().presume_at, Some(at(6 + 60)));
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn text() -> impl Strategy<Value = String> {
     prop_oneof!["[a-c0-9\u{0}\n\"\\\\ü😀]{0,8}", ".{0,260}"]
 }
 
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 12] = [
     "job_id",
     "type",
     "status",
@@ -59,6 +59,7 @@ const KNOWN: [&str; 11] = [
     "failed_step",
     "agent_id",
     "region",
+    "heartbeat_timeout_s",
     "event_id",
     "sent_at",
 ];

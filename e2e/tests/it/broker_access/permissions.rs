@@ -2,8 +2,10 @@
 
 use async_nats::{ConnectOptions, Event};
 use bytes::Bytes;
+use e2e::stack::Stack;
 use tokio::sync::mpsc;
-use worker::entity::job::Status;
+use worker::entity::job::{Failure, Status};
+use worker::event::{Position, lost_body};
 
 use super::{Env, Files, assert_hidden, guarded};
 use crate::expect::*;
@@ -47,7 +49,8 @@ async fn each_role_works_with_nothing_but_its_own_permissions() {
     let env: Env =
         vec![("NATS_USER", "operator".into()), ("NATS_PASSWORD_FILE", file(0, "operator"))];
     let client = ConnectOptions::with_user_and_password("operator".into(), secrets[0].clone());
-    let mut stack = guarded(CONFIG, client, &env).start().await.unwrap();
+    let builder = guarded(CONFIG, client, &env).env("HEARTBEAT_TIMEOUT", "3s");
+    let mut stack = builder.start().await.unwrap();
     // Those of the stack are the operator's.
     for process in [&mut stack.ingress.process, &mut stack.worker.process] {
         assert!(process.terminate(SOON).await.unwrap().success());
@@ -67,12 +70,34 @@ async fn each_role_works_with_nothing_but_its_own_permissions() {
         assert_eq!(answer.status, 200, "callback {number}: {}", answer.text());
         wait_for_status(&stack, &db, "a", state).await;
     }
+    // What the worker says itself takes effect, too.
+    let body = status("silent", "provisioning");
+    let signature = stack.sign(body.as_bytes());
+    let answer = ingress.post(&[("x-signature", &signature)], body).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let silent = wait_for_status(&stack, &db, "silent", Status::Failed).await;
+    assert_eq!(silent.failure, Some(Failure::Presumed));
     let logs = stack.all_logs();
     assert!(!logs.contains("ermissions Violation"), "{logs}");
 
-    // What ingress is not for, its user may not do.
+    // Ingress can't say what only workers may, nor workers what only senders may.
+    let lost = lost_body("silent", Position { seq: 1, idx: 0 });
+    for (user, secret, subjects) in [
+        ("ingress", &secrets[1], ["internal.00", "$JS.API.STREAM.PURGE.CALLBACKS-00"]),
+        ("worker", &secrets[2], ["callbacks.00", "$JS.API.STREAM.DELETE.CALLBACKS-00"]),
+    ] {
+        let ends = stream_ends(&stack).await;
+        are_forbidden(&stack, user, secret, &subjects, &lost).await;
+        assert_eq!(stream_ends(&stack).await, ends, "{user}");
+    }
+    assert_audited(&stack).await;
+    assert_hidden(&stack, &secrets.each_ref().map(String::as_str));
+}
+
+/// This user may not publish on these subjects.
+async fn are_forbidden(stack: &Stack, user: &str, secret: &str, subjects: &[&str], body: &str) {
     let (events, mut said) = mpsc::unbounded_channel();
-    let client = ConnectOptions::with_user_and_password("ingress".into(), secrets[1].clone())
+    let client = ConnectOptions::with_user_and_password(user.into(), secret.into())
         .event_callback(move |event| {
             let _ = events.send(event);
             std::future::ready(())
@@ -80,8 +105,8 @@ async fn each_role_works_with_nothing_but_its_own_permissions() {
         .connect(stack.nats.url())
         .await
         .unwrap();
-    for subject in ["internal.00", "$JS.API.STREAM.PURGE.CALLBACKS-00"] {
-        client.publish(subject, Bytes::new()).await.unwrap();
+    for &subject in subjects {
+        client.publish(subject.to_owned(), Bytes::from(body.to_owned())).await.unwrap();
         client.flush().await.unwrap();
         let refused = async {
             loop {
@@ -97,6 +122,4 @@ async fn each_role_works_with_nothing_but_its_own_permissions() {
             "{refused}"
         );
     }
-    assert_audited(&stack).await;
-    assert_hidden(&stack, &secrets.each_ref().map(String::as_str));
 }

@@ -57,11 +57,13 @@ async fn heartbeats_end_after_their_lifetime() {
         ("ACKLINE_MODE", "start-heartbeats"),
         ("ACKLINE_JOB_ID", "left"),
         ("ACKLINE_HEARTBEAT_LIFETIME", "3"),
+        ("ACKLINE_HEARTBEAT_TIMEOUT", "7200"),
     ];
     let (success, output) = finished(step(&stack, "start", &start)).await;
     assert!(success, "{output}");
     let db = stack.db().await.unwrap();
     wait_for_heartbeats(&stack, &db, "left", 1).await;
+    assert_eq!(job(&db, "left").await.unwrap().heartbeat_timeout_s, Some(7200));
     let pid = std::fs::read_dir(stack.dir().join("runner-temp")).unwrap().find_map(|state| {
         let pid = std::fs::read_to_string(state.unwrap().path().join("heartbeats.pid")).ok()?;
         pid.split(' ').next().map(str::to_owned)

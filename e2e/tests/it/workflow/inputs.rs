@@ -109,6 +109,8 @@ async fn what_is_wrong_with_an_input_is_said() {
             ("ACKLINE_HEARTBEAT_LIFETIME", "x[$(touch pwned)]"),
             r#""heartbeat-lifetime" is not"#,
         ),
+        ("none", ("ACKLINE_HEARTBEAT_TIMEOUT", "0"), r#""heartbeat-timeout" is not a number"#),
+        ("days", ("ACKLINE_HEARTBEAT_TIMEOUT", "86401"), r#""heartbeat-timeout" is not a number"#),
         ("status", ("ACKLINE_STATUS", "done"), r#"the input "status" is neither"#),
         ("mode", ("ACKLINE_MODE", "stop"), r#"the input "mode" is neither"#),
     ] {
@@ -121,6 +123,13 @@ async fn what_is_wrong_with_an_input_is_said() {
     let outcomes = [("ACKLINE_STATUS", "failed"), ("ACKLINE_OUTCOMES", "* a=failure")];
     let (success, output) = finished(step(&stack, "outcomes", &outcomes)).await;
     assert!(!success && output.contains("is not a list of id=outcome"), "{output}");
+    let late = [
+        ("ACKLINE_MODE", "start-heartbeats"),
+        ("ACKLINE_HEARTBEAT_INTERVAL", "60"),
+        ("ACKLINE_HEARTBEAT_TIMEOUT", "60"),
+    ];
+    let (success, output) = finished(step(&stack, "late", &late)).await;
+    assert!(!success && output.contains("every heartbeat would come too late"), "{output}");
     assert!(events(&stack.db().await.unwrap()).await.is_empty());
 }
 

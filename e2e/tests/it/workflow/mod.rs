@@ -21,9 +21,9 @@ mod outage;
 mod runs;
 mod tries;
 
-const RUN_LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const RUN_LIMIT: Duration = Duration::from_secs(120);
 
-async fn timeline(db: &DatabaseConnection, id: &str) -> Vec<JobEvent> {
+pub(crate) async fn timeline(db: &DatabaseConnection, id: &str) -> Vec<JobEvent> {
     events(db).await.into_iter().filter(|event| event.job_id == id).collect()
 }
 
@@ -64,7 +64,7 @@ async fn wait_for_line(stack: &Stack, run: &Act, text: &str) {
 
 /// The workflow with a placeholder that goes on once this file is there, so that nothing depends on
 /// how long it takes.
-fn held(go_on: &Path) -> String {
+pub(crate) fn held(go_on: &Path) -> String {
     let workflow = e2e::act::workflow().unwrap();
     let wait = format!("until [ -e '{}' ]; do sleep 0.1; done", go_on.display());
     let held = workflow.replace("sleep \"$PROVISION_SECONDS\"", &wait);
@@ -72,7 +72,12 @@ fn held(go_on: &Path) -> String {
     held
 }
 
-async fn wait_for_heartbeats(stack: &Stack, db: &DatabaseConnection, id: &str, count: i64) {
+pub(crate) async fn wait_for_heartbeats(
+    stack: &Stack,
+    db: &DatabaseConnection,
+    id: &str,
+    count: i64,
+) {
     stack
         .wait_until(&format!("{count} heartbeats of {id} arrive"), RUN_LIMIT, async || {
             job(db, id).await.is_some_and(|job| i64::from(job.heartbeat_count) >= count)
@@ -118,6 +123,7 @@ fn step(stack: &Stack, name: &str, env: &[(&str, &str)]) -> Process {
         ("ERROR", ""),
         ("ERROR_FOLDER", ""),
         ("HEARTBEAT_INTERVAL", "1"),
+        ("HEARTBEAT_TIMEOUT", ""),
         ("HEARTBEAT_LIFETIME", "60"),
     ];
     let defaults = defaults.map(|(input, value)| (format!("ACKLINE_{input}"), value));

@@ -1,0 +1,160 @@
+//! After an outage everything looks silent. Nobody is presumed failed for what Ackline itself did
+//! not hear.
+
+use std::time::Duration;
+
+use super::*;
+
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+fn jobs_of_each_partition() -> Vec<String> {
+    (0..6).map(|number| format!("job-{number}")).collect()
+}
+
+async fn wait_until_all_presumed(stack: &Stack, db: &DatabaseConnection, ids: &[String]) {
+    for id in ids {
+        wait_until_presumed(stack, db, id).await;
+    }
+}
+
+/// Heartbeats that were accepted, but wait in the stream, are signs of life.
+#[tokio::test]
+async fn a_job_whose_heartbeats_wait_in_the_stream_is_not_failed() {
+    let mut stack = impatient(Db::Sqlite, "3s").start().await.unwrap();
+    let db = stack.db().await.unwrap();
+    let ids = jobs_of_each_partition();
+    for id in &ids {
+        accept(&stack, status(id, "provisioning")).await;
+    }
+    wait_until_applied(&stack, &db).await;
+    stack.worker.process.kill9();
+    // For twice the timeout they beat, and nobody reads it.
+    for _ in 0..6 {
+        for id in &ids {
+            accept(&stack, heartbeat(id)).await;
+        }
+        tokio::time::sleep(TIMEOUT / 3).await;
+    }
+    for id in &ids {
+        accept(&stack, status(id, "running")).await;
+    }
+    stack.start_worker().await.unwrap();
+    for id in &ids {
+        let job = wait_for_status(&stack, &db, id, Status::Running).await;
+        assert_eq!(job.heartbeat_count, 6);
+        assert_eq!(
+            outcomes(&db, id).await,
+            [(Kind::Provisioning, Effect::Applied), (Kind::Running, Effect::Applied)]
+        );
+    }
+    assert_audited(&stack).await;
+}
+
+/// A sender's heartbeats reach no stream while the broker is away. Once it is back they have a whole
+/// timeout to come; only who stays silent is presumed failed.
+async fn the_broker_is_away(away: impl AsyncFnOnce(&mut Stack)) {
+    let mut stack = impatient(Db::Sqlite, "3s").env("LEASE", "2s").start().await.unwrap();
+    let db = stack.db().await.unwrap();
+    let ids = jobs_of_each_partition();
+    for id in &ids {
+        accept(&stack, status(id, "provisioning")).await;
+    }
+    wait_until_applied(&stack, &db).await;
+    away(&mut stack).await;
+    // Nothing was presumed on the way, and whoever speaks now is heard first.
+    let (beating, silent) = ids.split_at(3);
+    stack
+        .wait_until("ingress is ready again", SOON, async || is_ready(stack.ingress.ops).await)
+        .await;
+    for id in beating {
+        accept(&stack, heartbeat(id)).await;
+    }
+    wait_until_all_presumed(&stack, &db, silent).await;
+    for id in silent {
+        let job = job(&db, id).await.unwrap();
+        let watched_since = partitions(&db).await[job.partition as usize].watched_since.unwrap();
+        assert!(
+            job.updated_at.signed_duration_since(watched_since).to_std().unwrap() >= TIMEOUT,
+            "presumed at {}, watched since {watched_since}",
+            job.updated_at
+        );
+    }
+    for id in beating {
+        // It was heard, and may have been silent since.
+        let first =
+            outcomes(&db, id).await.into_iter().find(|(kind, _)| *kind != Kind::Provisioning);
+        assert!(first.is_none_or(|first| first == (Kind::Lost, Effect::Applied)), "{first:?}");
+        assert_eq!(job(&db, id).await.unwrap().heartbeat_count, 1);
+    }
+    assert_audited(&stack).await;
+}
+
+#[tokio::test]
+async fn nobody_is_presumed_failed_before_the_broker_is_back_for_a_whole_timeout() {
+    the_broker_is_away(async |stack| {
+        stack.nats.kill9();
+        tokio::time::sleep(TIMEOUT * 2).await;
+        stack.nats.restart().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_is_presumed_failed_because_the_broker_was_frozen() {
+    the_broker_is_away(async |stack| {
+        stack.nats.pause();
+        tokio::time::sleep(TIMEOUT * 2).await;
+        stack.nats.resume();
+    })
+    .await;
+}
+
+/// What one owner has watched counts for the next, if it comes soon.
+#[tokio::test]
+async fn a_quick_successor_goes_on_watching() {
+    let mut stack = impatient(Db::Postgres, "60s").env("LEASE", "1s").start().await.unwrap();
+    let db = stack.db().await.unwrap();
+    let watched = async || {
+        let rows = partitions(&db).await;
+        rows.into_iter().map(|row| row.watched_since).collect::<Option<Vec<_>>>()
+    };
+    let before = stack.wait_for("both are watched", SOON, watched).await;
+    let epochs =
+        async || -> Vec<i64> { partitions(&db).await.into_iter().map(|row| row.epoch).collect() };
+    // A crash, and an orderly end.
+    for crash in [true, false] {
+        let old = epochs().await;
+        if crash {
+            stack.worker.process.kill9();
+        } else {
+            assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
+        }
+        stack.start_worker().await.unwrap();
+        stack
+            .wait_until("the successor owns both", SOON, async || {
+                epochs().await.iter().zip(&old).all(|(new, old)| new > old)
+            })
+            .await;
+        assert_eq!(watched().await.as_ref(), Some(&before), "crash: {crash}");
+    }
+    // A lost connection to the broker ends the watch: nobody knows what was not heard.
+    stack.nats.kill9();
+    stack.nats.restart().await.unwrap();
+    stack
+        .wait_until("both are watched anew", SOON, async || {
+            watched().await.is_some_and(|now| now.iter().zip(&before).all(|(now, old)| now > old))
+        })
+        .await;
+    // So does a long absence.
+    let before = watched().await.unwrap();
+    stack.worker.process.kill9();
+    let long_ago = "UPDATE partitions SET watched_until = watched_until - interval '16 seconds'";
+    sea_orm::ConnectionTrait::execute_unprepared(&db, long_ago).await.unwrap();
+    stack.start_worker().await.unwrap();
+    stack
+        .wait_until("both are watched anew", SOON, async || {
+            watched().await.is_some_and(|now| now.iter().zip(&before).all(|(now, old)| now > old))
+        })
+        .await;
+    assert_audited(&stack).await;
+}

@@ -1,0 +1,113 @@
+//! Several workers, some of which crash while they look for silent jobs.
+
+use std::collections::BTreeMap;
+
+use e2e::load::Load;
+use worker::entity::job_event::Model as JobEvent;
+
+use super::*;
+use crate::rebuild::{another, rebuild, rows};
+
+const JOBS: usize = 300;
+
+/// Each silence takes effect once: between two signs of life a job is presumed failed only once, and
+/// what is told of it again changes nothing.
+fn assert_once(events: &[JobEvent]) {
+    let mut open: BTreeMap<&str, usize> = BTreeMap::new();
+    for event in events.iter().filter(|event| event.kind == Kind::Lost) {
+        let effects = open.entry(&event.job_id).or_default();
+        match event.outcome {
+            Effect::Applied => *effects += 1,
+            Effect::Unchanged | Effect::Ignored => {}
+            Effect::Revived => panic!("{event:?}"),
+        }
+        assert_eq!(*effects, 1, "{event:?}");
+    }
+}
+
+async fn workers_crash(db: Db, workers: usize, kills: usize) {
+    let mut stack = Stack::builder()
+        .db(db)
+        .env("HEARTBEAT_TIMEOUT", "2s")
+        .env("LEASE", "1s")
+        .env("BATCH_MAX", "20")
+        .start()
+        .await
+        .unwrap();
+    let live = stack.db().await.unwrap();
+    let mut others = Vec::new();
+    for _ in 1..workers {
+        others.push(stack.start_worker_with(&[], &[]).await.unwrap());
+    }
+    // Half of the jobs fall silent, some before each crash, and half go through beside them.
+    let load = Load::new(stack.ingress.addr, stack.secret(), JOBS / 2);
+    let silent: Vec<String> = (0..JOBS / 2).map(|number| format!("silent-{number}")).collect();
+    let running = load.start();
+    for (kill, ids) in silent.chunks(silent.len().div_ceil(kills)).enumerate() {
+        for id in ids {
+            accept(&stack, status(id, "provisioning")).await;
+        }
+        // The first that is presumed tells that a sweep is under way.
+        stack
+            .wait_until("some are presumed failed", SOON, async || {
+                let jobs = jobs(&live).await;
+                jobs.iter().any(|job| ids.contains(&job.id) && is_presumed(job))
+            })
+            .await;
+        if others.is_empty() {
+            stack.start_worker().await.unwrap();
+        } else {
+            let victim = kill % others.len();
+            others[victim].process.kill9();
+            others[victim] = stack.start_worker_with(&[], &[]).await.unwrap();
+        }
+    }
+    let report = running.finish().await.unwrap();
+    stack
+        .wait_until("all that are silent are presumed failed", SOON, async || {
+            let jobs = jobs(&live).await;
+            jobs.iter().filter(|job| is_presumed(job)).count() >= silent.len()
+        })
+        .await;
+    wait_until_applied(&stack, &live).await;
+
+    for id in &silent {
+        assert!(is_presumed(&job(&live, id).await.unwrap()), "{id}");
+    }
+    assert_eq!(report.jobs.len(), JOBS / 2);
+    for sent in &report.jobs {
+        assert!(!is_presumed(&job(&live, &sent.job_id).await.unwrap()), "{}", sent.job_id);
+    }
+    let events = events(&live).await;
+    let told = events.iter().filter(|event| event.kind == Kind::Lost).count();
+    assert_once(&events);
+    println!("{} silent jobs, told of {told} times, {kills} crashes", silent.len());
+
+    // The rows are those that the stream gives. Nobody owns it meanwhile: a worker would go on.
+    assert_audited(&stack).await;
+    for other in &mut others {
+        assert!(other.process.terminate(SOON).await.unwrap().success());
+    }
+    assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
+    let expected = rows(&live).await;
+    let (url, empty) = another(&stack, db, "rebuilt").await;
+    let (code, output) = rebuild(&stack, &url, &[]).await;
+    assert_eq!(code, Some(0), "{output}");
+    assert_eq!(rows(&empty).await, expected);
+}
+
+#[tokio::test]
+async fn three_workers_presume_each_silence_once_while_some_crash() {
+    workers_crash(Db::Postgres, 3, 3).await;
+}
+
+#[tokio::test]
+#[ignore = "long: make test-faults"]
+async fn three_workers_presume_each_silence_once_while_many_crash() {
+    workers_crash(Db::Postgres, 3, 20).await;
+}
+
+#[tokio::test]
+async fn one_worker_presumes_each_silence_once_although_it_crashes() {
+    workers_crash(Db::Sqlite, 1, 3).await;
+}

@@ -1,0 +1,378 @@
+//! Notices the jobs that fell silent. The owner of a partition looks for them now and then, and
+//! tells the partition's stream of each; what comes of that is decided when it is applied, in order
+//! with the callbacks.
+//!
+//! After an outage everything looks silent. So an owner presumes nothing until it has been connected
+//! and up to date for as long as the job may be silent. Silence is measured on one clock, the
+//! broker's, which also gave the jobs their times. How long the owner has listened is measured by
+//! its own uninterrupted counting, and between owners by the database's clock.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::stream::Info;
+use bytes::BytesMut;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Deserialize;
+use shared::bundle;
+use shared::partition::Partition;
+use shared::stream::has_leader;
+use tokio::time::Instant;
+
+use crate::entity::partition::Model as Row;
+use crate::event::{Position, lost_body};
+use crate::internal;
+use crate::ownership::Process;
+use crate::store::liveness::{Limits, Silent, silent};
+use crate::store::partitions;
+
+/// How often an owner looks, at the least and at the most.
+const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+/// How long looking may take.
+const ROUND_LIMIT: Duration = Duration::from_secs(30);
+/// How many silent jobs a round tells of; the next one follows at once when there are more.
+const MAX_LOST: usize = bundle::MAX_CALLBACKS;
+
+type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+/// When a job counts as silent.
+#[derive(Debug, Clone, Copy)]
+pub struct Silence {
+    /// After how long in `provisioning` without a sign of life.
+    pub heartbeat: Duration,
+    /// After how long in `queued`.
+    pub queued: Duration,
+}
+
+impl Silence {
+    /// How long nobody may listen for a partition to count as watched all along. Of a job that beats
+    /// three times in its timeout, that and a beat on each side of it are less than the timeout.
+    #[must_use]
+    pub fn longest_gap(self) -> Duration {
+        self.heartbeat / 4
+    }
+
+    fn interval(self) -> Duration {
+        (self.heartbeat / 60).clamp(INTERVAL.0, INTERVAL.1)
+    }
+}
+
+pub(crate) fn describe_metrics() {
+    use metrics::{Unit, describe_counter, describe_histogram};
+    describe_counter!(
+        "ackline_worker_lost_total",
+        "Silent jobs that the partitions' streams were told of."
+    );
+    describe_histogram!(
+        "ackline_worker_sweep_seconds",
+        Unit::Seconds,
+        "How long the database takes to name a partition's silent jobs."
+    );
+}
+
+/// For how long a partition has been watched: the broker answered, and what it held was applied.
+#[derive(Debug)]
+struct Watch {
+    longest_gap: Duration,
+    /// What owners had watched when this one began.
+    before: Duration,
+    /// Since when this one has.
+    since: Option<Instant>,
+    /// When the broker last answered: here, and by its own clock.
+    answered: Option<(Instant, DateTime<Utc>)>,
+}
+
+/// What an answer of the broker does to a watch.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    /// It goes on, or has yet to begin.
+    InOrder,
+    /// It is over; why.
+    Broken(&'static str),
+}
+
+impl Watch {
+    /// Goes on with what the owners before have watched, if there is something.
+    fn new(longest_gap: Duration, before: Option<Duration>, now: Instant) -> Self {
+        let since = before.map(|_| now);
+        Self { longest_gap, before: before.unwrap_or_default(), since, answered: None }
+    }
+
+    /// The broker has answered, and said what time it is there.
+    fn hear(&mut self, now: Instant, there: DateTime<Utc>) -> Heard {
+        let Some((before, there_before)) = self.answered.replace((now, there)) else {
+            return Heard::InOrder;
+        };
+        let here = now.duration_since(before);
+        if here > self.longest_gap {
+            return self.broken("it has not been looked at for too long");
+        }
+        let here = TimeDelta::from_std(here).unwrap_or(TimeDelta::MAX);
+        let off = there.signed_duration_since(there_before) - here;
+        // The jobs' times are those of the clock before: they compare only once all have new ones.
+        if off.abs().to_std().is_ok_and(|off| off > self.longest_gap) {
+            return self.broken("the broker's clock has been set");
+        }
+        Heard::InOrder
+    }
+
+    fn broken(&mut self, why: &'static str) -> Heard {
+        self.forget();
+        Heard::Broken(why)
+    }
+
+    fn has_begun(&self) -> bool {
+        self.since.is_some()
+    }
+
+    fn begin(&mut self, now: Instant) {
+        self.since = Some(now);
+    }
+
+    /// Ends it: what was watched counts no longer.
+    fn forget(&mut self) -> bool {
+        self.answered = None;
+        self.before = Duration::ZERO;
+        self.since.take().is_some()
+    }
+
+    fn watched(&self, now: Instant) -> Duration {
+        self.since
+            .map_or(Duration::ZERO, |since| self.before + now.saturating_duration_since(since))
+    }
+}
+
+/// What counts as silent at this time of the stream, for an owner that has `watched` so long.
+fn limits(silence: Silence, watched: Duration, now: DateTime<Utc>) -> Limits {
+    let before = |timeout: Duration| {
+        let timeout = TimeDelta::from_std(timeout).ok().filter(|_| watched >= timeout)?;
+        now.checked_sub_signed(timeout)
+    };
+    Limits {
+        heard_before: before(silence.heartbeat),
+        queued_before: before(silence.queued),
+        now,
+        longest_own_s: i64::try_from(watched.as_secs()).unwrap_or(i64::MAX),
+    }
+}
+
+/// Looks for silent jobs for as long as it is polled: while the partition is owned and read.
+pub async fn watch(process: &Process, partition: Partition, row: &Row) -> Infallible {
+    let Some(silence) = process.silence else { return std::future::pending().await };
+    // The acquisition put the lease's end one lease after its own time.
+    let acquired = row
+        .lease_until
+        .and_then(|until| until.checked_sub_signed(TimeDelta::from_std(process.lease).ok()?));
+    let before = acquired.zip(row.watched_since).map(|(acquired, since)| {
+        acquired.signed_duration_since(since).to_std().unwrap_or_default()
+    });
+    let mut sweeper = Sweeper {
+        process,
+        partition,
+        epoch: row.epoch,
+        silence,
+        watch: Watch::new(silence.longest_gap(), before, Instant::now()),
+        end: None,
+    };
+    loop {
+        let round = tokio::time::timeout(ROUND_LIMIT, sweeper.round()).await;
+        let more = match round.unwrap_or_else(|_| Err("no answer in time".into())) {
+            Ok(more) => more,
+            Err(error) => {
+                let error = &*error;
+                tracing::warn!(%partition, error, "silent jobs are not looked for; trying again");
+                sweeper.forget().await;
+                false
+            }
+        };
+        let pause = if more { INTERVAL.0 } else { silence.interval() };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+struct Sweeper<'a> {
+    process: &'a Process,
+    partition: Partition,
+    epoch: i64,
+    silence: Silence,
+    watch: Watch,
+    /// Where the stream ended when it was last looked at.
+    end: Option<i64>,
+}
+
+/// A stream's description, and the time at which the broker gave it.
+#[derive(Deserialize)]
+struct Described {
+    ts: DateTime<Utc>,
+    #[serde(flatten)]
+    info: Info,
+}
+
+impl Sweeper<'_> {
+    /// Looks once. Returns whether to look again at once.
+    async fn round(&mut self) -> Result<bool, Fault> {
+        let Self { process, partition, epoch, .. } = *self;
+        let described = describe(&process.jetstream, partition).await?;
+        let now = Instant::now();
+        if let Heard::Broken(why) = self.watch.hear(now, described.ts) {
+            tracing::warn!(%partition, why, "the watch for silent jobs begins anew");
+            self.end = None;
+            self.write(false).await?;
+        }
+        let end = i64::try_from(described.info.state.last_sequence)?;
+        let end_before = self.end.replace(end);
+        let number = i32::from(partition.number());
+        let committed = partitions::committed(&process.db, number, &process.id, epoch).await?;
+        // Somebody else owns the partition; whoever reads it here is about to notice.
+        let Some(committed) = committed else { return Ok(false) };
+        // Everything there was a round ago, what that round itself told of too.
+        if end_before.is_none_or(|end| committed.applied_seq < end) {
+            return Ok(false);
+        }
+        if !self.watch.has_begun() {
+            self.write(true).await?;
+            self.watch.begin(Instant::now());
+        }
+        let limits = limits(self.silence, self.watch.watched(now), described.ts);
+        let found = {
+            let begun = Instant::now();
+            let found = silent(&process.db, number, limits, MAX_LOST as u64).await?;
+            metrics::histogram!("ackline_worker_sweep_seconds")
+                .record(begun.elapsed().as_secs_f64());
+            found
+        };
+        if found.is_empty() {
+            return Ok(false);
+        }
+        self.tell(&found, described.ts).await?;
+        Ok(found.len() == MAX_LOST)
+    }
+
+    /// Tells the stream of the silent jobs.
+    async fn tell(&mut self, found: &[Silent], now: DateTime<Utc>) -> Result<(), Fault> {
+        let Self { process, partition, .. } = *self;
+        let max_payload = process.jetstream.client().server_info().max_payload;
+        let max_bytes = bundle::MAX_BYTES.min(max_payload.saturating_sub(bundle::MAX_HEADER_BYTES));
+        let mut payload = BytesMut::new();
+        let mut told = 0_u64;
+        for Silent { id, last_seq, last_idx } in found {
+            let body = lost_body(id, Position { seq: *last_seq, idx: *last_idx });
+            let entry = internal::entry("worker", id, now.timestamp_millis(), &body);
+            // What does not fit is found again.
+            if payload.len() + entry.len() > max_bytes {
+                break;
+            }
+            payload.extend_from_slice(&entry);
+            told += 1;
+        }
+        let seq = internal::publish(&process.jetstream, partition, payload.freeze()).await?;
+        self.end = self.end.max(Some(seq));
+        metrics::counter!("ackline_worker_lost_total").increment(told);
+        tracing::info!(%partition, jobs = told, seq, "silent jobs: the stream is told");
+        Ok(())
+    }
+
+    /// Begins the watch anew after something went wrong.
+    async fn forget(&mut self) {
+        self.end = None;
+        if self.watch.forget()
+            && let Err(error) = self.write(false).await
+        {
+            // A successor may count what was watched until now, and not more than a gap besides.
+            tracing::debug!(partition = %self.partition, %error, "the end of the watch is not kept");
+        }
+    }
+
+    async fn write(&self, is_watched: bool) -> Result<(), sea_orm::DbErr> {
+        let number = i32::from(self.partition.number());
+        let Process { db, id, .. } = self.process;
+        partitions::set_watched(db, number, id, self.epoch, is_watched).await
+    }
+}
+
+async fn describe(
+    jetstream: &jetstream::Context,
+    partition: Partition,
+) -> Result<Described, Fault> {
+    let subject = format!("STREAM.INFO.{}", partition.stream());
+    let described: Described = match jetstream.request(subject, &serde_json::json!({})).await? {
+        jetstream::response::Response::Ok(described) => described,
+        jetstream::response::Response::Err { error } => return Err(error.into()),
+    };
+    if has_leader(&described.info) {
+        Ok(described)
+    } else {
+        Err("the stream has no leader that hears a majority".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GAP: Duration = Duration::from_secs(45);
+
+    fn there(seconds: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::seconds(1_800_000_000 + seconds)
+    }
+
+    #[test]
+    fn a_watch_counts_from_when_it_begins() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let mut watch = Watch::new(GAP, None, begun);
+        assert_eq!(watch.hear(at(0), there(0)), Heard::InOrder);
+        assert_eq!(watch.watched(at(30)), Duration::ZERO, "not up to date yet");
+        assert!(!watch.has_begun());
+        watch.begin(at(30));
+        assert_eq!(watch.hear(at(40), there(40)), Heard::InOrder);
+        assert_eq!(watch.watched(at(50)), Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_successor_goes_on_with_what_was_watched() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let mut watch = Watch::new(GAP, Some(Duration::from_secs(100)), begun);
+        assert!(watch.has_begun());
+        assert_eq!(watch.watched(at(10)), Duration::from_secs(110));
+        assert!(watch.forget());
+        assert_eq!(watch.watched(at(20)), Duration::ZERO);
+        assert!(!watch.forget(), "it has ended already");
+        watch.begin(at(20));
+        assert_eq!(watch.watched(at(21)), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_gap_and_a_clock_that_is_set_break_a_watch() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        for (here, there_then, breaks) in [
+            (45, 45, false),
+            (46, 46, true),
+            (3, 48, false),
+            (3, 49, true),
+            (3, 600, true),
+            (3, -42, false),
+            (3, -43, true),
+        ] {
+            let mut watch = Watch::new(GAP, Some(Duration::ZERO), begun);
+            assert_eq!(watch.hear(at(0), there(0)), Heard::InOrder);
+            let heard = watch.hear(at(here), there(there_then));
+            assert_eq!(heard != Heard::InOrder, breaks, "{here} here, {there_then} there");
+            assert_eq!(watch.since.is_none(), breaks);
+        }
+    }
+
+    #[test]
+    fn nobody_is_silent_for_longer_than_somebody_has_listened() {
+        let silence =
+            Silence { heartbeat: Duration::from_secs(180), queued: Duration::from_secs(1800) };
+        let at = |watched| limits(silence, Duration::from_secs(watched), there(0));
+        assert_eq!((at(179).heard_before, at(179).queued_before), (None, None));
+        assert_eq!((at(180).heard_before, at(180).queued_before), (Some(there(-180)), None));
+        assert_eq!(at(1800).queued_before, Some(there(-1800)));
+        assert_eq!((at(59).longest_own_s, at(59).now), (59, there(0)));
+    }
+}

@@ -1,0 +1,127 @@
+//! Which jobs are silent, and how many there are of each status.
+
+use chrono::{DateTime, Utc};
+use sea_orm::sea_query::{Expr, ExprTrait, Query, SelectStatement, UnionType};
+use sea_orm::{
+    ColumnTrait, Condition, DatabaseConnection, DbErr, EntityTrait, FromQueryResult, QueryFilter,
+    QuerySelect, QueryTrait,
+};
+
+use super::partitions::clock;
+use crate::entity::{dead_letter, job};
+
+/// A job that has been silent for too long, and the position of its last sign of life.
+#[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
+pub struct Silent {
+    /// The job.
+    pub id: String,
+    /// The stream sequence of its last sign of life.
+    pub last_seq: i64,
+    /// Its index in the bundle.
+    pub last_idx: i32,
+}
+
+/// What counts as silent. Times are those of the stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// A job in `provisioning` without a timeout of its own is, if it was last heard of before; none
+    /// for no such job.
+    pub heard_before: Option<DateTime<Utc>>,
+    /// A `queued` job is, if it was last heard of before; none for no such job.
+    pub queued_before: Option<DateTime<Utc>>,
+    /// A job with a timeout of its own is, if that has run out by now …
+    pub now: DateTime<Utc>,
+    /// … and is no longer than this, in seconds.
+    pub longest_own_s: i64,
+}
+
+/// The silent jobs of a partition, at most `max` of them. Each comes from the beginning of a range
+/// of the index `jobs_silence`, so jobs that are not silent cost nothing.
+///
+/// # Errors
+/// When the database fails.
+pub async fn silent(
+    db: &DatabaseConnection,
+    partition: i32,
+    limits: Limits,
+    max: u64,
+) -> Result<Vec<Silent>, DbErr> {
+    Silent::find_by_statement(
+        db.get_database_backend().build(&silent_statement(partition, limits, max)),
+    )
+    .all(db)
+    .await
+}
+
+/// The statement of [`silent`], for those who want it explained.
+#[must_use]
+pub fn silent_statement(partition: i32, limits: Limits, max: u64) -> SelectStatement {
+    use job::{Column, Status};
+    let of = |status: Status, condition: Condition| {
+        let mut select = job::Entity::find()
+            .select_only()
+            .columns([Column::Id, Column::LastSeq, Column::LastIdx])
+            .filter(Column::Partition.eq(partition))
+            .filter(Column::Status.eq(status))
+            .filter(condition)
+            .into_query();
+        // What is held behind a dead letter may be a sign of life.
+        let held = Query::select()
+            .expr(Expr::val(1))
+            .from(dead_letter::Entity)
+            .and_where(dead_letter::Column::JobId.into_expr().equals((job::Entity, Column::Id)))
+            .and_where(dead_letter::Column::State.ne(dead_letter::State::Discarded))
+            .take();
+        select.and_where(Expr::exists(held).not()).take()
+    };
+    let by_worker = |before: DateTime<Utc>| {
+        Condition::all().add(Column::PresumeAt.is_null()).add(Column::UpdatedAt.lte(before))
+    };
+    let own = Condition::all()
+        .add(Column::PresumeAt.lte(limits.now))
+        .add(Column::HeartbeatTimeoutS.lte(limits.longest_own_s));
+    let mut select = of(Status::Provisioning, own);
+    for (status, before) in
+        [(Status::Provisioning, limits.heard_before), (Status::Queued, limits.queued_before)]
+    {
+        if let Some(before) = before {
+            select.union(UnionType::All, of(status, by_worker(before)));
+        }
+    }
+    select.limit(max).take()
+}
+
+/// The jobs of one status.
+#[derive(Debug, FromQueryResult)]
+pub struct Counted {
+    /// The status.
+    pub status: job::Status,
+    /// How many have it.
+    pub jobs: i64,
+    /// When the one was last heard of that was heard of longest ago.
+    pub oldest: DateTime<Utc>,
+    /// Now, by the database's clock.
+    pub now: DateTime<Utc>,
+}
+
+/// Counts the jobs of these partitions, by status; what there is none of is left out.
+///
+/// # Errors
+/// When the database fails.
+pub async fn count(
+    db: &DatabaseConnection,
+    partitions: impl IntoIterator<Item = i32>,
+) -> Result<Vec<Counted>, DbErr> {
+    use job::Column;
+    job::Entity::find()
+        .select_only()
+        .column(Column::Status)
+        .column_as(Column::Id.count(), "jobs")
+        .column_as(Column::UpdatedAt.min(), "oldest")
+        .expr_as(clock(db.get_database_backend(), std::time::Duration::ZERO), "now")
+        .filter(Column::Partition.is_in(partitions))
+        .group_by(Column::Status)
+        .into_model()
+        .all(db)
+        .await
+}
