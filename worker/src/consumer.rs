@@ -15,6 +15,7 @@ use futures::{FutureExt, StreamExt};
 use shared::bundle;
 use shared::partition::Partition;
 use shared::stream::has_leader;
+use tokio::time::Instant;
 
 use crate::decided::Decided;
 use crate::entity::partition::Model as Row;
@@ -27,6 +28,9 @@ const ACK_WAIT: Duration = Duration::from_secs(3600);
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(300);
 /// A message that is known to be there must come within this time.
 const FIRST_MESSAGE_LIMIT: Duration = Duration::from_secs(10);
+/// For how long a cluster's bad news of a stream is doubted: twice what a leader takes to find out
+/// that nobody hears it any more.
+const DOUBT: Duration = Duration::from_secs(20);
 /// What a pull may bring: bounds this process's memory per partition.
 const PULL_MESSAGES: usize = 256;
 const PULL_BYTES: usize = 4 * 1024 * 1024;
@@ -149,16 +153,8 @@ impl Feed {
     ) -> Result<Self, Trouble> {
         // Before anything is checked: all of that is known of this connection only.
         let connection = Connection::current(&jetstream.client());
-        let stream = jetstream
-            .get_stream(partition.stream())
-            .await
-            .map_err(|error| Trouble::anomaly("the stream is not described", error))?;
-        let info = stream.cached_info();
-        if !has_leader(info) {
-            return Err(Trouble::Anomaly("the stream has no leader that hears a majority".into()));
-        }
-        let stream_created_at = micros(info.created);
-        identify(row, stream_created_at, info.state.first_sequence, info.state.last_sequence)?;
+        let stream = describe(jetstream, row, partition).await?;
+        let stream_created_at = micros(stream.cached_info().created);
 
         // Where an operator let the partition go on there is no message at the checkpoint.
         let accepted = is_accepted(row);
@@ -397,6 +393,33 @@ pub(crate) async fn look_ahead(
             if let Content::Order(order) = &incoming.content {
                 decided.learn(order);
             }
+        }
+    }
+}
+
+/// The partition's stream, which can be the one that was applied as far as its description tells.
+///
+/// A node of a cluster that was frozen still takes itself for the leader when it goes on, hears what
+/// the others sent it before they went, and describes the stream as it was then. Only what it says
+/// for longer than that can last is believed.
+async fn describe(jetstream: &Context, row: &Row, partition: Partition) -> Result<Stream, Trouble> {
+    let doubtful_until = Instant::now() + DOUBT;
+    loop {
+        let stream = jetstream
+            .get_stream(partition.stream())
+            .await
+            .map_err(|error| Trouble::anomaly("the stream is not described", error))?;
+        let info = stream.cached_info();
+        if !has_leader(info) {
+            return Err(Trouble::Anomaly("the stream has no leader that hears a majority".into()));
+        }
+        let (created, state) = (micros(info.created), &info.state);
+        match identify(row, created, state.first_sequence, state.last_sequence) {
+            Ok(()) => return Ok(stream),
+            Err(_) if info.config.num_replicas > 1 && Instant::now() < doubtful_until => {
+                tokio::time::sleep(DOUBT / 20).await;
+            }
+            Err(trouble) => return Err(trouble),
         }
     }
 }
