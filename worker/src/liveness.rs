@@ -28,7 +28,7 @@ use crate::store::liveness::{Limits, Silent, silent};
 use crate::store::partitions;
 
 /// How often an owner looks, at the least and at the most.
-const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+const INTERVAL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 /// How long looking may take.
 const ROUND_LIMIT: Duration = Duration::from_secs(30);
 /// How many silent jobs a round tells of; the next one follows at once when there are more.
@@ -54,7 +54,7 @@ impl Silence {
     }
 
     fn interval(self) -> Duration {
-        (self.heartbeat / 60).clamp(INTERVAL.0, INTERVAL.1)
+        (self.heartbeat / 30).clamp(INTERVAL.0, INTERVAL.1)
     }
 }
 

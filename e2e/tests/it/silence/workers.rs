@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use e2e::load::Load;
+use sea_orm::TransactionTrait;
 use worker::entity::job_event::Model as JobEvent;
 
 use super::*;
@@ -28,7 +29,8 @@ fn assert_once(events: &[JobEvent]) {
 async fn workers_crash(db: Db, workers: usize, kills: usize) {
     let mut stack = Stack::builder()
         .db(db)
-        .env("HEARTBEAT_TIMEOUT", "2s")
+        .partitions(4)
+        .env("HEARTBEAT_TIMEOUT", "4s")
         .env("LEASE", "1s")
         .env("BATCH_MAX", "20")
         .start()
@@ -94,6 +96,33 @@ async fn workers_crash(db: Db, workers: usize, kills: usize) {
     let (code, output) = rebuild(&stack, &url, &[]).await;
     assert_eq!(code, Some(0), "{output}");
     assert_eq!(rows(&empty).await, expected);
+}
+
+/// An owner tells of nothing more until what it told of is applied.
+#[tokio::test]
+async fn a_silence_is_told_of_once_however_long_it_takes_to_be_applied() {
+    let stack = impatient(Db::Postgres, "1s").env("LEASE", "30s").start().await.unwrap();
+    let db = stack.db().await.unwrap();
+    for id in ["a", "b", "c", "d"] {
+        accept(&stack, status(id, "provisioning")).await;
+    }
+    wait_until_applied(&stack, &db).await;
+    // No batch begins while somebody else holds these rows; they can still be read.
+    let lock = db.begin().await.unwrap();
+    lock.execute_unprepared("SELECT * FROM partitions FOR UPDATE").await.unwrap();
+    let told = async || metric(&stack.worker, "ackline_worker_lost_total").await;
+    stack.wait_until("all are told of", SOON, async || told().await >= 4.0).await;
+    // Five looks' time.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    lock.rollback().await.unwrap();
+    for id in ["a", "b", "c", "d"] {
+        wait_until_presumed(&stack, &db, id).await;
+    }
+    wait_until_applied(&stack, &db).await;
+    assert_eq!(told().await, 4.0);
+    let lost = events(&db).await.into_iter().filter(|event| event.kind == Kind::Lost);
+    assert_eq!(lost.count(), 4);
+    assert_audited(&stack).await;
 }
 
 #[tokio::test]
