@@ -9,6 +9,7 @@ use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryOrder};
 use serde::Serialize;
 use serde_json::Value;
 use shared::partition::Partition;
+use worker::entity::job_event::Kind;
 use worker::entity::{dead_letter, job, job_event, partition};
 
 use crate::load;
@@ -137,8 +138,11 @@ pub async fn exactly_once(
         jobs(db).await?.into_iter().map(|job| (job.id.clone(), job)).collect();
     let mut effects: HashMap<String, Vec<Effect>> = HashMap::new();
     for event in events(db).await? {
-        // A sender's retry of a callback that was stored, but not answered, is a duplicate.
-        if event.reason.as_deref() != Some("duplicate") {
+        // What workers say is not the senders', and a heartbeat leaves an event only when it takes
+        // that back; heartbeats are counted. A sender's retry of a callback that was stored, but not
+        // answered, is a duplicate.
+        let is_status = !matches!(event.kind, Kind::Lost | Kind::Heartbeat);
+        if is_status && event.reason.as_deref() != Some("duplicate") {
             let effect = (event.event_id.unwrap_or_default(), word(&event.kind));
             effects.entry(event.job_id).or_default().push(effect);
         }

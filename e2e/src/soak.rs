@@ -193,6 +193,8 @@ impl System {
             .db(Db::Postgres)
             .dir(dir)
             .env("LEASE", "1s")
+            // So short that jobs seem silent when the faults keep their senders waiting.
+            .env("HEARTBEAT_TIMEOUT", "1s")
             .ingress_listen(ports[0].address(), any)
             .keep_lines(1000)
             .start()
