@@ -74,7 +74,7 @@ demo: tools build ## Show two workflow runs, one of which fails, from their call
 up: tools build ## Run Ackline on its default ports with its data in .data, until Ctrl-C
 	@$(CARGO) run --quiet --bin up --locked
 
-bench: tools ## Measure applying, audit and rebuild with EVENTS callbacks, 1000000 by default
+bench: tools ## Measure a backlog of EVENTS callbacks, and sweeps over JOBS jobs (1000000 each; ONLY=backlog or sweep)
 	$(CARGO) build --workspace --bins --locked --release
 	@$(CARGO) run --quiet --bin bench --locked --release
 

@@ -24,4 +24,5 @@ pub mod act;
 pub mod load;
 
 pub mod check;
+pub mod crowd;
 pub mod soak;

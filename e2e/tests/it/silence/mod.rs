@@ -3,12 +3,13 @@
 
 mod clocks;
 mod deadlines;
+mod index;
 mod outages;
 mod runs;
 mod workers;
 
 use e2e::stack::{Builder, Db, Stack};
-use sea_orm::DatabaseConnection;
+use sea_orm::{ConnectionTrait, DatabaseConnection};
 use serde_json::json;
 use worker::entity::job::{Failure, Model as Job, Status};
 use worker::entity::job_event::{Effect, Kind};

@@ -149,7 +149,7 @@ async fn a_quick_successor_goes_on_watching() {
     let before = watched().await.unwrap();
     stack.worker.process.kill9();
     let long_ago = "UPDATE partitions SET watched_until = watched_until - interval '16 seconds'";
-    sea_orm::ConnectionTrait::execute_unprepared(&db, long_ago).await.unwrap();
+    db.execute_unprepared(long_ago).await.unwrap();
     stack.start_worker().await.unwrap();
     stack
         .wait_until("both are watched anew", SOON, async || {

@@ -1,9 +1,5 @@
-//! `make bench`: how fast a backlog is applied, audited and rebuilt, on a real broker and a real
-//! database. The figures are for comparing with each other, from one run on one machine.
+//! How fast a backlog is applied, audited and rebuilt.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is there to be read")]
-
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -27,22 +23,8 @@ const PER_BUNDLE: usize = 100;
 const LIMIT: Duration = Duration::from_secs(1800);
 const POLL: Duration = Duration::from_millis(50);
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn run() -> Result<()> {
-    let events = match std::env::var("EVENTS") {
-        Ok(text) => text.parse().context("EVENTS must be a number")?,
-        Err(_) => 1_000_000,
-    };
+/// Measures it on both databases.
+pub(crate) async fn run(events: usize) -> Result<()> {
     println!("{events} callbacks of {} jobs in bundles of {PER_BUNDLE}", events / PER_JOB);
     println!(
         "{:<12} {:<28} {:>9} {:>12} {:>10}",
