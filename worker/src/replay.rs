@@ -8,6 +8,7 @@ use async_nats::jetstream::consumer::pull::{Config, Stream as Messages};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::stream::Stream;
 use futures::StreamExt;
+use tokio::time::{Instant, sleep};
 
 use crate::consumer::to_message;
 use crate::event::Message;
@@ -16,6 +17,8 @@ use crate::event::Message;
 const MESSAGE_LIMIT: Duration = Duration::from_secs(30);
 /// The broker forgets the consumer of a reader that ended without a word.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(60);
+/// How long to wait before the broker is asked again.
+const RETRY: Duration = Duration::from_millis(250);
 const PULL_MESSAGES: usize = 2000;
 const PULL_BYTES: usize = 8 * 1024 * 1024;
 
@@ -47,31 +50,16 @@ impl Range {
     /// Begins to read. The stream must hold a message at `to`.
     ///
     /// # Errors
-    /// When the broker fails.
+    /// When the broker fails, and does so for longer than an election takes.
     pub async fn open(stream: Stream, from: i64, to: i64) -> anyhow::Result<Self> {
-        let consumer = format!("reader-{}", uuid::Uuid::new_v4().simple());
-        let messages = stream
-            .create_consumer(Config {
-                name: Some(consumer.clone()),
-                deliver_policy: DeliverPolicy::ByStartSequence {
-                    start_sequence: u64::try_from(from)?,
-                },
-                ack_policy: AckPolicy::None,
-                inactive_threshold: INACTIVE_THRESHOLD,
-                memory_storage: true,
-                num_replicas: 1,
-                ..Config::default()
-            })
-            .await
-            .context("the stream can't be read")?
-            .stream()
-            .max_messages_per_batch(PULL_MESSAGES)
-            .max_bytes_per_batch(PULL_BYTES)
-            .expires(Duration::from_secs(30))
-            .heartbeat(Duration::from_secs(5))
-            .messages()
-            .await
-            .context("the stream can't be read")?;
+        let give_up = Instant::now() + MESSAGE_LIMIT;
+        let (consumer, messages) = loop {
+            match begin(&stream, from).await {
+                Ok(begun) => break begun,
+                Err(error) if Instant::now() >= give_up => return Err(error),
+                Err(_) => sleep(RETRY).await,
+            }
+        };
         Ok(Self { stream, consumer, messages, next: from, to, carried: None })
     }
 
@@ -85,14 +73,7 @@ impl Range {
         }
         let message = match self.carried.take() {
             Some(message) => message,
-            None => {
-                let message = tokio::time::timeout(MESSAGE_LIMIT, self.messages.next())
-                    .await
-                    .context("the broker does not deliver")?
-                    .context("the broker ended the delivery")?
-                    .context("the broker does not deliver")?;
-                to_message(&message)?.0
-            }
+            None => self.deliver().await?,
         };
         ensure!(message.seq >= self.next, "the message {} came again", message.seq);
         if message.seq > self.next {
@@ -105,6 +86,31 @@ impl Range {
         Ok(Some(Next::Message(message)))
     }
 
+    /// The next message there is. In a cluster the consumer goes with its node, and for a moment the
+    /// stream has no leader: then a new consumer goes on from here.
+    async fn deliver(&mut self) -> anyhow::Result<Message> {
+        let give_up = Instant::now() + MESSAGE_LIMIT;
+        loop {
+            let delivered = tokio::time::timeout_at(give_up, self.messages.next())
+                .await
+                .context("the broker does not deliver")?;
+            let error = match delivered {
+                Some(Ok(message)) => return Ok(to_message(&message)?.0),
+                Some(Err(error)) => {
+                    anyhow::Error::new(error).context("the broker does not deliver")
+                }
+                None => anyhow::anyhow!("the broker ended the delivery"),
+            };
+            if Instant::now() >= give_up {
+                return Err(error);
+            }
+            sleep(RETRY).await;
+            if let Ok((consumer, messages)) = begin(&self.stream, self.next).await {
+                (self.consumer, self.messages) = (consumer, messages);
+            }
+        }
+    }
+
     /// Ends the reading.
     pub async fn close(self) {
         let Self { stream, consumer, messages, .. } = self;
@@ -112,4 +118,30 @@ impl Range {
         // The broker forgets it by itself when this fails.
         let _ = stream.delete_consumer(&consumer).await;
     }
+}
+
+/// Makes a consumer that reads from there on; its name, and what it delivers.
+async fn begin(stream: &Stream, from: i64) -> anyhow::Result<(String, Messages)> {
+    let consumer = format!("reader-{}", uuid::Uuid::new_v4().simple());
+    let messages = stream
+        .create_consumer(Config {
+            name: Some(consumer.clone()),
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: u64::try_from(from)? },
+            ack_policy: AckPolicy::None,
+            inactive_threshold: INACTIVE_THRESHOLD,
+            memory_storage: true,
+            num_replicas: 1,
+            ..Config::default()
+        })
+        .await
+        .context("the stream can't be read")?
+        .stream()
+        .max_messages_per_batch(PULL_MESSAGES)
+        .max_bytes_per_batch(PULL_BYTES)
+        .expires(Duration::from_secs(30))
+        .heartbeat(Duration::from_secs(5))
+        .messages()
+        .await
+        .context("the stream can't be read")?;
+    Ok((consumer, messages))
 }
