@@ -25,6 +25,11 @@ pub(crate) fn describe_metrics() {
 
 /// Counts now and then, for as long as it is polled.
 pub(crate) async fn take(process: Arc<Process>, silence: Silence) {
+    // Until then there is nothing to count, and the first count should not wait for the second.
+    let mut renewed = process.renewed.clone();
+    if renewed.wait_for(|renewed| !renewed.owned.is_empty()).await.is_err() {
+        return;
+    }
     let mut ticks = tokio::time::interval((silence.heartbeat / 6).clamp(INTERVAL.0, INTERVAL.1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -28,7 +28,9 @@ use crate::store::liveness::{Limits, Silent, silent};
 use crate::store::partitions;
 
 /// How often an owner looks, at the least and at the most.
-const INTERVAL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
+const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+/// What is never a gap.
+const SHORTEST_GAP: Duration = Duration::from_millis(500);
 /// How long looking may take.
 const ROUND_LIMIT: Duration = Duration::from_secs(30);
 /// How many silent jobs a round tells of; the next one follows at once when there are more.
@@ -50,7 +52,7 @@ impl Silence {
     /// three times in its timeout, that and a beat on each side of it are less than the timeout.
     #[must_use]
     pub fn longest_gap(self) -> Duration {
-        self.heartbeat / 4
+        (self.heartbeat / 4).max(SHORTEST_GAP)
     }
 
     fn interval(self) -> Duration {

@@ -131,7 +131,7 @@ impl RunArgs {
     }
 }
 
-/// A duration that is told from the pauses of a healthy system.
+/// A timeout of jobs: shorter ones could not be told from the pauses of a healthy system.
 fn timeout(text: &str) -> Result<Duration, String> {
     let timeout = duration(text)?;
     if timeout < Duration::from_secs(1) { Err("must be at least 1s".into()) } else { Ok(timeout) }

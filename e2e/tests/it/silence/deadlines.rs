@@ -92,7 +92,7 @@ async fn each_job_has_its_timeout_on_postgres() {
 /// A heartbeat that is held behind a dead letter is a sign of life that nobody has read.
 #[tokio::test]
 async fn a_job_that_is_held_is_not_presumed_failed() {
-    let stack = impatient(Db::Sqlite, "1s").start().await.unwrap();
+    let stack = impatient(Db::Sqlite, "2s").start().await.unwrap();
     let db = stack.db().await.unwrap();
     refuse_poison(&stack, Db::Sqlite).await;
     accept(&stack, status("held", "provisioning")).await;

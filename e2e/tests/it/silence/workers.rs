@@ -101,12 +101,17 @@ async fn workers_crash(db: Db, workers: usize, kills: usize) {
 /// An owner tells of nothing more until what it told of is applied.
 #[tokio::test]
 async fn a_silence_is_told_of_once_however_long_it_takes_to_be_applied() {
-    let stack = impatient(Db::Postgres, "1s").env("LEASE", "30s").start().await.unwrap();
+    let stack = impatient(Db::Postgres, "6s").env("LEASE", "30s").start().await.unwrap();
     let db = stack.db().await.unwrap();
     for id in ["a", "b", "c", "d"] {
         accept(&stack, status(id, "provisioning")).await;
     }
     wait_until_applied(&stack, &db).await;
+    stack
+        .wait_until("both partitions are watched", SOON, async || {
+            partitions(&db).await.iter().all(|row| row.watched_since.is_some())
+        })
+        .await;
     // No batch begins while somebody else holds these rows; they can still be read.
     let lock = db.begin().await.unwrap();
     lock.execute_unprepared("SELECT * FROM partitions FOR UPDATE").await.unwrap();
