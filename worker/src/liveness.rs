@@ -90,7 +90,7 @@ struct Watch {
 enum Heard {
     /// It goes on, or has yet to begin.
     InOrder,
-    /// It is over; why.
+    /// It must begin anew; why.
     Broken(&'static str),
 }
 
@@ -108,20 +108,15 @@ impl Watch {
         };
         let here = now.duration_since(before);
         if here > self.longest_gap {
-            return self.broken("it has not been looked at for too long");
+            return Heard::Broken("nothing was heard for too long");
         }
         let here = TimeDelta::from_std(here).unwrap_or(TimeDelta::MAX);
         let off = there.signed_duration_since(there_before) - here;
         // The jobs' times are those of the clock before: they compare only once all have new ones.
         if off.abs().to_std().is_ok_and(|off| off > self.longest_gap) {
-            return self.broken("the broker's clock has been set");
+            return Heard::Broken("the broker's clock has been set");
         }
         Heard::InOrder
-    }
-
-    fn broken(&mut self, why: &'static str) -> Heard {
-        self.forget();
-        Heard::Broken(why)
     }
 
     fn has_begun(&self) -> bool {
@@ -133,10 +128,10 @@ impl Watch {
     }
 
     /// Ends it: what was watched counts no longer.
-    fn forget(&mut self) -> bool {
+    fn forget(&mut self) {
         self.answered = None;
         self.before = Duration::ZERO;
-        self.since.take().is_some()
+        self.since = None;
     }
 
     fn watched(&self, now: Instant) -> Duration {
@@ -181,10 +176,10 @@ pub async fn watch(process: &Process, partition: Partition, row: &Row) -> Infall
         let round = tokio::time::timeout(ROUND_LIMIT, sweeper.round()).await;
         let more = match round.unwrap_or_else(|_| Err("no answer in time".into())) {
             Ok(more) => more,
+            // The watch goes on: if this lasts for longer than a gap, the next answer breaks it.
             Err(error) => {
                 let error = &*error;
                 tracing::warn!(%partition, error, "silent jobs are not looked for; trying again");
-                sweeper.forget().await;
                 false
             }
         };
@@ -218,9 +213,7 @@ impl Sweeper<'_> {
         let described = describe(&process.jetstream, partition).await?;
         let now = Instant::now();
         if let Heard::Broken(why) = self.watch.hear(now, described.ts) {
-            tracing::warn!(%partition, why, "the watch for silent jobs begins anew");
-            self.end = None;
-            self.write(false).await?;
+            self.begin_anew(why).await?;
         }
         let end = i64::try_from(described.info.state.last_sequence)?;
         let end_before = self.end.replace(end);
@@ -268,22 +261,27 @@ impl Sweeper<'_> {
             payload.extend_from_slice(&entry);
             told += 1;
         }
-        let seq = internal::publish(&process.jetstream, partition, payload.freeze()).await?;
+        let published = internal::publish(&process.jetstream, partition, payload.freeze()).await;
+        let seq = match published {
+            Ok(seq) => seq,
+            Err(error) => {
+                // What it does not take of workers it may not have taken of senders either.
+                self.begin_anew("the stream does not take what it is told").await?;
+                return Err(error.into());
+            }
+        };
         self.end = self.end.max(Some(seq));
         metrics::counter!("ackline_worker_lost_total").increment(told);
         tracing::info!(%partition, jobs = told, seq, "silent jobs: the stream is told");
         Ok(())
     }
 
-    /// Begins the watch anew after something went wrong.
-    async fn forget(&mut self) {
+    /// Forgets what was watched.
+    async fn begin_anew(&mut self, why: &'static str) -> Result<(), sea_orm::DbErr> {
+        tracing::warn!(partition = %self.partition, why, "the watch for silent jobs begins anew");
+        self.watch.forget();
         self.end = None;
-        if self.watch.forget()
-            && let Err(error) = self.write(false).await
-        {
-            // A successor may count what was watched until now, and not more than a gap besides.
-            tracing::debug!(partition = %self.partition, %error, "the end of the watch is not kept");
-        }
+        self.write(false).await
     }
 
     async fn write(&self, is_watched: bool) -> Result<(), sea_orm::DbErr> {
@@ -339,9 +337,9 @@ mod tests {
         let mut watch = Watch::new(GAP, Some(Duration::from_secs(100)), begun);
         assert!(watch.has_begun());
         assert_eq!(watch.watched(at(10)), Duration::from_secs(110));
-        assert!(watch.forget());
+        watch.forget();
         assert_eq!(watch.watched(at(20)), Duration::ZERO);
-        assert!(!watch.forget(), "it has ended already");
+        assert!(!watch.has_begun());
         watch.begin(at(20));
         assert_eq!(watch.watched(at(21)), Duration::from_secs(1));
     }
@@ -363,7 +361,6 @@ mod tests {
             assert_eq!(watch.hear(at(0), there(0)), Heard::InOrder);
             let heard = watch.hear(at(here), there(there_then));
             assert_eq!(heard != Heard::InOrder, breaks, "{here} here, {there_then} there");
-            assert_eq!(watch.since.is_none(), breaks);
         }
     }
 
