@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
+use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull::{Config, Stream as Messages};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::stream::Stream;
@@ -39,34 +40,24 @@ pub enum Next {
 /// The messages of a stream from one sequence to another, both included.
 pub struct Range {
     stream: Stream,
-    consumer: String,
-    messages: Messages,
+    /// The consumer's name, and what it delivers, while there is one.
+    reading: Option<(String, Messages)>,
     next: i64,
     to: i64,
     carried: Option<Message>,
 }
 
 impl Range {
-    /// Begins to read. The stream must hold a message at `to`.
-    ///
-    /// # Errors
-    /// When the broker fails, and does so for longer than an election takes.
-    pub async fn open(stream: Stream, from: i64, to: i64) -> anyhow::Result<Self> {
-        let give_up = Instant::now() + MESSAGE_LIMIT;
-        let (consumer, messages) = loop {
-            match begin(&stream, from).await {
-                Ok(begun) => break begun,
-                Err(error) if Instant::now() >= give_up => return Err(error),
-                Err(_) => sleep(RETRY).await,
-            }
-        };
-        Ok(Self { stream, consumer, messages, next: from, to, carried: None })
+    /// What the stream holds from one sequence to another, where it must hold a message.
+    #[must_use]
+    pub fn new(stream: Stream, from: i64, to: i64) -> Self {
+        Self { stream, reading: None, next: from, to, carried: None }
     }
 
     /// What comes next; none at the end.
     ///
     /// # Errors
-    /// When the broker fails.
+    /// When the broker fails, and does so for longer than an election takes.
     pub async fn next(&mut self) -> anyhow::Result<Option<Next>> {
         if self.next > self.to {
             return Ok(None);
@@ -91,32 +82,33 @@ impl Range {
     async fn deliver(&mut self) -> anyhow::Result<Message> {
         let give_up = Instant::now() + MESSAGE_LIMIT;
         loop {
-            let delivered = tokio::time::timeout_at(give_up, self.messages.next())
-                .await
-                .context("the broker does not deliver")?;
-            let error = match delivered {
-                Some(Ok(message)) => return Ok(to_message(&message)?.0),
-                Some(Err(error)) => {
-                    anyhow::Error::new(error).context("the broker does not deliver")
+            let received = tokio::time::timeout_at(give_up, self.receive()).await;
+            match received.unwrap_or_else(|_| Err(anyhow!("the broker does not deliver"))) {
+                Ok(message) => return Ok(to_message(&message)?.0),
+                Err(error) if Instant::now() >= give_up => return Err(error),
+                Err(_) => {
+                    self.reading = None;
+                    sleep(RETRY).await;
                 }
-                None => anyhow::anyhow!("the broker ended the delivery"),
-            };
-            if Instant::now() >= give_up {
-                return Err(error);
-            }
-            sleep(RETRY).await;
-            if let Ok((consumer, messages)) = begin(&self.stream, self.next).await {
-                (self.consumer, self.messages) = (consumer, messages);
             }
         }
     }
 
+    async fn receive(&mut self) -> anyhow::Result<jetstream::Message> {
+        let (_, messages) = match &mut self.reading {
+            Some(reading) => reading,
+            None => self.reading.insert(begin(&self.stream, self.next).await?),
+        };
+        let delivered = messages.next().await.context("the broker ended the delivery")?;
+        delivered.context("the broker does not deliver")
+    }
+
     /// Ends the reading.
     pub async fn close(self) {
-        let Self { stream, consumer, messages, .. } = self;
+        let Some((consumer, messages)) = self.reading else { return };
         drop(messages);
         // The broker forgets it by itself when this fails.
-        let _ = stream.delete_consumer(&consumer).await;
+        let _ = self.stream.delete_consumer(&consumer).await;
     }
 }
 

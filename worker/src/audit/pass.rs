@@ -158,7 +158,7 @@ pub(super) async fn pass(
         orders: 0,
     };
     if first_seq <= applied_seq {
-        let mut range = Range::open(source.stream.clone(), first_seq, applied_seq).await?;
+        let mut range = Range::new(source.stream.clone(), first_seq, applied_seq);
         while let Some(next) = range.next().await? {
             match next {
                 Next::Message(message) => reading.message(&message).await?,
