@@ -360,24 +360,20 @@ fn step(job: &mut Job, event: &Event, callback: &Callback, now: DateTime<Utc>) -
 
 /// Fills what is empty, and nothing else.
 fn fill(job: &mut Job, callback: &Callback, now: DateTime<Utc>) -> bool {
-    let mut filled = false;
-    let mut set = |slot: &mut Option<String>, value: &Option<String>| {
-        if slot.is_none() && value.is_some() {
+    fn set<T: Clone>(slot: &mut Option<T>, value: &Option<T>) -> bool {
+        let fills = slot.is_none() && value.is_some();
+        if fills {
             slot.clone_from(value);
-            filled = true;
         }
-    };
-    set(&mut job.agent_id, &callback.agent_id);
-    set(&mut job.region, &callback.region);
-    if job.heartbeat_timeout_s.is_none() && callback.heartbeat_timeout_s.is_some() {
-        job.heartbeat_timeout_s = callback.heartbeat_timeout_s;
-        filled = true;
+        fills
     }
-    if job.queued_at.is_none() {
-        job.queued_at = Some(now);
-        filled = true;
-    }
-    filled
+    [
+        set(&mut job.agent_id, &callback.agent_id),
+        set(&mut job.region, &callback.region),
+        set(&mut job.heartbeat_timeout_s, &callback.heartbeat_timeout_s),
+        set(&mut job.queued_at, &Some(now)),
+    ]
+    .contains(&true)
 }
 
 /// Enters a status that the workflow gives.
