@@ -17,7 +17,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 use shared::bundle;
 use shared::partition::Partition;
-use shared::stream::has_leader;
+use shared::stream::{ContractError, has_leader};
 use tokio::time::Instant;
 
 use crate::entity::partition::Model as Row;
@@ -85,15 +85,6 @@ struct Watch {
     answered: Option<(Instant, DateTime<Utc>)>,
 }
 
-/// What an answer of the broker does to a watch.
-#[derive(Debug, PartialEq, Eq)]
-enum Heard {
-    /// It goes on, or has yet to begin.
-    InOrder,
-    /// It must begin anew; why.
-    Broken(&'static str),
-}
-
 impl Watch {
     /// Goes on with what the owners before have watched, if there is something.
     fn new(longest_gap: Duration, before: Option<Duration>, now: Instant) -> Self {
@@ -101,22 +92,23 @@ impl Watch {
         Self { longest_gap, before: before.unwrap_or_default(), since, answered: None }
     }
 
-    /// The broker has answered, and said what time it is there.
-    fn hear(&mut self, now: Instant, there: DateTime<Utc>) -> Heard {
+    /// The broker has answered, and said what time it is there. `Err` is why the watch must begin
+    /// anew.
+    fn hear(&mut self, now: Instant, there: DateTime<Utc>) -> Result<(), &'static str> {
         let Some((before, there_before)) = self.answered.replace((now, there)) else {
-            return Heard::InOrder;
+            return Ok(());
         };
         let here = now.duration_since(before);
         if here > self.longest_gap {
-            return Heard::Broken("nothing was heard for too long");
+            return Err("nothing was heard for too long");
         }
         let here = TimeDelta::from_std(here).unwrap_or(TimeDelta::MAX);
         let off = there.signed_duration_since(there_before) - here;
         // The jobs' times are those of the clock before: they compare only once all have new ones.
         if off.abs().to_std().is_ok_and(|off| off > self.longest_gap) {
-            return Heard::Broken("the broker's clock has been set");
+            return Err("the broker's clock has been set");
         }
-        Heard::InOrder
+        Ok(())
     }
 
     fn has_begun(&self) -> bool {
@@ -212,7 +204,7 @@ impl Sweeper<'_> {
         let Self { process, partition, epoch, .. } = *self;
         let described = describe(&process.jetstream, partition).await?;
         let now = Instant::now();
-        if let Heard::Broken(why) = self.watch.hear(now, described.ts) {
+        if let Err(why) = self.watch.hear(now, described.ts) {
             self.begin_anew(why).await?;
         }
         let end = i64::try_from(described.info.state.last_sequence)?;
@@ -303,7 +295,7 @@ async fn describe(
     if has_leader(&described.info) {
         Ok(described)
     } else {
-        Err("the stream has no leader that hears a majority".into())
+        Err(ContractError::NoLeader(partition.stream()).into())
     }
 }
 
@@ -322,11 +314,11 @@ mod tests {
         let begun = Instant::now();
         let at = |seconds| begun + Duration::from_secs(seconds);
         let mut watch = Watch::new(GAP, None, begun);
-        assert_eq!(watch.hear(at(0), there(0)), Heard::InOrder);
+        assert_eq!(watch.hear(at(0), there(0)), Ok(()));
         assert_eq!(watch.watched(at(30)), Duration::ZERO, "not up to date yet");
         assert!(!watch.has_begun());
         watch.begin(at(30));
-        assert_eq!(watch.hear(at(40), there(40)), Heard::InOrder);
+        assert_eq!(watch.hear(at(40), there(40)), Ok(()));
         assert_eq!(watch.watched(at(50)), Duration::from_secs(20));
     }
 
@@ -358,9 +350,9 @@ mod tests {
             (3, -43, true),
         ] {
             let mut watch = Watch::new(GAP, Some(Duration::ZERO), begun);
-            assert_eq!(watch.hear(at(0), there(0)), Heard::InOrder);
+            assert_eq!(watch.hear(at(0), there(0)), Ok(()));
             let heard = watch.hear(at(here), there(there_then));
-            assert_eq!(heard != Heard::InOrder, breaks, "{here} here, {there_then} there");
+            assert_eq!(heard.is_err(), breaks, "{here} here, {there_then} there");
         }
     }
 
