@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::entity::job::Status;
-use crate::liveness::Silence;
 use crate::ownership::Process;
 use crate::store::liveness;
 
@@ -24,7 +23,8 @@ pub(crate) fn describe_metrics() {
 }
 
 /// Counts now and then, for as long as it is polled.
-pub(crate) async fn take(process: Arc<Process>, silence: Silence) {
+pub(crate) async fn take(process: Arc<Process>) {
+    let Some(silence) = process.silence else { return };
     // Until then there is nothing to count, and the first count should not wait for the second.
     let mut renewed = process.renewed.clone();
     if renewed.wait_for(|renewed| !renewed.owned.is_empty()).await.is_err() {

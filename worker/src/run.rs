@@ -136,7 +136,7 @@ pub async fn run(
     owners.close();
     let renewing =
         tokio::spawn(renew(Arc::clone(&process), config.name.clone(), renewals.0, health));
-    let counting = tokio::spawn(census::take(Arc::clone(&process), config.silence));
+    let counting = tokio::spawn(census::take(Arc::clone(&process)));
 
     shutdown.cancelled().await;
     let ended = tokio::time::timeout(config.grace, async {
