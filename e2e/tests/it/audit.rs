@@ -7,16 +7,12 @@ use async_nats::jetstream;
 use e2e::load::Load;
 use e2e::stack::{Db, Stack};
 use sea_orm::{ConnectionTrait, DatabaseConnection};
-use serde_json::{Value, json};
+use serde_json::Value;
 use worker::audit::audit;
 use worker::store::audit::Snapshot;
 use worker::transition::RULES_VERSION;
 
 use crate::expect::*;
-
-fn heartbeat(job_id: &str) -> String {
-    json!({ "job_id": job_id, "type": "heartbeat" }).to_string()
-}
 
 /// Everything that can happen to a callback: applied, ignored, dead, held, tried again in vain and
 /// with success, discarded, undecodable. Returns when all of it has.
@@ -43,8 +39,7 @@ pub(crate) async fn everything_happens(stack: &Stack, db: Db) -> DatabaseConnect
     }
     wait_until_applied(stack, &database).await;
     let place = |id: &str, letters: &[worker::entity::dead_letter::Model]| {
-        let letter = letters.iter().find(|letter| letter.job_id.as_deref() == Some(id)).unwrap();
-        format!("{:02}/{}/{}", letter.partition, letter.seq, letter.idx)
+        place(letters.iter().find(|letter| letter.job_id.as_deref() == Some(id)).unwrap())
     };
     let letters = dead_letters(&database).await;
     // In vain: the database refuses them again.

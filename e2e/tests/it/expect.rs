@@ -21,6 +21,11 @@ pub(crate) fn status(job_id: &str, status: &str) -> String {
     json!({ "job_id": job_id, "status": status }).to_string()
 }
 
+/// A heartbeat of the older form.
+pub(crate) fn heartbeat(job_id: &str) -> String {
+    json!({ "job_id": job_id, "type": "heartbeat" }).to_string()
+}
+
 /// Posts a callback, which must be accepted.
 pub(crate) async fn accept(stack: &Stack, body: impl Into<String>) {
     let body = body.into();
@@ -42,6 +47,11 @@ pub(crate) async fn events(db: &DatabaseConnection) -> Vec<job_event::Model> {
 
 pub(crate) async fn dead_letters(db: &DatabaseConnection) -> Vec<dead_letter::Model> {
     check::dead_letters(db).await.unwrap()
+}
+
+/// A dead letter's position, as commands take it.
+pub(crate) fn place(letter: &dead_letter::Model) -> String {
+    format!("{:02}/{}/{}", letter.partition, letter.seq, letter.idx)
 }
 
 pub(crate) async fn partitions(db: &DatabaseConnection) -> Vec<partition::Model> {

@@ -47,7 +47,7 @@ async fn a_rebuild_gives_the_same_rows(db: Db) {
     // discarded first, so that an empty one can know.
     for letter in dead_letters(&live).await {
         if letter.state == worker::entity::dead_letter::State::Dead && letter.job_id.is_some() {
-            let place = format!("{:02}/{}/{}", letter.partition, letter.seq, letter.idx);
+            let place = place(&letter);
             stack.worker_cli(&["dead-letters", "discard", &place, "--json"]).await.unwrap();
         }
     }

@@ -62,19 +62,17 @@ async fn each_role_works_with_nothing_but_its_own_permissions() {
     let _worker = stack.start_worker_with(&role, &[]).await.unwrap();
 
     let db = stack.db().await.unwrap();
-    for (number, state) in [(1, Status::Queued), (2, Status::Provisioning), (3, Status::Running)] {
-        let name = format!("{state:?}").to_lowercase();
-        let body = status("a", &name);
+    let say = async |body: String| {
         let signature = stack.sign(body.as_bytes());
-        let answer = ingress.post(&[("x-signature", &signature)], body).await.unwrap();
-        assert_eq!(answer.status, 200, "callback {number}: {}", answer.text());
+        let answer = ingress.post(&[("x-signature", &signature)], body.clone()).await.unwrap();
+        assert_eq!(answer.status, 200, "{body}: {}", answer.text());
+    };
+    for state in [Status::Queued, Status::Provisioning, Status::Running] {
+        say(status("a", &format!("{state:?}").to_lowercase())).await;
         wait_for_status(&stack, &db, "a", state).await;
     }
     // What the worker says itself takes effect, too.
-    let body = status("silent", "provisioning");
-    let signature = stack.sign(body.as_bytes());
-    let answer = ingress.post(&[("x-signature", &signature)], body).await.unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    say(status("silent", "provisioning")).await;
     let silent = wait_for_status(&stack, &db, "silent", Status::Failed).await;
     assert_eq!(silent.failure, Some(Failure::Presumed));
     let logs = stack.all_logs();

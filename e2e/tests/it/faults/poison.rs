@@ -104,8 +104,7 @@ async fn a_refused_callback_is_isolated(db: Db) {
         if n == 7 {
             accept(&stack, poison("bad")).await;
             accept(&stack, status("bad", "provisioning")).await;
-            accept(&stack, serde_json::json!({ "job_id": "bad", "type": "heartbeat" }).to_string())
-                .await;
+            accept(&stack, heartbeat("bad")).await;
         }
     }
     stack.start_worker().await.unwrap();
@@ -270,8 +269,7 @@ async fn operators_decide(db: Db) {
     for id in ["mended", "dropped"] {
         accept(&stack, poison(id)).await;
         accept(&stack, status(id, "provisioning")).await;
-        let heartbeat = serde_json::json!({ "job_id": id, "type": "heartbeat" });
-        accept(&stack, heartbeat.to_string()).await;
+        accept(&stack, heartbeat(id)).await;
     }
     accept(&stack, status("mended", "running")).await;
     let database = stack.db().await.unwrap();

@@ -1,7 +1,7 @@
 //! Workers whose clocks are wrong. Silence is measured by the clocks of the broker and the database.
 
 use chrono::{DateTime, TimeDelta};
-use e2e::stack::Worker;
+use e2e::stack::{Worker, listening};
 use e2e::tools;
 
 use super::*;
@@ -18,8 +18,7 @@ async fn start_with_clock(stack: &Stack, off_s: i64) -> Worker {
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
     ];
     let worker = stack.start_worker_with(&env, &[]).await.unwrap();
-    let line = worker.process.log().find_line(|line| line.contains("\"listening\"")).unwrap();
-    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let line = listening(&worker.process).await.unwrap();
     let at: DateTime<chrono::Utc> = line["timestamp"].as_str().unwrap().parse().unwrap();
     let off = at.signed_duration_since(now()) - TimeDelta::seconds(off_s);
     assert!(off.abs() < TimeDelta::seconds(60), "the clock is off by {off}");

@@ -4,11 +4,6 @@ use e2e::stack::Worker;
 
 use super::*;
 
-async fn partitions_shown(stack: &Stack) -> Vec<serde_json::Value> {
-    let shown = stack.worker_cli(&["partitions", "list", "--json"]).await.unwrap();
-    shown.as_array().unwrap().clone()
-}
-
 async fn gauge(worker: &Worker, status: &str) -> f64 {
     series(worker.ops, "ackline_worker_jobs", &[("status", status)]).await
 }
@@ -53,7 +48,8 @@ async fn each_job_has_its_timeout(db: Db) {
     let shown = stack.worker_cli(&["jobs", "show", "silent", "--json"]).await.unwrap();
     assert_eq!(shown["events"][1]["kind"], "lost");
     assert_eq!(shown["events"][1]["error"], shown["job"]["error"]);
-    assert!(partitions_shown(&stack).await.iter().all(|row| row["watched_since"].is_string()));
+    let shown = stack.worker_cli(&["partitions", "list", "--json"]).await.unwrap();
+    assert!(shown.as_array().unwrap().iter().all(|row| row["watched_since"].is_string()));
 
     // The metrics agree, sooner or later.
     let worker = &stack.worker;
@@ -109,8 +105,7 @@ async fn a_job_that_is_held_is_not_presumed_failed() {
     assert_eq!(dead_letters(&db).await.len(), 2);
 
     accept_poison(&stack, Db::Sqlite).await;
-    let letter = dead_letters(&db).await.remove(0);
-    let place = format!("{:02}/{}/{}", letter.partition, letter.seq, letter.idx);
+    let place = place(&dead_letters(&db).await[0]);
     stack.worker_cli(&["dead-letters", "requeue", &place, "--json"]).await.unwrap();
     let job = wait_until_presumed(&stack, &db, "held").await;
     assert_eq!(job.heartbeat_count, 1, "what was held came first");

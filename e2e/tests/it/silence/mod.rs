@@ -22,10 +22,6 @@ fn impatient(db: Db, heartbeat_timeout: &str) -> Builder {
     Stack::builder().db(db).partitions(2).env("HEARTBEAT_TIMEOUT", heartbeat_timeout)
 }
 
-fn heartbeat(job_id: &str) -> String {
-    json!({ "job_id": job_id, "type": "heartbeat" }).to_string()
-}
-
 fn is_presumed(job: &Job) -> bool {
     (job.status, job.failure) == (Status::Failed, Some(Failure::Presumed))
 }

@@ -11,12 +11,6 @@ fn jobs_of_each_partition() -> Vec<String> {
     (0..6).map(|number| format!("job-{number}")).collect()
 }
 
-async fn wait_until_all_presumed(stack: &Stack, db: &DatabaseConnection, ids: &[String]) {
-    for id in ids {
-        wait_until_presumed(stack, db, id).await;
-    }
-}
-
 /// Heartbeats that were accepted, but wait in the stream, are signs of life.
 #[tokio::test]
 async fn a_job_whose_heartbeats_wait_in_the_stream_is_not_failed() {
@@ -69,9 +63,8 @@ async fn the_broker_is_away(away: impl AsyncFnOnce(&mut Stack)) {
     for id in beating {
         accept(&stack, heartbeat(id)).await;
     }
-    wait_until_all_presumed(&stack, &db, silent).await;
     for id in silent {
-        let job = job(&db, id).await.unwrap();
+        let job = wait_until_presumed(&stack, &db, id).await;
         let watched_since = partitions(&db).await[job.partition as usize].watched_since.unwrap();
         assert!(
             job.updated_at.signed_duration_since(watched_since).to_std().unwrap() >= TIMEOUT,
