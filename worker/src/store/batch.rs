@@ -1,16 +1,17 @@
 //! One batch, one transaction: the fence, what the batch needs to know, what it decided.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
+use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr,
-    EntityTrait, IntoActiveModel, Iterable, QueryFilter, QuerySelect,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult,
+    QueryFilter, QuerySelect, Statement,
 };
 
 use super::partitions::clock;
+use super::rows;
 use crate::batch::{Known, Plan};
 use crate::entity::{dead_letter, job, job_event, partition};
 use crate::event::{Body, Incoming};
@@ -114,7 +115,7 @@ pub async fn load(
             && transition::kind(event) != job_event::Kind::Heartbeat
             && let Some(event_id) = &callback.event_id
         {
-            event_ids.insert(event_id.as_str());
+            event_ids.insert((event.job_id(), event_id.as_str()));
         }
     }
     let mut known = Known::default();
@@ -122,89 +123,54 @@ pub async fn load(
         return Ok(known);
     }
 
-    let jobs = job::Entity::find()
-        .filter(job::Column::Id.is_in(job_ids.iter().copied()))
-        .all(transaction)
-        .await?;
+    let backend = transaction.get_database_backend();
+    let is_of_batch = |column| rows::is_any(backend, column, job_ids.iter().copied());
+    let jobs = job::Entity::find().filter(is_of_batch("id")).all(transaction).await?;
     known.jobs = jobs.into_iter().map(|job| (job.id.clone(), job)).collect();
 
     let held: Vec<Option<String>> = dead_letter::Entity::find()
         .select_only()
         .column(dead_letter::Column::JobId)
         .distinct()
-        .filter(dead_letter::Column::JobId.is_in(job_ids.iter().copied()))
+        .filter(is_of_batch("job_id"))
         .filter(dead_letter::Column::State.ne(dead_letter::State::Discarded))
         .into_tuple()
         .all(transaction)
         .await?;
     known.held = held.into_iter().flatten().collect();
 
-    if !event_ids.is_empty() && !known.jobs.is_empty() {
-        let seen: Vec<(String, String, job_event::Kind)> = job_event::Entity::find()
-            .select_only()
-            .columns([
-                job_event::Column::JobId,
-                job_event::Column::EventId,
-                job_event::Column::Kind,
-            ])
-            .filter(job_event::Column::JobId.is_in(known.jobs.keys().map(String::as_str)))
-            // An expression keeps event_id out of the index search, which would otherwise try
-            // each job with each event id.
-            .filter(Expr::cust("event_id || ''").is_in(event_ids))
-            .filter(job_event::Column::Kind.ne(job_event::Kind::Heartbeat))
-            .into_tuple()
-            .all(transaction)
-            .await?;
-        let mut by_id: HashMap<(String, String), HashSet<job_event::Kind>> = HashMap::new();
-        for (job_id, event_id, kind) in seen {
-            by_id.entry((job_id, event_id)).or_default().insert(kind);
+    event_ids.retain(|(job_id, _)| known.jobs.contains_key(*job_id));
+    if !event_ids.is_empty() {
+        let (asked, values) = rows::pairs(backend, &event_ids);
+        // The order of the join is fixed for SQLite; an event is found by its job and its id.
+        let sql = format!(
+            "SELECT job_id, event_id, kind FROM {asked} CROSS JOIN job_events \
+             WHERE job_id = first AND event_id = second AND kind <> 'heartbeat'"
+        );
+        let seen = Statement::from_sql_and_values(backend, sql, values);
+        for Event { job_id, event_id, kind } in
+            Event::find_by_statement(seen).all(transaction).await?
+        {
+            known.seen.entry((job_id, event_id)).or_default().insert(kind);
         }
-        known.seen = by_id;
     }
     Ok(known)
 }
 
-/// Writes what a batch decided, in multi-row statements.
+/// A status event of a job with an id.
+#[derive(FromQueryResult)]
+struct Event {
+    job_id: String,
+    event_id: String,
+    kind: job_event::Kind,
+}
+
+/// Writes what a batch decided, a statement for each table.
 ///
 /// # Errors
 /// When the database fails or refuses a row; the caller sorts which.
 pub async fn write(transaction: &DatabaseTransaction, plan: &Plan) -> Result<(), DbErr> {
-    let on_conflict = || {
-        let changing = job::Column::iter().filter(|column| !matches!(column, job::Column::Id));
-        OnConflict::column(job::Column::Id).update_columns(changing).to_owned()
-    };
-    for rows in plan.jobs.chunks(rows_per_statement::<job::Entity>(transaction)) {
-        job::Entity::insert_many(rows.iter().cloned().map(set_all))
-            .on_conflict(on_conflict())
-            .exec_without_returning(transaction)
-            .await?;
-    }
-    for rows in plan.events.chunks(rows_per_statement::<job_event::Entity>(transaction)) {
-        job_event::Entity::insert_many(rows.iter().cloned().map(set_all))
-            .exec_without_returning(transaction)
-            .await?;
-    }
-    for rows in plan.dead_letters.chunks(rows_per_statement::<dead_letter::Entity>(transaction)) {
-        dead_letter::Entity::insert_many(rows.iter().cloned().map(set_all))
-            .exec_without_returning(transaction)
-            .await?;
-    }
-    Ok(())
-}
-
-/// Every column is set: in a statement of many rows one that is not becomes NULL.
-fn set_all<M, A>(model: M) -> A
-where
-    M: IntoActiveModel<A>,
-    A: ActiveModelTrait,
-{
-    model.into_active_model().reset_all()
-}
-
-fn rows_per_statement<E: EntityTrait>(db: &impl ConnectionTrait) -> usize {
-    let binds = match db.get_database_backend() {
-        DbBackend::Sqlite => 32_766,
-        _ => 65_535,
-    };
-    binds / E::Column::iter().count()
+    rows::insert(transaction, &plan.jobs, Some(job::Column::Id)).await?;
+    rows::insert(transaction, &plan.events, None).await?;
+    rows::insert(transaction, &plan.dead_letters, None).await
 }

@@ -122,12 +122,16 @@ pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConn
                 Purpose::Change => Some(CHANGE_IDLE_LIMIT),
                 Purpose::Migrate | Purpose::Read => None,
             };
-            if let Some(idle) = idle {
-                let idle_ms = idle.as_millis().max(1).to_string();
-                options.map_sqlx_postgres_opts(move |options| {
-                    options.options([("idle_in_transaction_session_timeout", idle_ms.as_str())])
-                });
-            }
+            let idle_ms = idle.map(|idle| idle.as_millis().max(1).to_string());
+            options.map_sqlx_postgres_opts(move |options| {
+                // Every look of an owner has its index. But without statistics, as in a young
+                // database, PostgreSQL would rather read whole tables, and a plan that was made
+                // while a table was empty would do so for ever.
+                let options = options
+                    .options([("plan_cache_mode", "force_custom_plan"), ("enable_seqscan", "off")]);
+                let limit = idle_ms.as_deref();
+                options.options(limit.map(|ms| ("idle_in_transaction_session_timeout", ms)))
+            });
             options
         }
     };

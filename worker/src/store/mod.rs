@@ -9,6 +9,7 @@ pub mod liveness;
 pub mod partitions;
 pub mod prune;
 pub mod read;
+mod rows;
 pub mod schema;
 
 use sea_orm::{DbErr, RuntimeErr};
