@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
 use shared::partition::Partition;
 
 use crate::batch::{self, InRow, Plan};
-use crate::consumer::Received;
+use crate::consumer::{Basis, Received};
 use crate::decided::Decided;
 use crate::event::{
     Action, Content, Event, Incoming, MAX_REASON_BYTES, Order, decode_again, without_nul,
@@ -60,7 +59,8 @@ pub struct Limits {
     pub dead_letter_limit: i32,
 }
 
-/// Applies messages that follow the checkpoint and moves `mine` along.
+/// Applies the entries of messages that follow the checkpoint, up to and with `last`, and moves
+/// `mine` along.
 ///
 /// Poison policy: a callback that the database refuses whenever it is tried becomes a dead letter
 /// in the checkpoint's transaction, and later callbacks of its job are held behind it; all other
@@ -71,19 +71,17 @@ pub struct Limits {
 pub async fn apply(
     db: &DatabaseConnection,
     mine: &mut Ownership,
-    messages: &[Received],
-    stream_created_at: DateTime<Utc>,
-    decided: &Decided,
+    last: &Received,
+    incoming: &[Incoming],
+    basis: &Basis,
     limits: Limits,
 ) -> Result<Applied, ApplyError> {
-    let Some(last) = messages.last() else { return Ok(Applied::default()) };
-    let incoming: Vec<Incoming> =
-        messages.iter().flat_map(|message| message.incoming.iter().cloned()).collect();
+    let stream_created_at = basis.created_at;
     let checkpoint =
         Checkpoint { seq: last.seq, msg_id: last.msg_id.as_deref(), stream_created_at };
 
     // Savepoints cost two round trips, so only a batch that was refused pays for them.
-    let attempt = |bisect| attempt(db, mine, &incoming, &checkpoint, decided, limits, bisect);
+    let attempt = |bisect| attempt(db, mine, incoming, &checkpoint, &basis.decided, limits, bisect);
     let applied = match attempt(false).await {
         Err(Refusal::Refused(_)) => attempt(true).await,
         other => other,

@@ -273,7 +273,7 @@ fn dead_letter(
         job_id: event.map(|event| event.job_id().to_owned()),
         state,
         reason: reason.to_owned(),
-        subject: incoming.subject.clone(),
+        subject: incoming.subject.to_string(),
         event_id: event.and_then(|event| match &event.body {
             Body::Callback(callback) => callback.event_id.clone(),
             Body::Lost { .. } => None,

@@ -1,6 +1,7 @@
 //! Reads a partition's stream in order, through a consumer of its own; the only place that acks.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, HeaderMap, Statistics};
 use chrono::{DateTime, Utc};
 use futures::{FutureExt, StreamExt};
+use metrics::{Gauge, gauge};
 use shared::bundle;
 use shared::partition::Partition;
 use shared::stream::has_leader;
@@ -31,9 +33,11 @@ const FIRST_MESSAGE_LIMIT: Duration = Duration::from_secs(10);
 /// For how long a cluster's bad news of a stream is doubted: twice what a leader takes to find out
 /// that nobody hears it any more.
 const DOUBT: Duration = Duration::from_secs(20);
+/// How much of the stream is decoded while a batch is being committed.
+const MAX_AHEAD_BYTES: usize = 256 * 1024;
 /// What a pull may bring: bounds this process's memory per partition.
 const PULL_MESSAGES: usize = 256;
-const PULL_BYTES: usize = 4 * 1024 * 1024;
+const PULL_BYTES: usize = 1024 * 1024;
 /// How many of the messages that were let through are remembered: more than are prefetched.
 const REMEMBERED: usize = 1024;
 /// What is kept of a message id, in bytes; ours have 32.
@@ -56,24 +60,52 @@ impl Trouble {
     }
 }
 
-/// A message with its decoded entries.
+/// A message that was read.
 #[derive(Debug)]
 pub struct Received {
     /// The stream sequence.
     pub seq: i64,
     /// Its `Nats-Msg-Id`.
     pub msg_id: Option<String>,
-    /// Its entries, in order.
-    pub incoming: Vec<Incoming>,
+    /// How many entries of the batch there are up to its end.
+    pub end: usize,
     message: jetstream::Message,
+}
+
+/// Messages that follow each other, decoded.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The messages, at least one.
+    pub messages: Vec<Received>,
+    /// Their entries, in order.
+    pub incoming: Vec<Incoming>,
+}
+
+impl Batch {
+    /// Each message with its entries.
+    pub fn each(&self) -> impl Iterator<Item = (&Received, &[Incoming])> {
+        let mut begin = 0;
+        self.messages.iter().map(move |message| {
+            let entries = &self.incoming[begin..message.end];
+            begin = message.end;
+            (message, entries)
+        })
+    }
+}
+
+/// What is known of a stream as long as it is read.
+#[derive(Debug)]
+pub struct Basis {
+    /// Its partition.
+    pub partition: Partition,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+    /// The refusals that orders further ahead in it name.
+    pub decided: Decided,
 }
 
 /// The messages of a partition after its checkpoint, in order and without holes.
 pub struct Feed {
-    /// When the stream was created.
-    pub stream_created_at: DateTime<Utc>,
-    /// The refusals that orders further ahead in the stream name.
-    pub decided: Decided,
     partition: Partition,
     partitions: u16,
     stream: Stream,
@@ -82,10 +114,44 @@ pub struct Feed {
     connection: Connection,
     next_seq: i64,
     remembered: Remembered,
-    carried: Option<Received>,
+    ahead: Ahead,
+    lag: Gauge,
+    /// What went wrong while it was read ahead: the next batch will not come.
+    trouble: Option<Trouble>,
     /// A message that came too early. It is remembered, because whoever asks for its reason may
     /// be cancelled while the broker is asked.
     gap: Option<i64>,
+}
+
+/// What is read and not taken yet.
+#[derive(Default)]
+struct Ahead {
+    messages: VecDeque<(Received, Vec<Incoming>)>,
+    callbacks: usize,
+    bytes: usize,
+}
+
+impl Ahead {
+    fn push(&mut self, (message, incoming): (Received, Vec<Incoming>)) {
+        self.callbacks += incoming.len();
+        self.bytes += message.message.payload.len();
+        self.messages.push_back((message, incoming));
+    }
+
+    fn take(&mut self, max: usize) -> Batch {
+        let mut batch = Batch::default();
+        while let Some((_, next)) = self.messages.front()
+            && (batch.messages.is_empty() || batch.incoming.len() + next.len() <= max)
+            && let Some((mut message, mut incoming)) = self.messages.pop_front()
+        {
+            self.callbacks -= incoming.len();
+            self.bytes -= message.message.payload.len();
+            batch.incoming.append(&mut incoming);
+            message.end = batch.incoming.len();
+            batch.messages.push(message);
+        }
+        batch
+    }
 }
 
 /// The connection to the broker that a feed was opened on.
@@ -150,17 +216,18 @@ impl Feed {
         owner: &str,
         partition: Partition,
         partitions: u16,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<(Self, Basis), Trouble> {
         // Before anything is checked: all of that is known of this connection only.
         let connection = Connection::current(&jetstream.client());
         let stream = describe(jetstream, row, partition).await?;
-        let stream_created_at = micros(stream.cached_info().created);
+        let created_at = micros(stream.cached_info().created);
 
         // Where an operator let the partition go on there is no message at the checkpoint.
         let accepted = is_accepted(row);
         let start = row.applied_seq + i64::from(accepted);
 
         let consumer = consumer_name(row.epoch, owner);
+        let max_payload = jetstream.client().server_info().max_payload;
         let messages = stream
             .create_consumer(Config {
                 name: Some(consumer.clone()),
@@ -182,7 +249,7 @@ impl Feed {
             .stream()
             .max_messages_per_batch(PULL_MESSAGES)
             // A message above this limit would never come, and nothing would say so.
-            .max_bytes_per_batch(PULL_BYTES.max(2 * jetstream.client().server_info().max_payload))
+            .max_bytes_per_batch(PULL_BYTES.max(max_payload + max_payload / 4))
             .expires(Duration::from_secs(30))
             .heartbeat(Duration::from_secs(5))
             .messages()
@@ -190,8 +257,6 @@ impl Feed {
             .map_err(|error| Trouble::anomaly("the consumer can't be read", error))?;
         let decided = look_ahead(&stream, partition, partitions, row.applied_seq).await?;
         let mut feed = Self {
-            stream_created_at,
-            decided,
             partition,
             partitions,
             stream,
@@ -200,7 +265,9 @@ impl Feed {
             connection,
             next_seq: start.max(1),
             remembered: Remembered::default(),
-            carried: None,
+            ahead: Ahead::default(),
+            lag: gauge!("ackline_worker_lag_messages", "partition" => partition.to_string()),
+            trouble: None,
             gap: None,
         };
         if row.applied_seq > 0
@@ -218,12 +285,12 @@ impl Feed {
                 let _ = stream.delete_consumer(&name).await;
             });
         }
-        Ok(feed)
+        Ok((feed, Basis { partition, created_at, decided }))
     }
 
     /// The first message must be the one that was applied last.
     async fn check_first(&mut self, row: &Row) -> Result<(), Trouble> {
-        let first =
+        let (first, _) =
             tokio::time::timeout(FIRST_MESSAGE_LIMIT, self.receive()).await.map_err(|_| {
                 Trouble::Anomaly("the message at the checkpoint does not come".into())
             })??;
@@ -242,27 +309,38 @@ impl Feed {
     ///
     /// # Errors
     /// [`Trouble`].
-    pub async fn next_batch(&mut self, max: usize) -> Result<Vec<Received>, Trouble> {
-        let first = match self.carried.take() {
-            Some(carried) => carried,
-            None => self.receive().await?,
-        };
-        let mut callbacks = first.incoming.len();
-        let mut batch = vec![first];
-        while let Some(received) = self.receive().now_or_never() {
-            let received = received?;
-            callbacks += received.incoming.len();
-            if callbacks > max {
-                self.carried = Some(received);
-                break;
-            }
-            batch.push(received);
+    pub async fn next_batch(&mut self, max: usize) -> Result<Batch, Trouble> {
+        if let Some(trouble) = self.trouble.take() {
+            return Err(trouble);
         }
-        Ok(batch)
+        while self.ahead.callbacks < max {
+            let received = match self.receive().now_or_never() {
+                Some(received) => received,
+                None if self.ahead.messages.is_empty() => self.receive().await,
+                None => break,
+            };
+            self.ahead.push(received?);
+        }
+        Ok(self.ahead.take(max))
+    }
+
+    /// Fetches and decodes what comes next while a batch is being committed, up to `max` callbacks;
+    /// never returns. Cancel-safe.
+    pub async fn read_ahead(&mut self, max: usize) -> Infallible {
+        while self.ahead.callbacks < max && self.ahead.bytes < MAX_AHEAD_BYTES {
+            match self.receive().await {
+                Ok(received) => self.ahead.push(received),
+                Err(trouble) => {
+                    self.trouble = Some(trouble);
+                    break;
+                }
+            }
+        }
+        std::future::pending().await
     }
 
     /// The next message in order. Cancel-safe: nothing is lost when it is dropped while it waits.
-    async fn receive(&mut self) -> Result<Received, Trouble> {
+    async fn receive(&mut self) -> Result<(Received, Vec<Incoming>), Trouble> {
         loop {
             if let Some(found) = self.gap {
                 return Err(self.explain_gap(found).await);
@@ -291,14 +369,10 @@ impl Feed {
             }
             self.next_seq += 1;
             self.remembered.add(decoded.at);
-            metrics::gauge!("ackline_worker_lag_messages", "partition" => self.partition.to_string())
-                .set(pending as f64);
-            return Ok(Received {
-                seq,
-                incoming: decode(&decoded, self.partition, self.partitions),
-                msg_id: decoded.msg_id,
-                message,
-            });
+            self.lag.set(pending as f64);
+            let incoming = decode(&decoded, self.partition, self.partitions);
+            let end = incoming.len();
+            return Ok((Received { seq, msg_id: decoded.msg_id, end, message }, incoming));
         }
     }
 
@@ -320,11 +394,6 @@ impl Feed {
     /// [`Trouble`].
     pub fn check_connection(&self) -> Result<(), Trouble> {
         self.connection.check()
-    }
-
-    /// The partition that is read.
-    pub fn partition(&self) -> Partition {
-        self.partition
     }
 
     /// Tells the broker how far the partition is applied. A courtesy to those who look at the
@@ -353,7 +422,7 @@ pub(crate) fn to_message(delivered: &jetstream::Message) -> anyhow::Result<(Mess
         msg_id: header(headers, async_nats::header::NATS_MESSAGE_ID.as_ref())
             .map(|id| kept_msg_id(&id)),
         version: header(headers, bundle::VERSION_HEADER.0),
-        subject: delivered.subject.to_string(),
+        subject: delivered.subject.as_str().into(),
         at: info.published,
         payload: delivered.payload.clone(),
     };
@@ -385,7 +454,7 @@ pub(crate) async fn look_ahead(
                 .map_err(|error| Trouble::anomaly("a sequence out of range", error))?,
             msg_id: None,
             version: header(Some(&message.headers), bundle::VERSION_HEADER.0),
-            subject: message.subject.to_string(),
+            subject: message.subject.as_str().into(),
             at: DateTime::UNIX_EPOCH,
             payload: message.payload,
         };

@@ -1,5 +1,7 @@
 //! From a message of the stream to events. Pure: every time comes from the message.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
@@ -63,7 +65,7 @@ pub struct Incoming {
     /// When the stream stored it, in microseconds.
     pub at: DateTime<Utc>,
     /// The subject that it came on.
-    pub subject: String,
+    pub subject: Arc<str>,
     /// The verbatim body.
     pub payload: Bytes,
     /// How often it was refused before.
@@ -148,7 +150,7 @@ pub struct Message {
     /// The value of its `Ackline-Bundle` header.
     pub version: Option<String>,
     /// The subject that it came on.
-    pub subject: String,
+    pub subject: Arc<str>,
     /// When the stream stored it.
     pub at: DateTime<Utc>,
     /// The payload.
@@ -176,13 +178,13 @@ pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<I
         Incoming {
             position,
             at,
-            subject: message.subject.clone(),
+            subject: Arc::clone(&message.subject),
             payload,
             refusals: 0,
             content: content(said, position, at),
         }
     };
-    let is_internal = message.subject == partition.internal_subject();
+    let is_internal = *message.subject == *partition.internal_subject();
     let bundle = if message.version.as_deref() == Some(bundle::VERSION_HEADER.1) {
         bundle::decode(&message.payload).map_err(|error| error.to_string())
     } else {
@@ -218,7 +220,7 @@ pub fn decode_again(letter: dead_letter::Model, partition: Partition, partitions
         position,
         at: letter.received_at,
         content: content(said, position, letter.received_at),
-        subject: letter.subject,
+        subject: letter.subject.into(),
         payload: letter.payload.into(),
         refusals: letter.refusals,
     }

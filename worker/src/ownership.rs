@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{ApplyError, Limits, apply};
-use crate::consumer::{Feed, Received, Trouble};
+use crate::consumer::{Basis, Batch, Feed, Received, Trouble};
 use crate::entity::partition::Model as Row;
+use crate::event::Incoming;
 use crate::janitor;
 use crate::liveness::{self, Silence};
 use crate::share::{Place, Share};
@@ -262,9 +263,9 @@ async fn serve(
 ) -> End {
     let acquired_at = Instant::now();
     let opened = Feed::open(&process.jetstream, row, &process.id, partition, process.partitions);
-    let mut feed = tokio::select! {
+    let (mut feed, basis) = tokio::select! {
         opened = opened => match opened {
-            Ok(feed) => feed,
+            Ok(opened) => opened,
             Err(trouble) => return trouble.into(),
         },
         () = shutdown.cancelled() => return End::Shutdown,
@@ -276,7 +277,7 @@ async fn serve(
     let janitor = janitor::tend(process, partition, mine.epoch);
     let watch = liveness::watch(process, partition, row);
     let end = tokio::select! {
-        end = read(process, place, &mut feed, mine, acquired_at, shutdown) => end,
+        end = read(process, place, &mut feed, &basis, mine, acquired_at, shutdown) => end,
         never = janitor => match never {},
         never = watch => match never {},
     };
@@ -303,6 +304,7 @@ async fn read(
     process: &Process,
     place: &Place,
     feed: &mut Feed,
+    basis: &Basis,
     mine: &mut Ownership,
     mut known_since: Instant,
     shutdown: &CancellationToken,
@@ -334,8 +336,13 @@ async fn read(
                 Err(trouble) => return trouble.into(),
             },
         };
-        let applying = apply_counted(process, feed, mine, &batch);
-        match tokio::time::timeout(BATCH_LIMIT, applying).await {
+        let applying = apply_counted(process, basis, mine, &batch);
+        let applied = tokio::select! {
+            biased;
+            applied = tokio::time::timeout(BATCH_LIMIT, applying) => applied,
+            never = feed.read_ahead(process.batch_max) => match never {},
+        };
+        match applied {
             Ok(Ok(())) => {}
             Ok(Err(ApplyError::Fenced)) => return End::Fenced,
             Ok(Err(ApplyError::DeadLetterLimit)) => {
@@ -350,8 +357,8 @@ async fn read(
             Err(_) => return End::Anomaly("a batch took too long".into()),
         }
         known_since = Instant::now();
-        show_stopped(feed.partition(), false);
-        if let Some(last) = batch.last() {
+        show_stopped(basis.partition, false);
+        if let Some(last) = batch.messages.last() {
             feed.ack(last).await;
         }
     }
@@ -361,34 +368,40 @@ async fn read(
 /// the callback that is one too many takes effect.
 async fn apply_counted(
     process: &Process,
-    feed: &Feed,
+    basis: &Basis,
     mine: &mut Ownership,
-    batch: &[Received],
+    batch: &Batch,
+) -> Result<(), ApplyError> {
+    let Some(last) = batch.messages.last() else { return Ok(()) };
+    match apply_up_to(process, basis, mine, last, &batch.incoming).await {
+        Err(ApplyError::DeadLetterLimit) if batch.messages.len() > 1 => {
+            for (message, entries) in batch.each() {
+                apply_up_to(process, basis, mine, message, entries).await?;
+            }
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+async fn apply_up_to(
+    process: &Process,
+    basis: &Basis,
+    mine: &mut Ownership,
+    last: &Received,
+    incoming: &[Incoming],
 ) -> Result<(), ApplyError> {
     let limits = Limits {
-        partition: feed.partition(),
+        partition: basis.partition,
         partitions: process.partitions,
         lease: process.lease,
         dead_letter_limit: process.dead_letter_limit,
     };
     let begun = Instant::now();
-    let Feed { stream_created_at, decided, .. } = feed;
-    match apply(&process.db, mine, batch, *stream_created_at, decided, limits).await {
-        Ok(applied) => {
-            metrics::histogram!("ackline_worker_batch_seconds")
-                .record(begun.elapsed().as_secs_f64());
-            for (effect, count) in applied.effects {
-                metrics::counter!("ackline_worker_events_total", "effect" => effect)
-                    .increment(count);
-            }
-            Ok(())
-        }
-        Err(ApplyError::DeadLetterLimit) if batch.len() > 1 => {
-            for message in batch.chunks(1) {
-                Box::pin(apply_counted(process, feed, mine, message)).await?;
-            }
-            Ok(())
-        }
-        Err(error) => Err(error),
+    let applied = apply(&process.db, mine, last, incoming, basis, limits).await?;
+    metrics::histogram!("ackline_worker_batch_seconds").record(begun.elapsed().as_secs_f64());
+    for (effect, count) in applied.effects {
+        metrics::counter!("ackline_worker_events_total", "effect" => effect).increment(count);
     }
+    Ok(())
 }

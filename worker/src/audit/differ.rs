@@ -135,7 +135,7 @@ impl Differences {
         let incoming = &entry.incoming;
         let job_id = incoming.event().map(Event::job_id);
         let same = letter.payload == incoming.payload
-            && letter.subject == incoming.subject
+            && *letter.subject == *incoming.subject
             && letter.received_at == incoming.at
             && letter.job_id.as_deref() == job_id;
         if !same {

@@ -37,7 +37,7 @@ impl Rows {
             .map(|event| Incoming {
                 position: event.position,
                 at: event.at,
-                subject: String::new(),
+                subject: "".into(),
                 payload: Default::default(),
                 refusals: 0,
                 content: Content::Event(event.clone()),
