@@ -24,7 +24,7 @@ use crate::entity::partition::Model as Row;
 use crate::event::{Position, lost_body};
 use crate::internal;
 use crate::ownership::Process;
-use crate::store::liveness::{Limits, Silent, silent};
+use crate::store::liveness::{Limits, Silent, Soonest, silent, soonest};
 use crate::store::partitions;
 
 /// How often an owner looks, at the least and at the most.
@@ -146,6 +146,16 @@ fn limits(silence: Silence, watched: Duration, now: DateTime<Utc>) -> Limits {
     }
 }
 
+/// Before when nobody is silent.
+fn first_silence(silence: Silence, soonest: Soonest) -> DateTime<Utc> {
+    let after = |heard: Option<DateTime<Utc>>, timeout: Duration| {
+        heard?.checked_add_signed(TimeDelta::from_std(timeout).ok()?)
+    };
+    let Soonest { heard, queued, own } = soonest;
+    let all = [after(heard, silence.heartbeat), after(queued, silence.queued), own];
+    all.into_iter().flatten().min().unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
 /// Looks for silent jobs for as long as it is polled: while the partition is owned and read.
 pub async fn watch(process: &Process, partition: Partition, row: &Row) -> Infallible {
     let Some(silence) = process.silence else { return std::future::pending().await };
@@ -163,6 +173,7 @@ pub async fn watch(process: &Process, partition: Partition, row: &Row) -> Infall
         silence,
         watch: Watch::new(silence.longest_gap(), before, Instant::now()),
         end: None,
+        quiet: None,
     };
     loop {
         let round = tokio::time::timeout(ROUND_LIMIT, sweeper.round()).await;
@@ -188,6 +199,8 @@ struct Sweeper<'a> {
     watch: Watch,
     /// Where the stream ended when it was last looked at.
     end: Option<i64>,
+    /// While the stream ends there, nobody is silent before that time of the stream.
+    quiet: Option<(i64, DateTime<Utc>)>,
 }
 
 /// A stream's description, and the time at which the broker gave it.
@@ -209,6 +222,9 @@ impl Sweeper<'_> {
         }
         let end = i64::try_from(described.info.state.last_sequence)?;
         let end_before = self.end.replace(end);
+        if self.quiet.is_some_and(|(there, until)| there == end && described.ts < until) {
+            return Ok(false);
+        }
         let number = i32::from(partition.number());
         let committed = partitions::committed(&process.db, number, &process.id, epoch).await?;
         // Somebody else owns the partition; whoever reads it here is about to notice.
@@ -230,6 +246,11 @@ impl Sweeper<'_> {
             found
         };
         if found.is_empty() {
+            // The database is asked again when something has happened, or when it is time.
+            if committed.applied_seq >= end {
+                let soonest = soonest(&process.db, number).await?;
+                self.quiet = Some((end, first_silence(self.silence, soonest)));
+            }
             return Ok(false);
         }
         self.tell(&found, described.ts).await?;
@@ -273,6 +294,7 @@ impl Sweeper<'_> {
         tracing::warn!(partition = %self.partition, why, "the watch for silent jobs begins anew");
         self.watch.forget();
         self.end = None;
+        self.quiet = None;
         self.write(false).await
     }
 
@@ -354,6 +376,19 @@ mod tests {
             let heard = watch.hear(at(here), there(there_then));
             assert_eq!(heard.is_err(), breaks, "{here} here, {there_then} there");
         }
+    }
+
+    #[test]
+    fn the_first_silence_is_that_of_the_job_whose_time_runs_out_first() {
+        let silence =
+            Silence { heartbeat: Duration::from_secs(180), queued: Duration::from_secs(1800) };
+        let none = Soonest::default();
+        assert_eq!(first_silence(silence, none), DateTime::<Utc>::MAX_UTC);
+        let heard = Soonest { heard: Some(there(0)), ..none };
+        assert_eq!(first_silence(silence, heard), there(180));
+        let queued = Soonest { queued: Some(there(-1700)), ..heard };
+        assert_eq!(first_silence(silence, queued), there(100));
+        assert_eq!(first_silence(silence, Soonest { own: Some(there(50)), ..queued }), there(50));
     }
 
     #[test]

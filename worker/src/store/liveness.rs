@@ -91,6 +91,57 @@ pub fn silent_statement(partition: i32, limits: Limits, max: u64) -> SelectState
     select.limit(max).take()
 }
 
+/// When jobs of a partition can become silent, at the soonest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Soonest {
+    /// When the job in `provisioning` without a timeout of its own was last heard of that was heard
+    /// of longest ago.
+    pub heard: Option<DateTime<Utc>>,
+    /// The same of `queued` jobs.
+    pub queued: Option<DateTime<Utc>>,
+    /// When the first timeout of a job's own runs out.
+    pub own: Option<DateTime<Utc>>,
+}
+
+/// Finds it: the beginnings of three ranges of the index `jobs_silence`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn soonest(db: &DatabaseConnection, partition: i32) -> Result<Soonest, DbErr> {
+    use job::{Column, Status};
+    let first = |number: i32, status: Status, column: Column, condition: Expr| {
+        job::Entity::find()
+            .select_only()
+            .expr_as(Expr::val(number), "number")
+            .column_as(column.min(), "at")
+            .filter(Column::Partition.eq(partition))
+            .filter(Column::Status.eq(status))
+            .filter(condition)
+            .into_query()
+    };
+    let by_worker = || Column::PresumeAt.is_null();
+    let own = Column::PresumeAt.is_not_null();
+    let mut select = first(0, Status::Provisioning, Column::UpdatedAt, by_worker());
+    select.union(UnionType::All, first(1, Status::Queued, Column::UpdatedAt, by_worker()));
+    select.union(UnionType::All, first(2, Status::Provisioning, Column::PresumeAt, own));
+    let rows = First::find_by_statement(db.get_database_backend().build(&select)).all(db).await?;
+    let mut soonest = Soonest::default();
+    for First { number, at } in rows {
+        match number {
+            0 => soonest.heard = at,
+            1 => soonest.queued = at,
+            _ => soonest.own = at,
+        }
+    }
+    Ok(soonest)
+}
+
+#[derive(FromQueryResult)]
+struct First {
+    number: i32,
+    at: Option<DateTime<Utc>>,
+}
+
 /// The jobs of one status.
 #[derive(Debug, FromQueryResult)]
 pub struct Counted {
