@@ -74,7 +74,7 @@ demo: tools build ## Show two workflow runs, one of which fails, from their call
 up: tools build ## Run Ackline on its default ports with its data in .data, until Ctrl-C
 	@$(CARGO) run --quiet --bin up --locked
 
-bench: tools ## Measure a backlog of EVENTS callbacks, and sweeps over JOBS jobs (1000000 each; ONLY=backlog or sweep)
+bench: tools ## Measure beside what limits it: ONLY=accept,apply,…  EVENTS=1000000  JSON=target/bench.json
 	$(CARGO) build --workspace --bins --locked --release
 	@$(CARGO) run --quiet --bin bench --locked --release
 

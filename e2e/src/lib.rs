@@ -26,3 +26,4 @@ pub mod load;
 pub mod check;
 pub mod crowd;
 pub mod soak;
+pub mod volley;

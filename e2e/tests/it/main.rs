@@ -28,4 +28,6 @@ mod audit;
 mod rebuild;
 mod round_trips;
 
+mod bench;
+
 mod faults;

@@ -3,72 +3,69 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use async_nats::HeaderMap;
-use async_nats::jetstream;
-use bytes::BytesMut;
 use chrono::{SecondsFormat, TimeDelta, Utc};
 use e2e::process::memory_kib;
 use e2e::stack::{Db, Stack};
-use sea_orm::{ConnectionTrait, Statement};
+use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
-use shared::bundle::{self, Metadata};
-use shared::partition::Partition;
-use tokio::task::JoinSet;
 
-const PARTITIONS: u16 = 16;
+use crate::accept::without_worker;
+use crate::apply::{apply_all, peak_mib};
+use crate::report::Report;
+use crate::streams::fill;
+
 /// Queued, provisioning, seven heartbeats, running.
 const PER_JOB: usize = 10;
-/// Callbacks in a bundle, as a busy ingress makes them.
-const PER_BUNDLE: usize = 100;
+/// Jobs of a partition that are under way at once.
+const AT_ONCE: usize = 200;
 const LIMIT: Duration = Duration::from_secs(1800);
 const POLL: Duration = Duration::from_millis(50);
 
-/// Measures it on both databases.
-pub(crate) async fn run(events: usize) -> Result<()> {
-    println!("{events} callbacks of {} jobs in bundles of {PER_BUNDLE}", events / PER_JOB);
-    println!(
-        "{:<12} {:<28} {:>9} {:>12} {:>10}",
-        "DATABASE", "STEP", "SECONDS", "EVENTS/S", "PEAK MIB"
+/// Measures it on a database.
+pub(crate) async fn run(report: &mut Report, db: Db, events: usize) -> Result<()> {
+    let postgres = db == Db::Postgres;
+    report.part(
+        if postgres { "backlog, PostgreSQL" } else { "backlog, SQLite" },
+        "callbacks of jobs with seven heartbeats each",
     );
-    for db in [Db::Postgres, Db::Sqlite] {
-        measure(db, events).await?;
-    }
-    Ok(())
-}
-
-async fn measure(db: Db, events: usize) -> Result<()> {
-    let mut stack =
-        Stack::builder().db(db).partitions(PARTITIONS).stream_max_bytes(1 << 30).start().await?;
-    ensure!(stack.worker.process.terminate(LIMIT).await?.success(), "the worker did not end");
-    let ends = fill(&stack, events / PER_JOB).await?;
-    let show = |step: &str, seconds: f64, peak: Option<u64>| {
-        let peak = peak.map_or("-".into(), |kib| (kib / 1024).to_string());
-        let rate = events as f64 / seconds;
-        println!("{:<12} {step:<28} {seconds:>9.1} {rate:>12.0} {peak:>10}", format!("{db:?}"));
+    let mut stack = without_worker(db, 1 << 30).await?;
+    let jobs = (0..events / PER_JOB).map(|number| format!("job-{number}"));
+    #[expect(clippy::disallowed_methods, reason = "senders have a clock")]
+    let begun = Utc::now() - TimeDelta::hours(1);
+    let body = move |id: &str, step: usize| {
+        let sent_at = begun + TimeDelta::seconds(step as i64);
+        callback(id, step, &sent_at.to_rfc3339_opts(SecondsFormat::Secs, true))
+    };
+    let expected = fill(&stack, jobs, AT_ONCE, PER_JOB, body).await?;
+    let show = |report: &mut Report, step: &str, seconds: f64, peak_mib: f64| {
+        report.figure(
+            format!("{step}: {events} callbacks"),
+            events as f64 / seconds,
+            "callbacks/s",
+        );
+        report.figure(format!("{step}: most memory"), peak_mib, "MiB");
     };
 
-    let begun = Instant::now();
-    stack.start_worker().await?;
     let database = stack.db().await?;
-    let sum = "SELECT CAST(sum(applied_seq) AS BIGINT) AS applied FROM partitions";
-    let sum = Statement::from_string(database.get_database_backend(), sum);
-    loop {
-        let row = database.query_one_raw(sum.clone()).await?.context("no partitions")?;
-        if row.try_get::<i64>("", "applied")? >= ends {
-            break;
-        }
-        ensure!(begun.elapsed() < LIMIT, "the backlog is not applied");
-        tokio::time::sleep(POLL).await;
+    let progress = apply_all(&mut stack, &database, expected).await?;
+    let peak = peak_mib(&stack)?;
+    show(report, "apply", progress.total(), peak);
+    let tenth = events as f64 / 10.0;
+    let first = tenth / (progress.at(0.1) - progress.at(0.0));
+    let last = tenth / (progress.at(1.0) - progress.at(0.9));
+    report.figure("apply: the first tenth", first, "callbacks/s");
+    report.figure("apply: the last tenth", last, "callbacks/s");
+    if postgres {
+        report.at_least("backlog, last tenth / first tenth", last / first, 0.9);
+        report.below("worker during the catch-up, MiB", peak, 80.0);
     }
-    let peak = memory_kib(stack.worker.process.pid(), "VmHWM");
-    show("apply the backlog", begun.elapsed().as_secs_f64(), peak);
 
     let audit = stack.program("worker")?.args(["audit", "--json"]);
-    let (seconds, peak, report) = command(&stack, &audit).await?;
-    let report: Value = serde_json::from_str(&report)?;
-    ensure!(report["clean"] == true, "the audit is not clean: {report}");
-    ensure!(report["counts"]["events"] == events, "not everything was audited: {report}");
-    show("audit, beside a live worker", seconds, peak);
+    let (seconds, peak, found) = command(&stack, &audit).await?;
+    let found: Value = serde_json::from_str(&found)?;
+    ensure!(found["clean"] == true, "the audit is not clean: {found}");
+    ensure!(found["counts"]["events"] == events, "not everything was audited: {found}");
+    show(report, "audit, beside a live worker", seconds, peak);
 
     let url = match db {
         Db::Sqlite => stack.database_url().replace("ackline.db", "rebuilt.db"),
@@ -80,20 +77,18 @@ async fn measure(db: Db, events: usize) -> Result<()> {
     };
     let rebuild = stack.program("worker")?.env("DATABASE_URL", url).args(["rebuild", "--json"]);
     let (seconds, peak, _) = command(&stack, &rebuild).await?;
-    show("rebuild", seconds, peak);
+    show(report, "rebuild", seconds, peak);
     stack.shut_down().await
 }
 
-/// Runs a command to its end; how long it took, the most memory that it was seen with, its output.
-async fn command(
-    stack: &Stack,
-    program: &e2e::process::Program,
-) -> Result<(f64, Option<u64>, String)> {
+/// Runs a command to its end; how long it took, the most memory that it was seen with in MiB, its
+/// output.
+async fn command(stack: &Stack, program: &e2e::process::Program) -> Result<(f64, f64, String)> {
     let begun = Instant::now();
     let mut process = stack.spawn(program)?;
-    let mut peak = None;
+    let mut peak = 0;
     while process.is_running() {
-        peak = memory_kib(process.pid(), "VmHWM").or(peak);
+        peak = memory_kib(process.pid(), "VmHWM").unwrap_or(peak);
         ensure!(begun.elapsed() < LIMIT, "{} takes too long", process.name());
         tokio::time::sleep(POLL).await;
     }
@@ -103,65 +98,7 @@ async fn command(
     if !status.success() {
         bail!("{} failed: {status}\n{}", process.name(), log.tail(20));
     }
-    Ok((seconds, peak, log.stdout()))
-}
-
-/// Puts the callbacks into the streams as ingress would; returns how many messages they hold.
-async fn fill(stack: &Stack, jobs: usize) -> Result<i64> {
-    let jetstream = jetstream::new(stack.nats.client().await?);
-    let mut of_partition = vec![Vec::new(); usize::from(PARTITIONS)];
-    for job in 0..jobs {
-        let id = format!("job-{job}");
-        of_partition[usize::from(Partition::of_job(&id, PARTITIONS).number())].push(id);
-    }
-    let mut filling = JoinSet::new();
-    for (partition, ids) in Partition::all(PARTITIONS).zip(of_partition) {
-        let jetstream = jetstream.clone();
-        filling.spawn(async move { fill_partition(&jetstream, partition, &ids).await });
-    }
-    let mut messages = 0;
-    while let Some(filled) = filling.join_next().await {
-        messages += filled??;
-    }
-    Ok(messages)
-}
-
-/// Many jobs are under way at once, each a step further in each round.
-async fn fill_partition(
-    jetstream: &jetstream::Context,
-    partition: Partition,
-    ids: &[String],
-) -> Result<i64> {
-    const AT_ONCE: usize = 200;
-    #[expect(clippy::disallowed_methods, reason = "senders have a clock")]
-    let begun = Utc::now() - TimeDelta::hours(1);
-    let (mut messages, mut count, mut payload) = (0, 0, BytesMut::new());
-    for (number, ids) in ids.chunks(AT_ONCE).enumerate() {
-        for step in 0..PER_JOB {
-            let at = begun + TimeDelta::seconds((number + step) as i64);
-            for id in ids {
-                let metadata = Metadata {
-                    job: id.clone(),
-                    key: "bench".into(),
-                    received_ms: at.timestamp_millis(),
-                    event_id: None,
-                    traceparent: None,
-                };
-                let body = callback(id, step, &at.to_rfc3339_opts(SecondsFormat::Secs, true));
-                payload.extend_from_slice(&bundle::encode(&metadata, body.as_bytes()));
-                count += 1;
-                if count == PER_BUNDLE {
-                    publish(jetstream, partition, &mut payload).await?;
-                    (messages, count) = (messages + 1, 0);
-                }
-            }
-        }
-    }
-    if count > 0 {
-        publish(jetstream, partition, &mut payload).await?;
-        messages += 1;
-    }
-    Ok(messages)
+    Ok((seconds, peak as f64 / 1024.0, log.stdout()))
 }
 
 fn callback(id: &str, step: usize, sent_at: &str) -> String {
@@ -176,17 +113,4 @@ fn callback(id: &str, step: usize, sent_at: &str) -> String {
         _ => body["type"] = "heartbeat".into(),
     }
     body.to_string()
-}
-
-async fn publish(
-    jetstream: &jetstream::Context,
-    partition: Partition,
-    payload: &mut BytesMut,
-) -> Result<()> {
-    let mut headers = HeaderMap::new();
-    let (name, value) = bundle::VERSION_HEADER;
-    headers.insert(name, value);
-    let subject = partition.callbacks_subject();
-    jetstream.publish_with_headers(subject, headers, payload.split().freeze()).await?.await?;
-    Ok(())
 }

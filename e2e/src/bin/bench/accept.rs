@@ -1,0 +1,199 @@
+//! How fast callbacks are accepted durably, beside the servers that could be faster or simpler.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::process::{Process, Program, memory_kib};
+use e2e::stack::{Db, Ingress, Stack, TEST_SECRET, address, listening};
+use e2e::volley::{Outcome, Pace, Requests, send};
+use serde_json::json;
+use shared::bundle;
+
+use crate::apply::stop;
+use crate::idle::cpu_seconds;
+use crate::report::Report;
+use crate::streams;
+use crate::yardstick::{PARTITIONS, Yardstick};
+
+/// How many connections at a time.
+const CONNECTIONS: [usize; 3] = [1, 64, 512];
+/// Each server is measured so often, in turns; the median counts.
+const ROUNDS: usize = 5;
+
+/// What is sent: a heartbeat as the action makes it, of one of many jobs.
+pub(crate) fn heartbeats(requests: usize) -> Arc<Requests> {
+    let body = |number| {
+        json!({
+            "job_id": format!("bench-{number}"), "type": "heartbeat",
+            "workflow_run_id": "18234567890", "run_attempt": 1,
+            "event_id": format!("{number:032x}"),
+        })
+        .to_string()
+    };
+    Requests::new(TEST_SECRET, (0..requests).map(body))
+}
+
+/// A stack whose worker is stopped, so that it takes nothing from what is measured.
+pub(crate) async fn without_worker(db: Db, max_bytes: u64) -> Result<Stack> {
+    let builder = Stack::builder().db(db).partitions(PARTITIONS).stream_max_bytes(max_bytes);
+    let mut stack = builder.start().await?;
+    stop(&mut stack).await?;
+    Ok(stack)
+}
+
+/// Measures it.
+pub(crate) async fn run(report: &mut Report, round: Duration) -> Result<()> {
+    report.part("accept", "callbacks answered with 200, the worker stopped");
+    let stack = without_worker(Db::Sqlite, 4 << 30).await?;
+    let no_publish = start(&stack, Yardstick::NoPublish).await?;
+    let one_each = start(&stack, Yardstick::OnePublishEach).await?;
+    let requests = heartbeats(20_000);
+    let servers = [
+        Server { name: "ingress", addr: stack.ingress.addr, pid: stack.ingress.process.pid() },
+        no_publish.server("publish taken out"),
+        one_each.server("one publish a request"),
+    ];
+    let broker = stack.nats.node(0).process().pid();
+    let mut at_64 = 0.0;
+    for connections in CONNECTIONS {
+        let all = side_by_side(&servers, broker, &requests, connections, round).await?;
+        let mut rates = Vec::new();
+        for (Round { outcome, server_us, broker_us }, Server { name, .. }) in
+            all.iter().zip(&servers)
+        {
+            let what = format!("{name}, {connections} at a time");
+            let rate = outcome.per_second();
+            rates.push(rate);
+            report.figure(what.clone(), rate, "callbacks/s");
+            for (part, called) in [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")] {
+                report.figure(format!("{what}, {called}"), outcome.quantile_ms(part)?, "ms");
+            }
+            report.figure(format!("{what}, CPU of the server"), *server_us, "us a callback");
+            report.figure(format!("{what}, CPU of the broker"), *broker_us, "us a callback");
+        }
+        let [ours, limit, plain] = rates[..] else { continue };
+        match connections {
+            64 => {
+                at_64 = ours;
+                report.at_least("accept, 64 connections / publish taken out", ours / limit, 0.45);
+                report.at_least(
+                    "accept, 64 connections / one publish a request",
+                    ours / plain,
+                    7.0,
+                );
+            }
+            512 => {
+                report.at_least("accept, 512 connections / publish taken out", ours / limit, 0.55);
+            }
+            _ => {}
+        }
+    }
+    let peak = memory_kib(stack.ingress.process.pid(), "VmHWM").context("ingress has ended")?;
+    report.figure("memory of ingress, the most so far", peak as f64 / 1024.0, "MiB");
+    report.below("ingress at 512 connections, MiB", peak as f64 / 1024.0, 40.0);
+
+    let single = streams::one_at_a_time(&stack, round).await?;
+    report.figure("a single durable publish, one at a time, p50", single, "ms");
+    for callbacks in [1, 16, 64, bundle::MAX_CALLBACKS, 2 * bundle::MAX_CALLBACKS] {
+        let rate = streams::bundles_of(&stack, callbacks, PARTITIONS, round).await?;
+        report.figure(
+            format!("raw: bundles of {callbacks}, published as confirmed"),
+            rate,
+            "callbacks/s",
+        );
+    }
+    quarter(report, &stack.ingress, at_64, single, round).await
+}
+
+/// The latency when there is room.
+async fn quarter(
+    report: &mut Report,
+    ingress: &Ingress,
+    maximum: f64,
+    single_ms: f64,
+    round: Duration,
+) -> Result<()> {
+    let rate = maximum / 4.0;
+    let requests = heartbeats((rate * round.as_secs_f64()) as usize);
+    let mut tails = Vec::new();
+    for _ in 0..ROUNDS {
+        let outcome = send(&[ingress.addr], &requests, 64, Pace::PerSecond(rate)).await?;
+        ensure!(outcome.refused == 0, "{} were refused", outcome.refused);
+        tails.push((outcome.quantile_ms(0.99)?, outcome.quantile_ms(0.5)?));
+    }
+    tails.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (p99, p50) = tails[ROUNDS / 2];
+    report.figure(format!("ingress, a quarter of its maximum ({rate:.0}/s), p50"), p50, "ms");
+    report.figure(format!("ingress, a quarter of its maximum ({rate:.0}/s), p99"), p99, "ms");
+    report.below("accept, p99 at a quarter / p50 of a single publish", p99 / single_ms, 3.0);
+    Ok(())
+}
+
+/// One that callbacks are sent to.
+struct Server {
+    name: &'static str,
+    addr: SocketAddr,
+    pid: u32,
+}
+
+/// What one round of a server's has shown.
+struct Round {
+    outcome: Outcome,
+    /// Microseconds of a processor for each callback.
+    server_us: f64,
+    broker_us: f64,
+}
+
+/// Measures servers in turns, and returns each one's median round.
+async fn side_by_side(
+    servers: &[Server],
+    broker: u32,
+    requests: &Arc<Requests>,
+    connections: usize,
+    round: Duration,
+) -> Result<Vec<Round>> {
+    let mut rounds: Vec<Vec<Round>> = servers.iter().map(|_| Vec::new()).collect();
+    for _ in 0..ROUNDS {
+        for (rounds, Server { name, addr, pid }) in rounds.iter_mut().zip(servers) {
+            send(&[*addr], requests, connections, Pace::AsAnswered(round / 8)).await?;
+            let before = (cpu_seconds(*pid)?, cpu_seconds(broker)?);
+            let outcome = send(&[*addr], requests, connections, Pace::AsAnswered(round)).await?;
+            ensure!(outcome.refused == 0, "{name} refused {}", outcome.refused);
+            let each = 1e6 / outcome.shots.len().max(1) as f64;
+            rounds.push(Round {
+                server_us: each * (cpu_seconds(*pid)? - before.0),
+                broker_us: each * (cpu_seconds(broker)? - before.1),
+                outcome,
+            });
+        }
+    }
+    let median = |mut rounds: Vec<Round>| {
+        rounds.sort_by(|a, b| a.outcome.per_second().total_cmp(&b.outcome.per_second()));
+        rounds.swap_remove(ROUNDS / 2)
+    };
+    Ok(rounds.into_iter().map(median).collect())
+}
+
+/// A server to compare with, which ends with it.
+struct Compared {
+    process: Process,
+    addr: SocketAddr,
+}
+
+impl Compared {
+    fn server(&self, name: &'static str) -> Server {
+        Server { name, addr: self.addr, pid: self.process.pid() }
+    }
+}
+
+/// Starts this very program as a server to compare with.
+async fn start(stack: &Stack, kind: Yardstick) -> Result<Compared> {
+    let program = Program::new(kind.as_str(), std::env::current_exe()?, stack.dir())
+        .env("NATS_URL", stack.nats.url())
+        .args(["serve", kind.as_str()]);
+    let process = program.start()?;
+    let listening = listening(&process).await?;
+    Ok(Compared { process, addr: address(&listening, "addr")? })
+}

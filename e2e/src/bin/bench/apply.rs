@@ -1,0 +1,251 @@
+//! How fast callbacks are applied, beside the plain way and beside a raw copy of the same rows.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use chrono::{DateTime, Utc};
+use e2e::process::memory_kib;
+use e2e::stack::{Db, Stack};
+use sea_orm::sea_query::OnConflict;
+use sea_orm::{
+    ActiveModelTrait, ConnectionTrait, DatabaseConnection, EntityTrait, IntoActiveModel, Iterable,
+    Statement,
+};
+use serde_json::json;
+use shared::callback;
+use worker::batch::{Seen, step};
+use worker::entity::{job, job_event};
+use worker::event::{Body, Event, Position};
+use worker::store::connection::{self, Purpose};
+
+use crate::accept::without_worker;
+use crate::report::Report;
+use crate::streams::fill;
+
+const LIMIT: Duration = Duration::from_secs(1800);
+const POLL: Duration = Duration::from_millis(20);
+/// Jobs whose heartbeats are folded.
+const BEATING: usize = 1000;
+/// Jobs of a partition that are under way at once: more than a batch holds, so that no two
+/// callbacks of a batch are of the same job.
+const MANY: usize = 20_000;
+
+/// The body of a job's status callback: queued, provisioning, running.
+pub(crate) fn status(id: &str, number: usize) -> String {
+    let status = ["queued", "provisioning", "running"][number % 3];
+    json!({
+        "job_id": id, "status": status, "event_id": format!("{id}-{number}"),
+        "workflow_run_id": "18234567890", "run_attempt": 1,
+    })
+    .to_string()
+}
+
+/// The body of a job's heartbeat.
+pub(crate) fn heartbeat(id: &str, number: usize) -> String {
+    json!({
+        "job_id": id, "type": "heartbeat", "event_id": format!("{id}-{number}"),
+        "workflow_run_id": "18234567890", "run_attempt": 1,
+        "sent_at": 1_700_000_000 + number,
+    })
+    .to_string()
+}
+
+/// Measures it on a database, with so many callbacks of each kind.
+pub(crate) async fn run(report: &mut Report, db: Db, events: usize, round: Duration) -> Result<()> {
+    let postgres = db == Db::Postgres;
+    report.part(
+        if postgres { "apply, PostgreSQL" } else { "apply, SQLite" },
+        "callbacks that wait in the streams, until they are committed",
+    );
+    let mut stack = without_worker(db, 4 << 30).await?;
+    let database = stack.db().await?;
+
+    let jobs = events / 3;
+    let expected = fill(&stack, (0..jobs).map(|n| format!("job-{n}")), MANY, 3, status).await?;
+    let rate = (3 * jobs) as f64 / apply_all(&mut stack, &database, expected).await?.total();
+    report.figure("status callbacks, each of another job of its batch", rate, "callbacks/s");
+    let plain = one_by_one(&stack, "plain", round, status).await?;
+    report.figure("status callbacks, one transaction each", plain, "callbacks/s");
+    if postgres {
+        report.at_least("apply, status callbacks / one transaction each", rate / plain, 15.0);
+        let copied = copy(&database, 3 * jobs).await?;
+        report.figure("status callbacks, raw COPY of the same rows", copied, "callbacks/s");
+        report.at_least("apply, status callbacks / raw COPY", rate / copied, 0.3);
+    }
+
+    stop(&mut stack).await?;
+    let alive = (0..jobs).map(|n| format!("alive-{n}"));
+    let expected = expected + fill(&stack, alive, MANY, 3, heartbeat).await?;
+    let rate = (3 * jobs) as f64 / apply_all(&mut stack, &database, expected).await?.total();
+    report.figure("heartbeats, each of another job of its batch", rate, "callbacks/s");
+
+    stop(&mut stack).await?;
+    let beats = events / BEATING;
+    let more = fill(&stack, (0..BEATING).map(|n| format!("beat-{n}")), MANY, beats, heartbeat);
+    let expected = expected + more.await?;
+    let rate = (BEATING * beats) as f64 / apply_all(&mut stack, &database, expected).await?.total();
+    report.figure("heartbeats of 1000 jobs", rate, "callbacks/s");
+    let plain = one_by_one(&stack, "beating", round, heartbeat).await?;
+    report.figure("heartbeats, one transaction each", plain, "callbacks/s");
+    if postgres {
+        report.at_least(
+            "apply, heartbeats of 1,000 jobs / one transaction each",
+            rate / plain,
+            30.0,
+        );
+    }
+    stack.shut_down().await
+}
+
+pub(crate) async fn stop(stack: &mut Stack) -> Result<()> {
+    let status = stack.worker.process.terminate(Duration::from_secs(60)).await?;
+    ensure!(status.success(), "the worker did not end");
+    Ok(())
+}
+
+/// How the checkpoints moved: seconds since the worker was started, and messages applied.
+pub(crate) struct Progress(Vec<(f64, i64)>);
+
+impl Progress {
+    /// Seconds from the first progress to the end.
+    pub(crate) fn total(&self) -> f64 {
+        self.at(1.0) - self.at(0.0)
+    }
+
+    /// Seconds when this part of the messages, 0 to 1, was applied.
+    pub(crate) fn at(&self, part: f64) -> f64 {
+        let (first, last) = match (self.0.first(), self.0.last()) {
+            (Some(first), Some(last)) => (first.1, last.1),
+            _ => return 0.0,
+        };
+        let wanted = first as f64 + part * (last - first) as f64;
+        for pair in self.0.windows(2) {
+            let ((from_s, from), (to_s, to)) = (pair[0], pair[1]);
+            if to > from && to as f64 >= wanted {
+                let share = (wanted - from as f64).max(0.0) / (to - from) as f64;
+                return from_s + share * (to_s - from_s);
+            }
+        }
+        self.0.last().map_or(0.0, |last| last.0)
+    }
+}
+
+/// Starts the worker and waits until so many messages are applied.
+pub(crate) async fn apply_all(
+    stack: &mut Stack,
+    database: &DatabaseConnection,
+    expected: i64,
+) -> Result<Progress> {
+    let before = applied(database).await?;
+    let begun = Instant::now();
+    stack.start_worker().await?;
+    watch(database, begun, before, expected).await
+}
+
+/// Waits until so many messages are applied.
+pub(crate) async fn watch(
+    database: &DatabaseConnection,
+    begun: Instant,
+    before: i64,
+    expected: i64,
+) -> Result<Progress> {
+    let mut seen = vec![(0.0, before)];
+    loop {
+        let now = applied(database).await?;
+        let at = begun.elapsed().as_secs_f64();
+        // Until the first progress the worker was starting.
+        if now == before {
+            seen[0].0 = at;
+        } else {
+            seen.push((at, now));
+        }
+        if now >= expected {
+            return Ok(Progress(seen));
+        }
+        ensure!(begun.elapsed() < LIMIT, "the backlog is not applied");
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// The sum of all checkpoints.
+pub(crate) async fn applied(database: &DatabaseConnection) -> Result<i64> {
+    let sum = "SELECT CAST(sum(applied_seq) AS BIGINT) AS applied FROM partitions";
+    let sum = Statement::from_string(database.get_database_backend(), sum);
+    let row = database.query_one_raw(sum).await?.context("no partitions")?;
+    Ok(row.try_get("", "applied")?)
+}
+
+/// The most memory that the worker has used so far, in MiB.
+pub(crate) fn peak_mib(stack: &Stack) -> Result<f64> {
+    let peak = memory_kib(stack.worker.process.pid(), "VmHWM").context("the worker has ended")?;
+    Ok(peak as f64 / 1024.0)
+}
+
+/// The plain way: a transaction for each callback on one connection, which reads the job, applies
+/// the rules, and writes the job and its event through sea-orm. Callbacks in a second.
+async fn one_by_one(
+    stack: &Stack,
+    prefix: &str,
+    lasting: Duration,
+    body: impl Fn(&str, usize) -> String,
+) -> Result<f64> {
+    let url = stack.database_url().parse().map_err(|error: &str| anyhow::anyhow!(error))?;
+    let db = connection::connect(&url, Purpose::Change).await?;
+    let begun = Instant::now();
+    let mut seq = 0;
+    while begun.elapsed() < lasting {
+        let job_id = format!("{prefix}-{}", seq / 3);
+        let body = callback::parse(body(&job_id, usize::try_from(seq)?).as_bytes())?;
+        seq += 1;
+        let position = Position { seq: -seq, idx: i32::from(prefix.len() == 5) };
+        let at = DateTime::<Utc>::from_timestamp_micros(1_700_000_000_000_000 + seq);
+        let at = at.context("no such time")?;
+        let event = Event { position, at, body: Body::Callback(body) };
+
+        let transaction = connection::begin(&db).await?;
+        let job = job::Entity::find_by_id(&job_id).one(&transaction).await?;
+        let (outcome, row) = step(job, &mut Seen::default(), &event, 0);
+        if let Some(job) = outcome.job.filter(|_| outcome.changed) {
+            let changing = job::Column::iter().filter(|column| !matches!(column, job::Column::Id));
+            let conflict = OnConflict::column(job::Column::Id).update_columns(changing).to_owned();
+            job::Entity::insert(job.into_active_model().reset_all())
+                .on_conflict(conflict)
+                .exec_without_returning(&transaction)
+                .await?;
+        }
+        if let Some(row) = row {
+            let row = row.into_active_model().reset_all();
+            job_event::Entity::insert(row).exec_without_returning(&transaction).await?;
+        }
+        transaction.commit().await?;
+    }
+    let rate = seq as f64 / begun.elapsed().as_secs_f64();
+    db.close().await?;
+    Ok(rate)
+}
+
+/// Copies the rows of so many callbacks into tables that are like those they are in. Callbacks in
+/// a second.
+async fn copy(db: &DatabaseConnection, callbacks: usize) -> Result<f64> {
+    let mut copying = String::from("BEGIN;");
+    for (table, ours) in [("jobs", "id"), ("job_events", "job_id")] {
+        // The server runs in its data directory.
+        db.execute_unprepared(&format!(
+            "COPY (SELECT * FROM {table} WHERE {ours} LIKE 'job-%') TO PROGRAM 'cat > {table}.copy';
+             CREATE TABLE copied_{table} (LIKE {table} INCLUDING ALL)"
+        ))
+        .await?;
+        copying += &format!("COPY copied_{table} FROM '{table}.copy';");
+    }
+    copying += "COMMIT";
+    db.execute_unprepared("CHECKPOINT").await?;
+    let begun = Instant::now();
+    db.execute_unprepared(&copying).await?;
+    let took = begun.elapsed().as_secs_f64();
+    let counted = "SELECT count(*) AS events FROM copied_job_events";
+    let counted = Statement::from_string(db.get_database_backend(), counted);
+    let row = db.query_one_raw(counted).await?.context("no count")?;
+    let events: i64 = row.try_get("", "events")?;
+    ensure!(usize::try_from(events)? == callbacks, "{events} rows were copied of {callbacks}");
+    Ok(callbacks as f64 / took)
+}

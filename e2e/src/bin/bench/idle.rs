@@ -1,0 +1,59 @@
+//! What the processes take when nothing happens.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use e2e::stack::{Db, Stack};
+
+use crate::report::Report;
+
+/// Measures it for so long.
+pub(crate) async fn run(report: &mut Report, lasting: Duration) -> Result<()> {
+    for (part, db) in [("idle, PostgreSQL", Db::Postgres), ("idle, SQLite", Db::Sqlite)] {
+        report.part(part, "no callbacks, 16 partitions");
+        let mut stack = Stack::builder().db(db).start().await?;
+        // For starting, and for the first looks at everything.
+        tokio::time::sleep(lasting / 4).await;
+        let of = |stack: &Stack| -> Result<[f64; 2]> {
+            let [ingress, worker] = [stack.ingress.process.pid(), stack.worker.process.pid()];
+            Ok([cpu_seconds(ingress)?, cpu_seconds(worker)?])
+        };
+        let (before, transactions_before) = (of(&stack)?, transactions(&stack).await?);
+        tokio::time::sleep(lasting).await;
+        let (after, transactions_after) = (of(&stack)?, transactions(&stack).await?);
+        let share = |index: usize| 100.0 * (after[index] - before[index]) / lasting.as_secs_f64();
+        report.figure("ingress", share(0), "% of a core");
+        report.figure("worker", share(1), "% of a core");
+        if db == Db::Postgres {
+            report.below("idle ingress, % of a core", share(0), 0.5);
+            report.below("idle worker on PostgreSQL, % of a core", share(1), 0.5);
+        } else {
+            report.below("idle worker on SQLite, % of a core", share(1), 0.5);
+        }
+        if let (Some(before), Some(after)) = (transactions_before, transactions_after) {
+            let each_minute = (after - before) * 60.0 / lasting.as_secs_f64();
+            report.figure("transactions on the database", each_minute, "a minute");
+        }
+        stack.shut_down().await?;
+    }
+    Ok(())
+}
+
+/// How much of a processor a process has used so far, in seconds.
+pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, in parentheses, may hold anything.
+    let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let mut ticks = || -> Result<f64> { Ok(fields.next().context("no times in stat")?.parse()?) };
+    let per_second = rustix::param::clock_ticks_per_second();
+    Ok((ticks()? + ticks()?) / per_second as f64)
+}
+
+/// Transactions that PostgreSQL has ended so far, as far as it has counted them.
+async fn transactions(stack: &Stack) -> Result<Option<f64>> {
+    let Some(postgres) = &stack.postgres else { return Ok(None) };
+    let counted = "SELECT xact_commit + xact_rollback FROM pg_stat_database \
+                   WHERE datname = current_database()";
+    Ok(Some(postgres.psql(counted).await?.trim().parse()?))
+}

@@ -1,0 +1,159 @@
+//! Publishing to the streams directly: what the broker and its disk can do, and what is to be
+//! applied.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use async_nats::HeaderMap;
+use async_nats::jetstream;
+use bytes::{Bytes, BytesMut};
+use e2e::stack::Stack;
+use serde_json::json;
+use shared::bundle::{self, Metadata};
+use shared::partition::Partition;
+use tokio::task::JoinSet;
+
+use crate::yardstick::PARTITIONS;
+
+/// Callbacks in a bundle, as a busy ingress makes them.
+const PER_BUNDLE: usize = 100;
+
+/// The median time that one small bundle takes to be confirmed when there is nothing else, in
+/// milliseconds.
+pub(crate) async fn one_at_a_time(stack: &Stack, lasting: Duration) -> Result<f64> {
+    let jetstream = jetstream::new(stack.nats.client().await?);
+    let payload = bundle_of(1);
+    let (began, mut took) = (Instant::now(), Vec::new());
+    while began.elapsed() < lasting {
+        let sent = Instant::now();
+        publish(&jetstream, Partition::new(0), payload.clone()).await?;
+        took.push(sent.elapsed());
+    }
+    took.sort();
+    let median = took.get(took.len() / 2).context("nothing was published")?;
+    Ok(median.as_secs_f64() * 1000.0)
+}
+
+/// How many callbacks a second the streams take in bundles of so many, one on its way to each.
+pub(crate) async fn bundles_of(
+    stack: &Stack,
+    callbacks: usize,
+    partitions: u16,
+    lasting: Duration,
+) -> Result<f64> {
+    let jetstream = jetstream::new(stack.nats.client().await?);
+    let payload = bundle_of(callbacks);
+    let began = Instant::now();
+    let mut publishing = JoinSet::new();
+    for partition in Partition::all(partitions) {
+        let (jetstream, payload) = (jetstream.clone(), payload.clone());
+        publishing.spawn(async move {
+            let mut bundles = 0;
+            while began.elapsed() < lasting {
+                publish(&jetstream, partition, payload.clone()).await?;
+                bundles += 1;
+            }
+            anyhow::Ok(bundles)
+        });
+    }
+    let mut bundles = 0;
+    while let Some(published) = publishing.join_next().await {
+        bundles += published??;
+    }
+    Ok((bundles * callbacks) as f64 / began.elapsed().as_secs_f64())
+}
+
+fn bundle_of(callbacks: usize) -> Bytes {
+    let mut payload = BytesMut::new();
+    for number in 0..callbacks {
+        let id = format!("bundle-{number}");
+        let body = json!({
+            "job_id": id, "type": "heartbeat", "workflow_run_id": "18234567890", "run_attempt": 1,
+            "event_id": format!("{number:032x}"),
+        });
+        payload.extend_from_slice(&entry(&id, &body.to_string()));
+    }
+    payload.freeze()
+}
+
+/// A callback as it stands in a bundle.
+fn entry(id: &str, body: &str) -> Bytes {
+    let metadata = Metadata {
+        job: id.to_owned(),
+        key: "bench".into(),
+        received_ms: 1_700_000_000_000,
+        event_id: None,
+        traceparent: None,
+    };
+    bundle::encode(&metadata, body.as_bytes())
+}
+
+async fn publish(
+    jetstream: &jetstream::Context,
+    partition: Partition,
+    payload: Bytes,
+) -> Result<()> {
+    let mut headers = HeaderMap::new();
+    let (name, value) = bundle::VERSION_HEADER;
+    headers.insert(name, value);
+    let subject = partition.callbacks_subject();
+    jetstream.publish_with_headers(subject, headers, payload).await?.await?;
+    Ok(())
+}
+
+/// Puts callbacks into the streams as a busy ingress would: each job's in order, and so many jobs of
+/// a partition under way at once, a step further in each round. `body` makes the body of a job's
+/// callback of this number, from 0. Returns how many messages the streams hold of it.
+pub(crate) async fn fill(
+    stack: &Stack,
+    jobs: impl IntoIterator<Item = String>,
+    at_once: usize,
+    per_job: usize,
+    body: impl Fn(&str, usize) -> String + Clone + Send + 'static,
+) -> Result<i64> {
+    let jetstream = jetstream::new(stack.nats.client().await?);
+    let mut of_partition = vec![Vec::new(); usize::from(PARTITIONS)];
+    for id in jobs {
+        let partition = Partition::of_job(&id, PARTITIONS);
+        of_partition[usize::from(partition.number())].push(id);
+    }
+    let mut filling = JoinSet::new();
+    for (partition, ids) in Partition::all(PARTITIONS).zip(of_partition) {
+        let (jetstream, body) = (jetstream.clone(), body.clone());
+        filling.spawn(async move {
+            fill_partition(&jetstream, partition, ids.chunks(at_once), per_job, body).await
+        });
+    }
+    let mut messages = 0;
+    while let Some(filled) = filling.join_next().await {
+        messages += filled??;
+    }
+    Ok(messages)
+}
+
+async fn fill_partition(
+    jetstream: &jetstream::Context,
+    partition: Partition,
+    rounds: impl Iterator<Item = &[String]>,
+    per_job: usize,
+    body: impl Fn(&str, usize) -> String,
+) -> Result<i64> {
+    let (mut messages, mut count, mut payload) = (0, 0, BytesMut::new());
+    for ids in rounds {
+        for number in 0..per_job {
+            for id in ids {
+                payload.extend_from_slice(&entry(id, &body(id, number)));
+                count += 1;
+                if count == PER_BUNDLE {
+                    publish(jetstream, partition, payload.split().freeze()).await?;
+                    (messages, count) = (messages + 1, 0);
+                }
+            }
+        }
+    }
+    if count > 0 {
+        publish(jetstream, partition, payload.freeze()).await?;
+        messages += 1;
+    }
+    Ok(messages)
+}

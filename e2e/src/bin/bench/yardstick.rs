@@ -1,0 +1,130 @@
+//! The servers that ingress is measured against: its own listener, verification and parsing, with
+//! the publish taken out, or with one publish a request. `bench` starts itself as one of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use async_nats::jetstream;
+use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+use chrono::Utc;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use ingress::signature::{Keys, ReplayWindow, Schemes, Secret, verify};
+use shared::bundle::{self, Metadata};
+use shared::callback;
+use shared::listener::{self, Limits};
+use shared::partition::Partition;
+use shared::shutdown::{Leaving, on_signal};
+use tokio::net::TcpListener;
+
+use e2e::stack::TEST_SECRET;
+
+/// The partitions that it publishes to.
+pub(crate) const PARTITIONS: u16 = 16;
+
+/// What such a server does with a callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Yardstick {
+    /// Answers at once: nothing that stores callbacks can be faster.
+    NoPublish,
+    /// Publishes it in a message of its own and waits for the confirmation.
+    OnePublishEach,
+}
+
+impl Yardstick {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::NoPublish => "no-publish",
+            Self::OnePublishEach => "one-publish-each",
+        }
+    }
+
+    pub(crate) fn parse(name: &str) -> Result<Self> {
+        let all = [Self::NoPublish, Self::OnePublishEach];
+        let found = all.into_iter().find(|one| one.as_str() == name);
+        found.with_context(|| format!("there is no server {name}"))
+    }
+}
+
+struct Site {
+    keys: Keys,
+    broker: Option<jetstream::Context>,
+}
+
+/// Serves until it is asked to end.
+pub(crate) async fn serve(kind: Yardstick) -> Result<()> {
+    let broker = match kind {
+        Yardstick::NoPublish => None,
+        Yardstick::OnePublishEach => {
+            let url = std::env::var("NATS_URL").context("NATS_URL is not set")?;
+            Some(jetstream::new(async_nats::connect(url).await?))
+        }
+    };
+    let window = ReplayWindow { window: Duration::from_secs(300), require_timestamp: false };
+    let secret = Secret::new(TEST_SECRET.as_bytes())?;
+    let keys = Keys::new([("default", secret)], Schemes::ALL, window);
+    let site = Arc::new(Site { keys, broker });
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    println!(r#"{{"message":"listening","addr":"{}"}}"#, listener.local_addr()?);
+    // Those of ingress.
+    let limits = Limits {
+        max_connections: 4096,
+        silence_timeout: Duration::from_secs(10),
+        max_header_bytes: 16_384,
+        header_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(75),
+        write_timeout: Duration::from_secs(30),
+    };
+    let handler = move |request| {
+        let site = Arc::clone(&site);
+        async move { answer(&site, request).await }
+    };
+    let leaving = Leaving::after(&on_signal()?, Duration::ZERO);
+    let _ = listener::serve("callbacks", listener, None, limits, handler, leaving).await;
+    Ok(())
+}
+
+async fn answer(site: &Site, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let stored = store(site, request).await;
+    let (status, body) = match stored {
+        Ok(()) => (StatusCode::OK, Bytes::from_static(b"{\"received\":true}")),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string().into()),
+    };
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+async fn store(site: &Site, request: Request<Incoming>) -> Result<()> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    #[expect(clippy::disallowed_methods, reason = "this is an edge")]
+    let now = Utc::now();
+    let verified = verify(&site.keys, &head.headers, body, now)?;
+    let callback = callback::parse(verified.body())?;
+    let partition = Partition::of_job(&callback.job_id, PARTITIONS);
+    let Some(broker) = &site.broker else { return Ok(()) };
+    let metadata = Metadata {
+        job: callback.job_id,
+        key: verified.key().to_owned(),
+        received_ms: now.timestamp_millis(),
+        event_id: callback.event_id,
+        traceparent: None,
+    };
+    let stream = partition.stream();
+    let message = PublishMessage::build()
+        .payload(bundle::encode(&metadata, verified.body()))
+        .message_id(format!("{:032x}", fastrand::u128(..)))
+        .expected_stream(&stream)
+        .header(bundle::VERSION_HEADER.0, bundle::VERSION_HEADER.1);
+    let ack = broker.send_publish(partition.callbacks_subject(), message).await?.await?;
+    if ack.stream != stream {
+        bail!("another stream confirmed it");
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! What it costs to decode a message, to apply an event, and to fold a batch.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+
+use std::hint::black_box;
+
+use chrono::DateTime;
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use shared::bundle::{self, Metadata};
+use shared::partition::Partition;
+use worker::batch::{Known, fold};
+use worker::decided::Decided;
+use worker::event::{Incoming, Message, decode};
+use worker::transition::apply;
+
+const CALLBACKS: usize = 100;
+
+fn message(kind: &str, jobs: usize) -> Message {
+    let entries = (0..CALLBACKS).map(|number| {
+        let job = format!("job-{}", number % jobs);
+        let body = serde_json::json!({
+            "job_id": job, kind: if kind == "type" { "heartbeat" } else { "provisioning" },
+            "event_id": format!("{number:032x}"), "workflow_run_id": "18234567890",
+            "run_attempt": 1, "sent_at": 1_700_000_000 + number,
+        });
+        let metadata = Metadata {
+            job,
+            key: "default".into(),
+            received_ms: 1_700_000_000_000,
+            event_id: None,
+            traceparent: None,
+        };
+        bundle::encode(&metadata, body.to_string().as_bytes())
+    });
+    Message {
+        seq: 1,
+        msg_id: None,
+        version: Some(bundle::VERSION_HEADER.1.into()),
+        subject: Partition::new(0).callbacks_subject().into(),
+        at: DateTime::from_timestamp(1_700_000_500, 0).unwrap(),
+        payload: entries.collect::<Vec<_>>().concat().into(),
+    }
+}
+
+fn decoded(kind: &str, jobs: usize) -> Vec<Incoming> {
+    let decoded = decode(&message(kind, jobs), Partition::new(0), 1);
+    assert!(decoded.iter().all(|incoming| incoming.event().is_some()));
+    decoded
+}
+
+fn work(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("a hundred callbacks");
+    group.throughput(Throughput::Elements(CALLBACKS as u64));
+    let waiting = message("status", CALLBACKS);
+    group.bench_function("decode", |bencher| {
+        bencher.iter(|| decode(black_box(&waiting), Partition::new(0), 1));
+    });
+    for (name, kind, jobs) in [
+        ("fold: status callbacks of as many jobs", "status", CALLBACKS),
+        ("fold: heartbeats of ten jobs", "type", 10),
+    ] {
+        let incoming = decoded(kind, jobs);
+        group.bench_function(name, |bencher| {
+            let known = || (Known::default(), Decided::default());
+            let once = |(known, decided): (Known, Decided)| fold(known, &incoming, &decided, 0, 0);
+            bencher.iter_batched(known, once, BatchSize::SmallInput);
+        });
+    }
+    group.finish();
+
+    let incoming = decoded("type", 1);
+    let (first, second) = (incoming[0].event().unwrap(), incoming[1].event().unwrap());
+    let job = apply(None, first, false).job.unwrap();
+    criterion.bench_function("apply a heartbeat", |bencher| {
+        let once = |job| apply(Some(job), black_box(second), false);
+        bencher.iter_batched(|| job.clone(), once, BatchSize::SmallInput);
+    });
+}
+
+criterion_group!(benches, work);
+criterion_main!(benches);
