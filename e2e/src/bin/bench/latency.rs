@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use async_nats::jetstream;
 use e2e::stack::{Db, Stack, TEST_SECRET};
 use e2e::volley::{Outcome, Pace, Requests, send};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use serde_json::json;
+use shared::partition::Partition;
 
 use crate::report::Report;
 use crate::yardstick::PARTITIONS;
@@ -34,7 +36,7 @@ pub(crate) async fn run(report: &mut Report, round: Duration) -> Result<()> {
     ensure!(outcome.refused == 0, "{} were refused", outcome.refused);
     let maximum = outcome.per_second();
     report.figure("accepted flat out, 64 connections", maximum, "callbacks/s");
-    settled(&database).await?;
+    settled(&stack, &database).await?;
 
     for (prefix, rate) in [("slow", 100.0), ("brisk", 1000.0), ("half", maximum / 2.0)] {
         let count = (rate * 2.0 * round.as_secs_f64()).ceil() as usize;
@@ -66,18 +68,19 @@ fn requests(prefix: &str, count: usize) -> std::sync::Arc<Requests> {
 }
 
 /// Waits until the worker has nothing left to do.
-async fn settled(database: &DatabaseConnection) -> Result<()> {
-    let begun = Instant::now();
-    let mut before = crate::apply::applied(database).await?;
-    loop {
-        tokio::time::sleep(10 * POLL).await;
-        let now = crate::apply::applied(database).await?;
-        if now == before {
-            return Ok(());
-        }
-        before = now;
-        ensure!(begun.elapsed() < LIMIT, "the worker does not catch up");
+async fn settled(stack: &Stack, database: &DatabaseConnection) -> Result<()> {
+    let jetstream = jetstream::new(stack.nats.client().await?);
+    let mut stored = 0;
+    for partition in Partition::all(PARTITIONS) {
+        let stream = jetstream.get_stream(partition.stream()).await?;
+        stored += i64::try_from(stream.cached_info().state.last_sequence)?;
     }
+    let begun = Instant::now();
+    while crate::apply::applied(database).await? < stored {
+        ensure!(begun.elapsed() < LIMIT, "the worker does not catch up");
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
 }
 
 /// How many microseconds after its request each row was committed, in order.
