@@ -45,6 +45,20 @@ pub enum Db {
     Postgres,
 }
 
+impl Db {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Postgres, Self::Sqlite];
+
+    /// Its name, for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "SQLite",
+            Self::Postgres => "PostgreSQL",
+        }
+    }
+}
+
 /// How a stack is made.
 #[derive(Debug)]
 pub struct Builder {
@@ -58,6 +72,7 @@ pub struct Builder {
     worker_ops: SocketAddr,
     partitions: u16,
     stream_max_bytes: u64,
+    stream_replicas: Option<usize>,
     env: Vec<(String, String)>,
     kept_lines: usize,
 }
@@ -140,6 +155,13 @@ impl Builder {
         self
     }
 
+    /// Chooses how many copies each stream has; one on each node otherwise.
+    #[must_use]
+    pub fn stream_replicas(mut self, replicas: usize) -> Self {
+        self.stream_replicas = Some(replicas);
+        self
+    }
+
     /// Sets a variable for every `ingress` and `worker`.
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
@@ -192,6 +214,7 @@ impl Builder {
             started: Mutex::default(),
             logs: Mutex::default(),
         };
+        let replicas = self.stream_replicas.unwrap_or(nats.size());
         parts
             .command(
                 "worker",
@@ -199,7 +222,7 @@ impl Builder {
                 &[
                     ("PARTITIONS", &self.partitions.to_string()),
                     ("STREAM_MAX_BYTES", &self.stream_max_bytes.to_string()),
-                    ("STREAM_REPLICAS", &nats.size().to_string()),
+                    ("STREAM_REPLICAS", &replicas.to_string()),
                 ],
             )
             .await?;
@@ -271,6 +294,7 @@ impl Stack {
             worker_ops: any,
             partitions: shared::stream::DEFAULT_PARTITIONS,
             stream_max_bytes: 64 * 1024 * 1024,
+            stream_replicas: None,
             env: Vec::new(),
             kept_lines: usize::MAX,
         }

@@ -1,11 +1,11 @@
 //! Publishes callbacks, as bundles: a task for each partition.
 //!
 //! While one bundle of a partition is on its way, the callbacks that arrive form the next one.
-//! There is no timer, so a lone callback leaves at once, and never more than one bundle of a
+//! No timer delays one, so a lone callback leaves at once, and never more than one bundle of a
 //! partition is in flight.
 
 use std::collections::VecDeque;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use shared::bundle::{self, Metadata};
@@ -19,6 +19,7 @@ use crate::link::{State, Up};
 use crate::measure::InFlight;
 use crate::publish::{Bundle, Confirmed, publish};
 use crate::signature::Verified;
+use crate::turns::{Turn, Turns};
 
 /// A verified callback as it will stand in a bundle. Only a [`Verified`] becomes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,7 @@ pub(crate) struct Bundlers {
     link: watch::Receiver<State>,
     capacity: usize,
     queues: OnceLock<Vec<mpsc::Sender<Pending>>>,
+    turns: Arc<Turns>,
     closing: CancellationToken,
     tasks: TaskTracker,
 }
@@ -62,7 +64,8 @@ impl Bundlers {
     /// Bundlers that publish over `link`; each queues up to `capacity` callbacks.
     pub(crate) fn new(link: watch::Receiver<State>, capacity: usize) -> Self {
         let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
-        Self { link, capacity, queues: OnceLock::new(), closing, tasks }
+        let turns = Arc::new(Turns::new());
+        Self { link, capacity, queues: OnceLock::new(), turns, closing, tasks }
     }
 
     /// Queues a callback; what is returned tells what became of it. Drop that to wait no longer.
@@ -98,8 +101,8 @@ impl Bundlers {
 
     fn start(&self, partition: Partition) -> mpsc::Sender<Pending> {
         let (sender, queue) = mpsc::channel(self.capacity);
-        let (link, closing) = (self.link.clone(), self.closing.clone());
-        self.tasks.spawn(run(partition, queue, link, closing));
+        let (link, turns) = (self.link.clone(), Arc::clone(&self.turns));
+        self.tasks.spawn(run(partition, queue, link, turns, self.closing.clone()));
         sender
     }
 }
@@ -108,6 +111,7 @@ async fn run(
     partition: Partition,
     mut queue: mpsc::Receiver<Pending>,
     mut link: watch::Receiver<State>,
+    turns: Arc<Turns>,
     closing: CancellationToken,
 ) {
     let mut carried = None;
@@ -132,11 +136,12 @@ async fn run(
                 None => return,
             },
         };
+        let Some(turn) = turns.take().await else { return };
         let arrived = || queue.try_recv().ok();
         let (bundle, left_over) = form(partition, first, arrived, limit);
         carried = left_over;
         let Some((bundle, waiting)) = bundle else { continue };
-        settle(bundle, waiting, &mut link).await;
+        settle(bundle, waiting, turn, &mut link).await;
     }
 }
 
@@ -186,7 +191,12 @@ fn form(
 }
 
 /// Publishes a bundle, as long as anyone waits for it, and tells them.
-async fn settle(bundle: Bundle, mut waiting: Waiting, link: &mut watch::Receiver<State>) {
+async fn settle(
+    bundle: Bundle,
+    mut waiting: Waiting,
+    turn: Turn<'_>,
+    link: &mut watch::Receiver<State>,
+) {
     let outcome = {
         let nobody_waits = async {
             for pending in &mut waiting {
@@ -196,6 +206,7 @@ async fn settle(bundle: Bundle, mut waiting: Waiting, link: &mut watch::Receiver
         tokio::select! {
             biased;
             outcome = publish(&bundle, link) => outcome,
+            never = turn.lapse() => match never {},
             () = nobody_waits => {
                 tracing::warn!(
                     partition = %bundle.partition,

@@ -20,6 +20,7 @@ pub mod signature;
 mod bundler;
 pub mod link;
 mod publish;
+mod turns;
 
 mod answer;
 mod clock;

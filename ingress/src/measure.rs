@@ -1,10 +1,13 @@
 //! What ingress measures. Labels come from closed sets or from the configuration, never from a
 //! request.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
+};
 use shared::places::Place;
 
 use crate::signature::{Keys, Scheme};
@@ -18,6 +21,12 @@ const BUNDLE_CALLBACKS: &str = "ackline_ingress_bundle_callbacks";
 const IN_FLIGHT: &str = "ackline_ingress_in_flight";
 const BROKER_UP: &str = "ackline_ingress_broker_up";
 
+// Looked up once, because every callback or bundle moves them.
+static ALL_ACCEPTED: LazyLock<Counter> = LazyLock::new(|| counter!(ACCEPTED));
+static ALL_IN_FLIGHT: LazyLock<Gauge> = LazyLock::new(|| gauge!(IN_FLIGHT));
+static EACH_PUBLISH: LazyLock<Histogram> = LazyLock::new(|| histogram!(PUBLISH_SECONDS));
+static EACH_BUNDLE: LazyLock<Histogram> = LazyLock::new(|| histogram!(BUNDLE_CALLBACKS));
+
 /// Says what each metric means; call once, after the recorder is installed.
 pub(crate) fn describe() {
     shared::listener::describe_metrics();
@@ -30,11 +39,11 @@ pub(crate) fn describe() {
     describe_gauge!(IN_FLIGHT, "Requests whose callback is held in memory");
     describe_gauge!(BROKER_UP, "1 while the broker is connected and its streams are as they must");
     broker_up(false);
-    gauge!(IN_FLIGHT).set(0.0);
+    ALL_IN_FLIGHT.set(0.0);
 }
 
 pub(crate) fn accepted() {
-    counter!(ACCEPTED).increment(1);
+    ALL_ACCEPTED.increment(1);
 }
 
 pub(crate) fn refused(reason: &'static str) {
@@ -60,8 +69,8 @@ pub(crate) fn reloaded(what: &'static str, done: bool) {
 }
 
 pub(crate) fn confirmed(took: Duration, callbacks: usize) {
-    histogram!(PUBLISH_SECONDS).record(took);
-    histogram!(BUNDLE_CALLBACKS).record(callbacks as f64);
+    EACH_PUBLISH.record(took);
+    EACH_BUNDLE.record(callbacks as f64);
 }
 
 pub(crate) fn broker_up(up: bool) {
@@ -76,13 +85,13 @@ pub(crate) struct InFlight {
 
 impl InFlight {
     pub(crate) fn new(place: Place) -> Self {
-        gauge!(IN_FLIGHT).increment(1.0);
+        ALL_IN_FLIGHT.increment(1.0);
         Self { place }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        gauge!(IN_FLIGHT).decrement(1.0);
+        ALL_IN_FLIGHT.decrement(1.0);
     }
 }

@@ -35,6 +35,15 @@ pub struct Metadata {
     pub traceparent: Option<String>,
 }
 
+impl Metadata {
+    /// What every callback has: the rest is left out.
+    #[must_use]
+    pub fn new(job: impl Into<String>, key: impl Into<String>, received_ms: i64) -> Self {
+        let (job, key) = (job.into(), key.into());
+        Self { job, key, received_ms, event_id: None, traceparent: None }
+    }
+}
+
 #[derive(Serialize)]
 struct Line<'a> {
     #[serde(flatten)]

@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use e2e::check;
+use e2e::http::{Answer, Client};
 use e2e::load::Report;
 use e2e::process::{Process, Program};
-use e2e::stack::{Db, Stack, Worker, address, listening};
+use e2e::stack::{CALLBACK_PATH, Db, Stack, Worker, address, listening};
+use hyper::Method;
 use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use worker::entity::{dead_letter, job, job_event, partition};
 
 /// Long enough for a slow machine; nothing waits for it to pass.
@@ -31,6 +34,15 @@ pub(crate) async fn accept(stack: &Stack, body: impl Into<String>) {
     let body = body.into();
     let answer = stack.post(body.clone()).await.unwrap();
     assert_eq!((answer.status, answer.text().as_str()), (200, r#"{"received":true}"#), "{body}");
+}
+
+/// Posts a callback from a task of its own, because the answer may be long in coming.
+pub(crate) fn post_later(stack: &Stack, body: String) -> JoinHandle<anyhow::Result<Answer>> {
+    let (mut client, signature) = (Client::new(stack.ingress.addr), stack.sign(body.as_bytes()));
+    tokio::spawn(async move {
+        let headers = [("x-signature", signature.as_str())];
+        client.send(Method::POST, CALLBACK_PATH, &headers, body.into()).await
+    })
 }
 
 pub(crate) async fn jobs(db: &DatabaseConnection) -> Vec<job::Model> {

@@ -7,6 +7,8 @@ use async_nats::jetstream;
 use e2e::load::Running;
 use e2e::stack::{Db, Stack, Worker};
 use futures::TryStreamExt;
+use shared::partition::Partition;
+use shared::stream::DEFAULT_PARTITIONS;
 
 use super::figures::{conclude, endless, goes_on, wait_until_whole};
 use super::ownership::copy;
@@ -140,6 +142,42 @@ async fn leaders_step_down_over_and_over() {
     goes_on(&stack, &running, 50).await;
     let faults = format!("{} leaders stepped down", rounds * STREAMS.len());
     conclude(&stack, running, &faults, &[]).await;
+}
+
+#[tokio::test]
+async fn streams_on_a_lost_node_hold_up_no_others() {
+    let builder = Stack::builder().cluster().stream_replicas(1).env("PUBLISH_DEADLINE", "60s");
+    let mut stack = builder.start().await.unwrap();
+    let mut led = vec![Vec::new(); NODES];
+    for partition in Partition::all(DEFAULT_PARTITIONS) {
+        let leader = stack.nats.leader(&partition.stream()).await.unwrap();
+        led[leader.unwrap()].push(partition);
+    }
+    let lost_node = (0..NODES).max_by_key(|node| led[*node].len()).unwrap();
+    let lost = led.remove(lost_node);
+    let survivor = stack.nats.node((lost_node + 1) % NODES).url();
+    stack.ingress = stack.start_ingress_with(&[("NATS_URL", &survivor)], &[]).await.unwrap();
+    stack.nats.node_mut(lost_node).kill9();
+
+    let job_of = |partition| {
+        let mut names = (0..).map(|number| format!("job-{number}"));
+        names.find(|id| Partition::of_job(id, DEFAULT_PARTITIONS) == partition).unwrap()
+    };
+    let later = |partition: &Partition| post_later(&stack, status(&job_of(*partition), "queued"));
+    let waiting: Vec<_> = lost.iter().map(later).collect();
+    stack
+        .wait_until("ingress holds them", SOON, async || {
+            series(stack.ingress.ops, "ackline_ingress_in_flight", &[]).await == lost.len() as f64
+        })
+        .await;
+    for partition in led.into_iter().flatten() {
+        accept(&stack, status(&job_of(partition), "queued")).await;
+    }
+    assert!(waiting.iter().all(|answer| !answer.is_finished()), "they wait for their streams");
+    stack.nats.node_mut(lost_node).restart().await.unwrap();
+    for answer in waiting {
+        assert_eq!(answer.await.unwrap().unwrap().status, 200);
+    }
 }
 
 async fn probe(stack: &Stack) -> u16 {

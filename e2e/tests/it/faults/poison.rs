@@ -2,9 +2,8 @@
 
 use async_nats::HeaderMap;
 use async_nats::jetstream;
-use e2e::http::{Answer, Client};
-use e2e::stack::{CALLBACK_PATH, Db, Stack};
-use hyper::Method;
+use e2e::http::Answer;
+use e2e::stack::{Db, Stack};
 use shared::bundle::{self, Metadata};
 use shared::partition::Partition;
 use worker::entity::dead_letter::State;
@@ -14,7 +13,7 @@ use crate::expect::*;
 
 #[tokio::test]
 async fn a_malformed_message_becomes_a_dead_letter_and_the_partition_goes_on() {
-    for db in [Db::Sqlite, Db::Postgres] {
+    for db in Db::ALL {
         let stack = Stack::builder().db(db).partitions(1).start().await.unwrap();
         accept(&stack, status("a", "queued")).await;
         let jetstream = jetstream::new(stack.nats.client().await.unwrap());
@@ -69,13 +68,7 @@ async fn a_callback_in_a_foreign_partition_is_a_dead_letter() {
     let stack = Stack::builder().partitions(2).start().await.unwrap();
     let home = Partition::of_job("a", 2);
     let foreign = Partition::new(1 - home.number());
-    let metadata = Metadata {
-        job: "a".into(),
-        key: "k".into(),
-        received_ms: 0,
-        event_id: None,
-        traceparent: None,
-    };
+    let metadata = Metadata::new("a", "k", 0);
     let payload = bundle::encode(&metadata, status("a", "queued").as_bytes());
     let mut headers = HeaderMap::new();
     headers.insert(bundle::VERSION_HEADER.0, bundle::VERSION_HEADER.1);
@@ -148,12 +141,7 @@ async fn accept_as_one_bundle(stack: &Stack, ahead: String, bodies: &[String]) {
     stack.nats.pause();
     let mut sending = Vec::new();
     for body in std::iter::once(&ahead).chain(bodies) {
-        let (mut client, body) = (Client::new(stack.ingress.addr), body.clone());
-        let signature = stack.sign(body.as_bytes());
-        sending.push(tokio::spawn(async move {
-            let headers = [("x-signature", signature.as_str())];
-            client.send(Method::POST, CALLBACK_PATH, &headers, body.into()).await
-        }));
+        sending.push(post_later(stack, body.clone()));
         let queued = sending.len() as f64;
         stack
             .wait_until("ingress holds the callback", SOON, async || {
