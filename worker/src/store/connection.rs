@@ -123,12 +123,13 @@ pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConn
                 Purpose::Migrate | Purpose::Read => None,
             };
             let idle_ms = idle.map(|idle| idle.as_millis().max(1).to_string());
+            // Every look of an owner has its index. But without statistics, as in a young database,
+            // PostgreSQL would rather read whole tables, and a plan that was made while a table was
+            // empty would do so for ever. What people ask for may be the whole table.
+            let plans = [("plan_cache_mode", "force_custom_plan"), ("enable_seqscan", "off")];
+            let plans = matches!(purpose, Purpose::Own(_)).then_some(plans);
             options.map_sqlx_postgres_opts(move |options| {
-                // Every look of an owner has its index. But without statistics, as in a young
-                // database, PostgreSQL would rather read whole tables, and a plan that was made
-                // while a table was empty would do so for ever.
-                let options = options
-                    .options([("plan_cache_mode", "force_custom_plan"), ("enable_seqscan", "off")]);
+                let options = options.options(plans.into_iter().flatten());
                 let limit = idle_ms.as_deref();
                 options.options(limit.map(|ms| ("idle_in_transaction_session_timeout", ms)))
             });
