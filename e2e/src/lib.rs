@@ -10,6 +10,7 @@
 pub mod certificates;
 pub mod process;
 pub mod tools;
+pub mod usage;
 
 pub mod cluster;
 pub mod nats;

@@ -163,15 +163,6 @@ fn watch(pid: u32) -> std::io::Result<Child> {
         .spawn()
 }
 
-/// What `/proc` says of a process's memory, in KiB: `VmRSS` is what it uses, `VmHWM` the most so far.
-/// Nothing when it has ended.
-#[must_use]
-pub fn memory_kib(pid: u32, field: &str) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let rest = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
-    rest.split_whitespace().next()?.parse().ok()
-}
-
 /// A running child, or one that has ended. Dropping it kills it and whatever is left in its
 /// process group.
 #[derive(Debug)]

@@ -65,8 +65,6 @@ pub struct Shot {
 pub struct Outcome {
     /// Those that were answered with 200, the quickest first.
     pub shots: Vec<Shot>,
-    /// How many were answered otherwise.
-    pub refused: usize,
     /// From the first request to the last answer.
     pub lasted: Duration,
 }
@@ -83,16 +81,22 @@ impl Outcome {
     /// # Errors
     /// When nothing was answered.
     pub fn quantile_ms(&self, part: f64) -> Result<f64> {
-        let index = (part * self.shots.len() as f64).ceil() as usize;
-        let shot = self.shots.get(index.saturating_sub(1)).context("nothing was answered")?;
+        let shot = quantile(&self.shots, part).context("nothing was answered")?;
         Ok(shot.took.as_secs_f64() * 1000.0)
     }
+}
+
+/// The one that this part of them, 0 to 1, is not above. They are in order.
+#[must_use]
+pub fn quantile<T>(ordered: &[T], part: f64) -> Option<&T> {
+    let count = (part * ordered.len() as f64).ceil() as usize;
+    ordered.get(count.saturating_sub(1))
 }
 
 /// Sends them from a thread of its own; the connections are spread over the targets.
 ///
 /// # Errors
-/// When a connection can't be made or breaks, or an answer does not come.
+/// When a connection can't be made or breaks, or an answer does not come or is not 200.
 pub async fn send(
     targets: &[SocketAddr],
     requests: &Arc<Requests>,
@@ -128,7 +132,7 @@ async fn volley(
         let (requests, next) = (Arc::clone(&requests), Arc::clone(&next));
         senders.spawn(async move {
             let mut connection = Connection { stream, read: Vec::with_capacity(4096) };
-            let (mut shots, mut refused) = (Vec::new(), 0);
+            let mut shots = Vec::new();
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 let due = match pace {
@@ -143,31 +147,26 @@ async fn volley(
                             due
                         }
                     }
-                    _ => return Ok((shots, refused)),
+                    _ => return Ok(shots),
                 };
                 let request = number % requests.0.len();
                 let answer = connection.exchange(&requests.0[request]);
                 let status =
                     tokio::time::timeout(ANSWER_LIMIT, answer).await.context("no answer")??;
-                if status == 200 {
-                    let due_us = began_us + i64::try_from((due - began).as_micros())?;
-                    shots.push(Shot { request, due_us, took: due.elapsed() });
-                } else {
-                    refused += 1;
-                }
+                ensure!(status == 200, "{} answered {status}", connection.stream.peer_addr()?);
+                let due_us = began_us + i64::try_from((due - began).as_micros())?;
+                shots.push(Shot { request, due_us, took: due.elapsed() });
             }
         });
     }
-    let (mut shots, mut refused) = (Vec::new(), 0);
+    let mut shots = Vec::new();
     while let Some(sent) = senders.join_next().await {
-        let sent: Result<(Vec<Shot>, usize)> = sent?;
-        let (of_one, refused_of_one) = sent?;
-        shots.extend(of_one);
-        refused += refused_of_one;
+        let sent: Result<Vec<Shot>> = sent?;
+        shots.extend(sent?);
     }
     let lasted = began.elapsed();
     shots.sort_by_key(|shot| shot.took);
-    Ok(Outcome { shots, refused, lasted })
+    Ok(Outcome { shots, lasted })
 }
 
 struct Connection {
@@ -225,7 +224,7 @@ mod tests {
     fn a_quantile_is_one_of_the_latencies() {
         let shot = |ms| Shot { request: 0, due_us: 0, took: Duration::from_millis(ms) };
         let shots = (1..=100).map(shot).collect();
-        let outcome = Outcome { shots, refused: 0, lasted: Duration::from_secs(1) };
+        let outcome = Outcome { shots, lasted: Duration::from_secs(1) };
         let of = |part| outcome.quantile_ms(part).unwrap();
         assert_eq!((of(0.5), of(0.99), of(0.999)), (50.0, 99.0, 100.0));
     }

@@ -20,13 +20,7 @@ fn work(criterion: &mut Criterion) {
     criterion.bench_function("partition", |bencher| {
         bencher.iter(|| Partition::of_job(black_box(&job), 16));
     });
-    let metadata = Metadata {
-        job,
-        key: "default".into(),
-        received_ms: 1_700_000_000_000,
-        event_id: None,
-        traceparent: None,
-    };
+    let metadata = Metadata::new(job, "default", 1_700_000_000_000);
     criterion.bench_function("encode into a bundle", |bencher| {
         bencher.iter(|| bundle::encode(black_box(&metadata), BODY));
     });

@@ -23,13 +23,7 @@ fn message(kind: &str, jobs: usize) -> Message {
             "event_id": format!("{number:032x}"), "workflow_run_id": "18234567890",
             "run_attempt": 1, "sent_at": 1_700_000_000 + number,
         });
-        let metadata = Metadata {
-            job,
-            key: "default".into(),
-            received_ms: 1_700_000_000_000,
-            event_id: None,
-            traceparent: None,
-        };
+        let metadata = Metadata::new(job, "default", 1_700_000_000_000);
         bundle::encode(&metadata, body.to_string().as_bytes())
     });
     Message {

@@ -10,13 +10,7 @@ use shared::partition::Partition;
 
 /// One entry of an internal bundle; `by` says who speaks.
 pub(crate) fn entry(by: &str, job_id: &str, received_ms: i64, body: &str) -> Bytes {
-    let metadata = Metadata {
-        job: job_id.to_owned(),
-        key: by.to_owned(),
-        received_ms,
-        event_id: None,
-        traceparent: None,
-    };
+    let metadata = Metadata::new(job_id, by, received_ms);
     bundle::encode(&metadata, body.as_bytes())
 }
 

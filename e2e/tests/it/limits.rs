@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use e2e::load::Load;
-use e2e::process::{Program, memory_kib};
+use e2e::process::Program;
 use e2e::stack::{Db, Stack, address, listening};
+use e2e::usage::memory_kib;
 use futures::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

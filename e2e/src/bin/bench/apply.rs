@@ -4,21 +4,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
-use e2e::process::memory_kib;
 use e2e::stack::{Db, Stack};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
     ActiveModelTrait, ConnectionTrait, DatabaseConnection, EntityTrait, IntoActiveModel, Iterable,
     Statement,
 };
-use serde_json::json;
 use shared::callback;
 use worker::batch::{Seen, step};
 use worker::entity::{job, job_event};
 use worker::event::{Body, Event, Position};
 use worker::store::connection::{self, Purpose};
 
-use crate::accept::without_worker;
+use crate::accept::{stop_worker, without_worker};
+use crate::callbacks;
 use crate::report::Report;
 use crate::streams::fill;
 
@@ -29,63 +28,58 @@ const BEATING: usize = 1000;
 /// Jobs of a partition that are under way at once: more than a batch holds, so that no two
 /// callbacks of a batch are of the same job.
 const MANY: usize = 20_000;
+/// Callbacks of each job.
+pub(crate) const STEPS: usize = 3;
 
 /// The body of a job's status callback: queued, provisioning, running.
-pub(crate) fn status(id: &str, number: usize) -> String {
-    let status = ["queued", "provisioning", "running"][number % 3];
-    json!({
-        "job_id": id, "status": status, "event_id": format!("{id}-{number}"),
-        "workflow_run_id": "18234567890", "run_attempt": 1,
-    })
-    .to_string()
+pub(crate) fn status(job: &str, number: usize) -> String {
+    let steps = ["queued", "provisioning", "running"];
+    callbacks::status(job, number, steps[number % STEPS]).to_string()
 }
 
 /// The body of a job's heartbeat.
-pub(crate) fn heartbeat(id: &str, number: usize) -> String {
-    json!({
-        "job_id": id, "type": "heartbeat", "event_id": format!("{id}-{number}"),
-        "workflow_run_id": "18234567890", "run_attempt": 1,
-        "sent_at": 1_700_000_000 + number,
-    })
-    .to_string()
+pub(crate) fn heartbeat(job: &str, number: usize) -> String {
+    let mut body = callbacks::heartbeat(job, number);
+    body["sent_at"] = (1_700_000_000 + number).into();
+    body.to_string()
 }
 
 /// Measures it on a database, with so many callbacks of each kind.
 pub(crate) async fn run(report: &mut Report, db: Db, events: usize, round: Duration) -> Result<()> {
     let postgres = db == Db::Postgres;
     report.part(
-        if postgres { "apply, PostgreSQL" } else { "apply, SQLite" },
+        format!("apply, {}", db.name()),
         "callbacks that wait in the streams, until they are committed",
     );
     let mut stack = without_worker(db, 4 << 30).await?;
     let database = stack.db().await?;
 
-    let jobs = events / 3;
-    let expected = fill(&stack, (0..jobs).map(|n| format!("job-{n}")), MANY, 3, status).await?;
-    let rate = (3 * jobs) as f64 / apply_all(&mut stack, &database, expected).await?.total();
+    let jobs = events / STEPS;
+    let expected = fill(&stack, (0..jobs).map(|n| format!("job-{n}")), MANY, STEPS, status).await?;
+    let rate = (STEPS * jobs) as f64 / apply_all(&mut stack, &database, expected).await?.total();
     report.figure("status callbacks, each of another job of its batch", rate, "callbacks/s");
-    let plain = one_by_one(&stack, "plain", round, status).await?;
+    let plain = one_by_one(&stack, 1, round, status).await?;
     report.figure("status callbacks, one transaction each", plain, "callbacks/s");
     if postgres {
         report.at_least("apply, status callbacks / one transaction each", rate / plain, 15.0);
-        let copied = copy(&database, 3 * jobs).await?;
+        let copied = copy(&database, STEPS * jobs).await?;
         report.figure("status callbacks, raw COPY of the same rows", copied, "callbacks/s");
         report.at_least("apply, status callbacks / raw COPY", rate / copied, 0.3);
     }
 
-    stop(&mut stack).await?;
+    stop_worker(&mut stack).await?;
     let alive = (0..jobs).map(|n| format!("alive-{n}"));
-    let expected = expected + fill(&stack, alive, MANY, 3, heartbeat).await?;
-    let rate = (3 * jobs) as f64 / apply_all(&mut stack, &database, expected).await?.total();
+    let expected = expected + fill(&stack, alive, MANY, STEPS, heartbeat).await?;
+    let rate = (STEPS * jobs) as f64 / apply_all(&mut stack, &database, expected).await?.total();
     report.figure("heartbeats, each of another job of its batch", rate, "callbacks/s");
 
-    stop(&mut stack).await?;
+    stop_worker(&mut stack).await?;
     let beats = events / BEATING;
     let more = fill(&stack, (0..BEATING).map(|n| format!("beat-{n}")), MANY, beats, heartbeat);
     let expected = expected + more.await?;
     let rate = (BEATING * beats) as f64 / apply_all(&mut stack, &database, expected).await?.total();
     report.figure("heartbeats of 1000 jobs", rate, "callbacks/s");
-    let plain = one_by_one(&stack, "beating", round, heartbeat).await?;
+    let plain = one_by_one(&stack, 2, round, heartbeat).await?;
     report.figure("heartbeats, one transaction each", plain, "callbacks/s");
     if postgres {
         report.at_least(
@@ -95,12 +89,6 @@ pub(crate) async fn run(report: &mut Report, db: Db, events: usize, round: Durat
         );
     }
     stack.shut_down().await
-}
-
-pub(crate) async fn stop(stack: &mut Stack) -> Result<()> {
-    let status = stack.worker.process.terminate(Duration::from_secs(60)).await?;
-    ensure!(status.success(), "the worker did not end");
-    Ok(())
 }
 
 /// How the checkpoints moved: seconds since the worker was started, and messages applied.
@@ -175,29 +163,26 @@ pub(crate) async fn applied(database: &DatabaseConnection) -> Result<i64> {
     Ok(row.try_get("", "applied")?)
 }
 
-/// The most memory that the worker has used so far, in MiB.
-pub(crate) fn peak_mib(stack: &Stack) -> Result<f64> {
-    let peak = memory_kib(stack.worker.process.pid(), "VmHWM").context("the worker has ended")?;
-    Ok(peak as f64 / 1024.0)
-}
-
 /// The plain way: a transaction for each callback on one connection, which reads the job, applies
-/// the rules, and writes the job and its event through sea-orm. Callbacks in a second.
+/// the rules, and writes the job and its event through sea-orm. The `nth` time on this database.
+/// Callbacks in a second.
 async fn one_by_one(
     stack: &Stack,
-    prefix: &str,
+    nth: i32,
     lasting: Duration,
     body: impl Fn(&str, usize) -> String,
 ) -> Result<f64> {
     let url = stack.database_url().parse().map_err(|error: &str| anyhow::anyhow!(error))?;
     let db = connection::connect(&url, Purpose::Change).await?;
     let begun = Instant::now();
-    let mut seq = 0;
+    let mut number = 0;
     while begun.elapsed() < lasting {
-        let job_id = format!("{prefix}-{}", seq / 3);
-        let body = callback::parse(body(&job_id, usize::try_from(seq)?).as_bytes())?;
-        seq += 1;
-        let position = Position { seq: -seq, idx: i32::from(prefix.len() == 5) };
+        let job_id = format!("plain-{nth}-{}", number / STEPS);
+        let body = callback::parse(body(&job_id, number).as_bytes())?;
+        number += 1;
+        let seq = i64::try_from(number)?;
+        // Where no stream has anything.
+        let position = Position { seq: -seq, idx: nth };
         let at = DateTime::<Utc>::from_timestamp_micros(1_700_000_000_000_000 + seq);
         let at = at.context("no such time")?;
         let event = Event { position, at, body: Body::Callback(body) };
@@ -219,7 +204,7 @@ async fn one_by_one(
         }
         transaction.commit().await?;
     }
-    let rate = seq as f64 / begun.elapsed().as_secs_f64();
+    let rate = number as f64 / begun.elapsed().as_secs_f64();
     db.close().await?;
     Ok(rate)
 }

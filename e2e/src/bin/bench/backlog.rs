@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{SecondsFormat, TimeDelta, Utc};
-use e2e::process::memory_kib;
 use e2e::stack::{Db, Stack};
+use e2e::usage::{memory_kib, peak_mib};
 use sea_orm::ConnectionTrait;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::accept::without_worker;
-use crate::apply::{apply_all, peak_mib};
+use crate::apply::apply_all;
+use crate::callbacks;
 use crate::report::Report;
 use crate::streams::fill;
 
@@ -23,11 +24,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Measures it on a database.
 pub(crate) async fn run(report: &mut Report, db: Db, events: usize) -> Result<()> {
-    let postgres = db == Db::Postgres;
-    report.part(
-        if postgres { "backlog, PostgreSQL" } else { "backlog, SQLite" },
-        "callbacks of jobs with seven heartbeats each",
-    );
+    report.part(format!("backlog, {}", db.name()), "callbacks of jobs with seven heartbeats each");
     let mut stack = without_worker(db, 1 << 30).await?;
     let jobs = (0..events / PER_JOB).map(|number| format!("job-{number}"));
     #[expect(clippy::disallowed_methods, reason = "senders have a clock")]
@@ -48,14 +45,14 @@ pub(crate) async fn run(report: &mut Report, db: Db, events: usize) -> Result<()
 
     let database = stack.db().await?;
     let progress = apply_all(&mut stack, &database, expected).await?;
-    let peak = peak_mib(&stack)?;
+    let peak = peak_mib(stack.worker.process.pid())?;
     show(report, "apply", progress.total(), peak);
     let tenth = events as f64 / 10.0;
     let first = tenth / (progress.at(0.1) - progress.at(0.0));
     let last = tenth / (progress.at(1.0) - progress.at(0.9));
     report.figure("apply: the first tenth", first, "callbacks/s");
     report.figure("apply: the last tenth", last, "callbacks/s");
-    if postgres {
+    if db == Db::Postgres {
         report.at_least("backlog, last tenth / first tenth", last / first, 0.9);
         report.below("worker during the catch-up, MiB", peak, 80.0);
     }
@@ -101,16 +98,13 @@ async fn command(stack: &Stack, program: &e2e::process::Program) -> Result<(f64,
     Ok((seconds, peak as f64 / 1024.0, log.stdout()))
 }
 
-fn callback(id: &str, step: usize, sent_at: &str) -> String {
-    let mut body = json!({
-        "job_id": id, "event_id": format!("{id}-{step}"), "sent_at": sent_at,
-        "workflow_run_id": "18234567890", "run_attempt": 1,
-    });
-    match step {
-        0 => body["status"] = "queued".into(),
-        1 => body["status"] = "provisioning".into(),
-        step if step == PER_JOB - 1 => body["status"] = "running".into(),
-        _ => body["type"] = "heartbeat".into(),
-    }
+fn callback(job: &str, step: usize, sent_at: &str) -> String {
+    let mut body = match step {
+        0 => callbacks::status(job, step, "queued"),
+        1 => callbacks::status(job, step, "provisioning"),
+        step if step == PER_JOB - 1 => callbacks::status(job, step, "running"),
+        _ => callbacks::heartbeat(job, step),
+    };
+    body["sent_at"] = sent_at.into();
     body.to_string()
 }

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use e2e::stack::{Db, Stack};
+use e2e::usage::cpu_seconds;
 
 use crate::report::Report;
 
 /// Measures it for so long.
 pub(crate) async fn run(report: &mut Report, lasting: Duration) -> Result<()> {
-    for (part, db) in [("idle, PostgreSQL", Db::Postgres), ("idle, SQLite", Db::Sqlite)] {
-        report.part(part, "no callbacks, 16 partitions");
+    for db in Db::ALL {
+        report.part(format!("idle, {}", db.name()), "no callbacks, 16 partitions");
         let mut stack = Stack::builder().db(db).start().await?;
         // For starting, and for the first looks at everything.
         tokio::time::sleep(lasting / 4).await;
@@ -37,17 +38,6 @@ pub(crate) async fn run(report: &mut Report, lasting: Duration) -> Result<()> {
         stack.shut_down().await?;
     }
     Ok(())
-}
-
-/// How much of a processor a process has used so far, in seconds.
-pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name, in parentheses, may hold anything.
-    let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let mut ticks = || -> Result<f64> { Ok(fields.next().context("no times in stat")?.parse()?) };
-    let per_second = rustix::param::clock_ticks_per_second();
-    Ok((ticks()? + ticks()?) / per_second as f64)
 }
 
 /// Transactions that PostgreSQL has ended so far, as far as it has counted them.

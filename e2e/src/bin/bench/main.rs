@@ -6,10 +6,11 @@
 mod accept;
 mod apply;
 mod backlog;
-mod choice;
+mod callbacks;
 mod growth;
 mod idle;
 mod latency;
+mod partitions;
 mod report;
 mod streams;
 mod sweep;
@@ -98,14 +99,14 @@ async fn run(args: Args) -> Result<()> {
         match part {
             "accept" => accept::run(&mut report, round).await?,
             "apply" => {
-                for db in [Db::Postgres, Db::Sqlite] {
+                for db in Db::ALL {
                     apply::run(&mut report, db, args.events.min(APPLIED), round).await?;
                 }
             }
-            "partitions" => choice::run(&mut report, round).await?,
+            "partitions" => partitions::run(&mut report, round).await?,
             "latency" => latency::run(&mut report, round).await?,
             "backlog" => {
-                for db in [Db::Postgres, Db::Sqlite] {
+                for db in Db::ALL {
                     backlog::run(&mut report, db, args.events).await?;
                 }
             }
@@ -115,8 +116,8 @@ async fn run(args: Args) -> Result<()> {
             }
             "idle" => idle::run(&mut report, Duration::from_secs(args.idle)).await?,
             _ => {
-                for db in [Db::Postgres, Db::Sqlite] {
-                    sweep::measure(db, args.jobs).await?;
+                for db in Db::ALL {
+                    sweep::run(&mut report, db, args.jobs).await?;
                 }
             }
         }

@@ -8,7 +8,7 @@ use serde::Serialize;
 /// One measured figure.
 #[derive(Debug, Clone, Serialize)]
 struct Figure {
-    part: &'static str,
+    part: String,
     what: String,
     value: f64,
     unit: &'static str,
@@ -41,7 +41,7 @@ pub(crate) struct Report {
     figures: Vec<Figure>,
     targets: Vec<Target>,
     #[serde(skip)]
-    part: &'static str,
+    part: String,
 }
 
 impl Report {
@@ -49,20 +49,32 @@ impl Report {
         let machine = Machine::here();
         let Machine { processors, processor, memory_mib, kernel } = &machine;
         println!("{processors} x {processor}, {memory_mib} MiB, Linux {kernel}");
-        Self { machine, figures: Vec::new(), targets: Vec::new(), part: "" }
+        Self { machine, figures: Vec::new(), targets: Vec::new(), part: String::new() }
     }
 
     /// Begins a part: a title, and what is done in it.
-    pub(crate) fn part(&mut self, part: &'static str, about: &str) {
-        println!("\n{part}: {about}");
-        self.part = part;
+    pub(crate) fn part(&mut self, part: impl Into<String>, about: &str) {
+        self.part = part.into();
+        println!("\n{}: {about}", self.part);
     }
 
     /// Adds a figure.
     pub(crate) fn figure(&mut self, what: impl Into<String>, value: f64, unit: &'static str) {
         let what = what.into();
         println!("  {what:<66} {:>12} {unit}", readable(value));
-        self.figures.push(Figure { part: self.part, what, value, unit });
+        self.figures.push(Figure { part: self.part.clone(), what, value, unit });
+    }
+
+    /// Adds the latencies that half, 99 % and 99.9 % of all are not above, in milliseconds.
+    pub(crate) fn quantiles(
+        &mut self,
+        what: &str,
+        quantile_ms: impl Fn(f64) -> Result<f64>,
+    ) -> Result<()> {
+        for (part, name) in [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")] {
+            self.figure(format!("{what}, {name}"), quantile_ms(part)?, "ms");
+        }
+        Ok(())
     }
 
     /// Adds a figure that ought to be at least so much.

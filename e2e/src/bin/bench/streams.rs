@@ -8,11 +8,11 @@ use async_nats::HeaderMap;
 use async_nats::jetstream;
 use bytes::{Bytes, BytesMut};
 use e2e::stack::Stack;
-use serde_json::json;
 use shared::bundle::{self, Metadata};
 use shared::partition::Partition;
 use tokio::task::JoinSet;
 
+use crate::callbacks::heartbeat;
 use crate::yardstick::PARTITIONS;
 
 /// Callbacks in a bundle, as a busy ingress makes them.
@@ -35,17 +35,12 @@ pub(crate) async fn one_at_a_time(stack: &Stack, lasting: Duration) -> Result<f6
 }
 
 /// How many callbacks a second the streams take in bundles of so many, one on its way to each.
-pub(crate) async fn bundles_of(
-    stack: &Stack,
-    callbacks: usize,
-    partitions: u16,
-    lasting: Duration,
-) -> Result<f64> {
+pub(crate) async fn bundles_of(stack: &Stack, callbacks: usize, lasting: Duration) -> Result<f64> {
     let jetstream = jetstream::new(stack.nats.client().await?);
     let payload = bundle_of(callbacks);
     let began = Instant::now();
     let mut publishing = JoinSet::new();
-    for partition in Partition::all(partitions) {
+    for partition in Partition::all(PARTITIONS) {
         let (jetstream, payload) = (jetstream.clone(), payload.clone());
         publishing.spawn(async move {
             let mut bundles = 0;
@@ -66,25 +61,15 @@ pub(crate) async fn bundles_of(
 fn bundle_of(callbacks: usize) -> Bytes {
     let mut payload = BytesMut::new();
     for number in 0..callbacks {
-        let id = format!("bundle-{number}");
-        let body = json!({
-            "job_id": id, "type": "heartbeat", "workflow_run_id": "18234567890", "run_attempt": 1,
-            "event_id": format!("{number:032x}"),
-        });
-        payload.extend_from_slice(&entry(&id, &body.to_string()));
+        let job = format!("bundle-{number}");
+        payload.extend_from_slice(&entry(&job, &heartbeat(&job, 0).to_string()));
     }
     payload.freeze()
 }
 
 /// A callback as it stands in a bundle.
 fn entry(id: &str, body: &str) -> Bytes {
-    let metadata = Metadata {
-        job: id.to_owned(),
-        key: "bench".into(),
-        received_ms: 1_700_000_000_000,
-        event_id: None,
-        traceparent: None,
-    };
+    let metadata = Metadata::new(id, "bench", 1_700_000_000_000);
     bundle::encode(&metadata, body.as_bytes())
 }
 
@@ -99,6 +84,17 @@ async fn publish(
     let subject = partition.callbacks_subject();
     jetstream.publish_with_headers(subject, headers, payload).await?.await?;
     Ok(())
+}
+
+/// How many messages the streams have taken.
+pub(crate) async fn stored(stack: &Stack) -> Result<i64> {
+    let jetstream = jetstream::new(stack.nats.client().await?);
+    let mut stored = 0;
+    for partition in Partition::all(PARTITIONS) {
+        let stream = jetstream.get_stream(partition.stream()).await?;
+        stored += i64::try_from(stream.cached_info().state.last_sequence)?;
+    }
+    Ok(stored)
 }
 
 /// Puts callbacks into the streams as a busy ingress would: each job's in order, and so many jobs of

@@ -1,29 +1,28 @@
 //! How long it takes to find ten silent jobs among a million.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::crowd::{Crowd, PARTITIONS, explain, is_by_index, sweep};
-use e2e::stack::{Db, Stack};
+use e2e::stack::Db;
+use e2e::volley::quantile;
+
+use crate::accept::without_worker;
+use crate::report::Report;
 
 const ROUNDS: usize = 50;
 const SILENT: u64 = 10;
 
 /// Measures it on a database, with crowds that differ in what most of them do.
-pub(crate) async fn measure(db: Db, jobs: u64) -> Result<()> {
-    println!("\nfinding {SILENT} silent jobs among {jobs}: a look at one partition, and at all");
-    println!(
-        "{:<12} {:<28} {:>9} {:>9} {:>9}",
-        "DATABASE", "THE OTHERS", "P50 MS", "MAX MS", "ALL MS"
-    );
+pub(crate) async fn run(report: &mut Report, db: Db, jobs: u64) -> Result<()> {
+    let about = format!("looks for {SILENT} silent jobs among {jobs}");
+    report.part(format!("sweep, {}", db.name()), &about);
     for (others, crowd) in [
         ("finished", Crowd { finished: jobs, ..Crowd::default() }),
         ("alive", Crowd { alive: jobs, ..Crowd::default() }),
         ("quiet, with longer timeouts", Crowd { patient: jobs, ..Crowd::default() }),
     ] {
-        let mut stack = Stack::builder().db(db).start().await?;
-        let limit = std::time::Duration::from_secs(60);
-        ensure!(stack.worker.process.terminate(limit).await?.success(), "the worker did not end");
+        let mut stack = without_worker(db, 1 << 30).await?;
         let rows = stack.db().await?;
         Crowd { silent: SILENT, ..crowd }.fill(&rows).await?;
         let (mut each, mut all) = (Vec::new(), Vec::new());
@@ -40,16 +39,14 @@ pub(crate) async fn measure(db: Db, jobs: u64) -> Result<()> {
         }
         each.sort();
         all.sort();
-        let ms = |time: Option<&std::time::Duration>| {
-            time.map(|time| time.as_secs_f64() * 1000.0).context("nothing was measured")
+        let mut show = |what: &str, times: &[Duration], part| -> Result<()> {
+            let time = quantile(times, part).context("nothing was measured")?;
+            report.figure(format!("the others {others}, {what}"), time.as_secs_f64() * 1e3, "ms");
+            Ok(())
         };
-        println!(
-            "{:<12} {others:<28} {:>9.2} {:>9.2} {:>9.2}",
-            format!("{db:?}"),
-            ms(each.get(each.len() / 2))?,
-            ms(each.last())?,
-            ms(all.get(all.len() / 2))?,
-        );
+        show("one partition, p50", &each, 0.5)?;
+        show("one partition, the worst", &each, 1.0)?;
+        show("all partitions, p50", &all, 0.5)?;
         let plan = explain(&rows, 0).await?;
         ensure!(is_by_index(&plan), "not by the index:\n{}", plan.join("\n"));
         if db == Db::Postgres && crowd.alive > 0 {

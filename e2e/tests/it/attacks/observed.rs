@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use e2e::process::memory_kib;
+use e2e::usage::memory_kib;
 use tokio::task::JoinHandle;
 
 const INTERVAL: Duration = Duration::from_millis(50);

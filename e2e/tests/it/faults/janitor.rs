@@ -78,7 +78,7 @@ async fn a_full_stream_refuses_loses_nothing_and_recovers_once_a_worker_runs() {
 
 #[tokio::test]
 async fn what_is_old_goes_but_for_the_checkpoint_and_a_restarted_worker_goes_on() {
-    for db in [Db::Sqlite, Db::Postgres] {
+    for db in Db::ALL {
         let mut stack = Stack::builder()
             .db(db)
             .partitions(1)
@@ -120,7 +120,7 @@ async fn ids(db: &DatabaseConnection) -> Vec<String> {
 
 #[tokio::test]
 async fn prune_removes_what_is_finished_and_old_and_keeps_what_a_stream_still_holds() {
-    for db in [Db::Sqlite, Db::Postgres] {
+    for db in Db::ALL {
         let mut stack =
             Stack::builder().db(db).partitions(1).env("LEASE", "1s").start().await.unwrap();
         let database = stack.db().await.unwrap();
