@@ -17,6 +17,8 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 const CHANGE_IDLE_LIMIT: Duration = Duration::from_secs(3);
 /// Connections of one process to PostgreSQL: few, so that batches grow by themselves under load.
 const MAX_CONNECTIONS: u32 = 4;
+/// For how long a connection that is not used is taken to be sound without a look at it.
+const TESTED_FOR: Duration = Duration::from_secs(1);
 
 /// Which database `DATABASE_URL` names. Shows itself without its text, which may hold a password.
 #[derive(Clone)]
@@ -112,6 +114,8 @@ pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConn
         DatabaseUrl::Postgres { url } => {
             let mut options = ConnectOptions::new(url);
             options.max_connections(MAX_CONNECTIONS).set_application_name("ackline-worker");
+            // One that a batch has just given back was looked at then.
+            options.test_before_acquire_if_idle_for(TESTED_FOR);
             if purpose != Purpose::Migrate {
                 options.statement_timeout(STATEMENT_TIMEOUT);
             }
