@@ -5,8 +5,9 @@ use std::time::Duration;
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
 use shared::partition::Partition;
 
+use crate::ahead::Received;
 use crate::batch::{self, InRow, Plan};
-use crate::consumer::{Basis, Received};
+use crate::consumer::Basis;
 use crate::decided::Decided;
 use crate::event::{
     Action, Content, Event, Incoming, MAX_REASON_BYTES, Order, decode_again, without_nul,

@@ -19,6 +19,7 @@ use shared::partition::Partition;
 use shared::stream::has_leader;
 use tokio::time::Instant;
 
+use crate::ahead::{Ahead, Batch, Received};
 use crate::decided::Decided;
 use crate::entity::partition::Model as Row;
 use crate::event::{Content, Incoming, Message, decode, without_nul};
@@ -33,8 +34,6 @@ const FIRST_MESSAGE_LIMIT: Duration = Duration::from_secs(10);
 /// For how long a cluster's bad news of a stream is doubted: twice what a leader takes to find out
 /// that nobody hears it any more.
 const DOUBT: Duration = Duration::from_secs(20);
-/// How much of the stream is decoded while a batch is being committed.
-const MAX_AHEAD_BYTES: usize = 256 * 1024;
 /// What a pull may bring: bounds this process's memory per partition.
 const PULL_MESSAGES: usize = 256;
 const PULL_BYTES: usize = 1024 * 1024;
@@ -57,39 +56,6 @@ pub enum Trouble {
 impl Trouble {
     fn anomaly(what: &str, error: impl std::fmt::Display) -> Self {
         Self::Anomaly(format!("{what}: {error}"))
-    }
-}
-
-/// A message that was read.
-#[derive(Debug)]
-pub struct Received {
-    /// The stream sequence.
-    pub seq: i64,
-    /// Its `Nats-Msg-Id`.
-    pub msg_id: Option<String>,
-    /// How many entries of the batch there are up to its end.
-    pub end: usize,
-    message: jetstream::Message,
-}
-
-/// Messages that follow each other, decoded.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// The messages, at least one.
-    pub messages: Vec<Received>,
-    /// Their entries, in order.
-    pub incoming: Vec<Incoming>,
-}
-
-impl Batch {
-    /// Each message with its entries.
-    pub fn each(&self) -> impl Iterator<Item = (&Received, &[Incoming])> {
-        let mut begin = 0;
-        self.messages.iter().map(move |message| {
-            let entries = &self.incoming[begin..message.end];
-            begin = message.end;
-            (message, entries)
-        })
     }
 }
 
@@ -121,37 +87,6 @@ pub struct Feed {
     /// A message that came too early. It is remembered, because whoever asks for its reason may
     /// be cancelled while the broker is asked.
     gap: Option<i64>,
-}
-
-/// What is read and not taken yet.
-#[derive(Default)]
-struct Ahead {
-    messages: VecDeque<(Received, Vec<Incoming>)>,
-    callbacks: usize,
-    bytes: usize,
-}
-
-impl Ahead {
-    fn push(&mut self, (message, incoming): (Received, Vec<Incoming>)) {
-        self.callbacks += incoming.len();
-        self.bytes += message.message.payload.len();
-        self.messages.push_back((message, incoming));
-    }
-
-    fn take(&mut self, max: usize) -> Batch {
-        let mut batch = Batch::default();
-        while let Some((_, next)) = self.messages.front()
-            && (batch.messages.is_empty() || batch.incoming.len() + next.len() <= max)
-            && let Some((mut message, mut incoming)) = self.messages.pop_front()
-        {
-            self.callbacks -= incoming.len();
-            self.bytes -= message.message.payload.len();
-            batch.incoming.append(&mut incoming);
-            message.end = batch.incoming.len();
-            batch.messages.push(message);
-        }
-        batch
-    }
 }
 
 /// The connection to the broker that a feed was opened on.
@@ -313,10 +248,10 @@ impl Feed {
         if let Some(trouble) = self.trouble.take() {
             return Err(trouble);
         }
-        while self.ahead.callbacks < max {
+        while self.ahead.callbacks() < max {
             let received = match self.receive().now_or_never() {
                 Some(received) => received,
-                None if self.ahead.messages.is_empty() => self.receive().await,
+                None if self.ahead.is_empty() => self.receive().await,
                 None => break,
             };
             self.ahead.push(received?);
@@ -327,7 +262,7 @@ impl Feed {
     /// Fetches and decodes what comes next while a batch is being committed, up to `max` callbacks;
     /// never returns. Cancel-safe.
     pub async fn read_ahead(&mut self, max: usize) -> Infallible {
-        while self.ahead.callbacks < max && self.ahead.bytes < MAX_AHEAD_BYTES {
+        while self.ahead.callbacks() < max && !self.ahead.is_full() {
             match self.receive().await {
                 Ok(received) => self.ahead.push(received),
                 Err(trouble) => {
@@ -371,8 +306,7 @@ impl Feed {
             self.remembered.add(decoded.at);
             self.lag.set(pending as f64);
             let incoming = decode(&decoded, self.partition, self.partitions);
-            let end = incoming.len();
-            return Ok((Received { seq, msg_id: decoded.msg_id, end, message }, incoming));
+            return Ok((Received { seq, msg_id: decoded.msg_id, message }, incoming));
         }
     }
 

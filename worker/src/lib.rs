@@ -2,6 +2,7 @@
 
 pub mod config;
 
+pub mod ahead;
 mod census;
 pub mod consumer;
 pub mod decided;

@@ -11,8 +11,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::ahead::{Batch, Received};
 use crate::apply::{ApplyError, Limits, apply};
-use crate::consumer::{Basis, Batch, Feed, Received, Trouble};
+use crate::consumer::{Basis, Feed, Trouble};
 use crate::entity::partition::Model as Row;
 use crate::event::Incoming;
 use crate::janitor;

@@ -19,7 +19,7 @@ use worker::store::connection::{self, Purpose};
 use crate::accept::{stop_worker, without_worker};
 use crate::callbacks;
 use crate::report::Report;
-use crate::streams::fill;
+use crate::streams::{fill, stored};
 
 const LIMIT: Duration = Duration::from_secs(1800);
 const POLL: Duration = Duration::from_millis(20);
@@ -55,14 +55,17 @@ pub(crate) async fn run(report: &mut Report, db: Db, events: usize, round: Durat
     let database = stack.db().await?;
 
     let jobs = events / STEPS;
+    let count = STEPS * jobs;
     let expected = fill(&stack, (0..jobs).map(|n| format!("job-{n}")), MANY, STEPS, status).await?;
-    let rate = (STEPS * jobs) as f64 / apply_all(&mut stack, &database, expected).await?.total();
-    report.figure("status callbacks, each of another job of its batch", rate, "callbacks/s");
+    let (_, bytes) = stored(&stack).await?;
+    report.figure("status callbacks, in the streams", bytes / count as f64, "bytes a callback");
+    let what = "status callbacks, each of another job of its batch";
+    let rate = measure(report, &mut stack, expected, count, what).await?;
     let plain = one_by_one(&stack, 1, round, status).await?;
     report.figure("status callbacks, one transaction each", plain, "callbacks/s");
     if postgres {
         report.at_least("apply, status callbacks / one transaction each", rate / plain, 15.0);
-        let copied = copy(&database, STEPS * jobs).await?;
+        let copied = copy(&database, count).await?;
         report.figure("status callbacks, raw COPY of the same rows", copied, "callbacks/s");
         report.at_least("apply, status callbacks / raw COPY", rate / copied, 0.3);
     }
@@ -70,15 +73,15 @@ pub(crate) async fn run(report: &mut Report, db: Db, events: usize, round: Durat
     stop_worker(&mut stack).await?;
     let alive = (0..jobs).map(|n| format!("alive-{n}"));
     let expected = expected + fill(&stack, alive, MANY, STEPS, heartbeat).await?;
-    let rate = (STEPS * jobs) as f64 / apply_all(&mut stack, &database, expected).await?.total();
-    report.figure("heartbeats, each of another job of its batch", rate, "callbacks/s");
+    let what = "heartbeats, each of another job of its batch";
+    measure(report, &mut stack, expected, count, what).await?;
 
     stop_worker(&mut stack).await?;
     let beats = events / BEATING;
     let more = fill(&stack, (0..BEATING).map(|n| format!("beat-{n}")), MANY, beats, heartbeat);
     let expected = expected + more.await?;
-    let rate = (BEATING * beats) as f64 / apply_all(&mut stack, &database, expected).await?.total();
-    report.figure("heartbeats of 1000 jobs", rate, "callbacks/s");
+    let count = BEATING * beats;
+    let rate = measure(report, &mut stack, expected, count, "heartbeats of 1000 jobs").await?;
     let plain = one_by_one(&stack, 2, round, heartbeat).await?;
     report.figure("heartbeats, one transaction each", plain, "callbacks/s");
     if postgres {
@@ -89,6 +92,32 @@ pub(crate) async fn run(report: &mut Report, db: Db, events: usize, round: Durat
         );
     }
     stack.shut_down().await
+}
+
+/// Starts the worker on what waits in the streams; callbacks in a second until all is applied.
+async fn measure(
+    report: &mut Report,
+    stack: &mut Stack,
+    expected: i64,
+    callbacks: usize,
+    what: &str,
+) -> Result<f64> {
+    let database = stack.db().await?;
+    let before = wal_bytes(stack).await?;
+    let rate = callbacks as f64 / apply_all(stack, &database, expected).await?.total();
+    report.figure(what, rate, "callbacks/s");
+    if let (Some(before), Some(after)) = (before, wal_bytes(stack).await?) {
+        let each = (after - before) / callbacks as f64;
+        report.figure(format!("{what}, WAL"), each, "bytes a callback");
+    }
+    Ok(rate)
+}
+
+/// How much PostgreSQL has written to its log so far.
+async fn wal_bytes(stack: &Stack) -> Result<Option<f64>> {
+    let Some(postgres) = &stack.postgres else { return Ok(None) };
+    let written = postgres.psql("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')").await?;
+    Ok(Some(written.trim().parse()?))
 }
 
 /// How the checkpoints moved: seconds since the worker was started, and messages applied.

@@ -37,7 +37,8 @@ pub(crate) async fn run(report: &mut Report, round: Duration) -> Result<()> {
     let maximum = outcome.per_second();
     report.figure("accepted flat out, 64 connections", maximum, "callbacks/s");
     // The callbacks to come wait for none of these.
-    watch(&database, Instant::now(), 0, stored(&stack).await?).await?;
+    let (messages, _) = stored(&stack).await?;
+    watch(&database, Instant::now(), 0, messages).await?;
 
     for (prefix, rate) in [("slow", 100.0), ("brisk", 1000.0), ("half", maximum / 2.0)] {
         let count = (rate * 2.0 * round.as_secs_f64()).ceil() as usize;

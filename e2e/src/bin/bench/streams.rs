@@ -86,15 +86,17 @@ async fn publish(
     Ok(())
 }
 
-/// How many messages the streams have taken.
-pub(crate) async fn stored(stack: &Stack) -> Result<i64> {
+/// How many messages the streams have taken, and how many bytes they hold.
+pub(crate) async fn stored(stack: &Stack) -> Result<(i64, f64)> {
     let jetstream = jetstream::new(stack.nats.client().await?);
-    let mut stored = 0;
+    let (mut messages, mut bytes) = (0, 0.0);
     for partition in Partition::all(PARTITIONS) {
         let stream = jetstream.get_stream(partition.stream()).await?;
-        stored += i64::try_from(stream.cached_info().state.last_sequence)?;
+        let state = &stream.cached_info().state;
+        messages += i64::try_from(state.last_sequence)?;
+        bytes += state.bytes as f64;
     }
-    Ok(stored)
+    Ok((messages, bytes))
 }
 
 /// Puts callbacks into the streams as a busy ingress would: each job's in order, and so many jobs of
