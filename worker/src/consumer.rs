@@ -35,7 +35,7 @@ const FIRST_MESSAGE_LIMIT: Duration = Duration::from_secs(10);
 /// that nobody hears it any more.
 const DOUBT: Duration = Duration::from_secs(20);
 /// What a pull may bring: bounds this process's memory per partition.
-const PULL_MESSAGES: usize = 256;
+const PULL_MESSAGES: usize = 32;
 const PULL_BYTES: usize = 1024 * 1024;
 /// How many of the messages that were let through are remembered: more than are prefetched.
 const REMEMBERED: usize = 1024;

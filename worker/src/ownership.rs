@@ -1,6 +1,6 @@
 //! Owns one partition: acquires it, reads it, applies it, and begins anew after any anomaly.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ pub struct Process {
 /// The result of a renewal of all leases.
 #[derive(Debug, Clone)]
 pub struct Renewed {
+    /// The partitions that were free to be taken, if this process had room for one.
+    pub free: Arc<HashSet<i32>>,
     /// When the renewal began.
     pub at: Instant,
     /// What it found to be ours.
@@ -73,6 +75,17 @@ pub struct Renewed {
 }
 
 impl Renewed {
+    /// What is known before the first renewal.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { free: Arc::default(), at: Instant::now(), owned: Arc::default() }
+    }
+
+    /// Whether an attempt to acquire a partition can succeed.
+    fn may_be_acquired(&self, partition: i32) -> bool {
+        self.free.contains(&partition) || self.owned.contains_key(&partition)
+    }
+
     /// Why an owner can't go on, if its row is not as it left it `since` then. A renewal that began
     /// earlier may have come before its last commit.
     fn contradicts(&self, mine: &Ownership, since: Instant) -> Option<End> {
@@ -119,7 +132,11 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
     let mut held = None;
     let mut renewed = process.renewed.clone();
     while !shutdown.is_cancelled() {
-        let Some(place) = process.share.take(partition) else {
+        // Attempts without a chance would hold the places that others need.
+        let has_chance =
+            process.alone || held.is_some() || renewed.borrow().may_be_acquired(number);
+        let place = if has_chance { process.share.take(partition) } else { None };
+        let Some(place) = place else {
             release(&process, partition, held.take()).await;
             await_turn(&mut renewed, process.lease, &shutdown).await;
             continue;

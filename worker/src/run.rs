@@ -1,5 +1,6 @@
 //! `worker run`: the life of a worker process.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,7 +74,7 @@ pub async fn run(
     describe_metrics();
     shared::listener::describe_metrics();
     let sole_worker = connection::lock(&config.database)?;
-    let renewals = watch::channel(Renewed { at: Instant::now(), owned: Arc::default() });
+    let renewals = watch::channel(Renewed::nothing());
     let (health, status) = watch::channel(Health::default());
     tracing::info!(ops = %ops_listener.local_addr()?, worker = config.name, "listening");
     let ops_end = CancellationToken::new();
@@ -269,8 +270,8 @@ fn readiness(health: watch::Receiver<Health>, lease: Duration) -> Readiness {
     })
 }
 
-/// Says that this process is alive, divides the partitions among all that are, and renews its
-/// leases, all in one statement. In passing it removes the rows of processes that are long dead.
+/// Says that this process is alive, divides the partitions among all that are, renews its leases,
+/// and looks for partitions that are free while it has room for one. In passing it removes the rows of processes that are long dead.
 pub(crate) async fn renew(
     process: Arc<Process>,
     name: String,
@@ -291,18 +292,20 @@ pub(crate) async fn renew(
             let alive = if process.alone { 1 } else { workers.alive.unsigned_abs() };
             process.share.divide(process.partitions, alive);
             let owned = partitions::renew(db, id, lease).await?;
+            let has_room = process.share.has_room();
+            let free = if has_room { partitions::free(db).await? } else { HashSet::new() };
             if workers.long_dead > 0
                 && let Err(error) = partitions::bury(db, lease).await
             {
                 tracing::warn!(%error, "the rows of workers that are long dead stay for now");
             }
-            Ok::<_, DbErr>(owned)
+            Ok::<_, DbErr>((owned, free))
         };
         // A database that vanished without a word must not hold the renewals up when it is back.
         match tokio::time::timeout(lease, renewed).await {
-            Ok(Ok(owned)) => {
+            Ok(Ok((owned, free))) => {
                 metrics::gauge!("ackline_worker_partitions_owned").set(owned.len() as f64);
-                renewals.send_replace(Renewed { at, owned: Arc::new(owned) });
+                renewals.send_replace(Renewed { free: Arc::new(free), at, owned: Arc::new(owned) });
                 health.send_modify(|health| health.renewed_at = Some(Instant::now()));
             }
             Ok(Err(error)) => tracing::warn!(%error, "the leases are not renewed"),

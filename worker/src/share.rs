@@ -34,6 +34,12 @@ impl Share {
         self.places().fair = usize::try_from(fair).unwrap_or(usize::MAX);
     }
 
+    /// Whether a place is free.
+    pub fn has_room(&self) -> bool {
+        let places = self.places();
+        places.taken.len() < places.fair
+    }
+
     /// Takes a place for a partition, if there is one.
     #[must_use]
     pub fn take(self: &Arc<Self>, partition: Partition) -> Option<Place> {

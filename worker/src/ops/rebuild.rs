@@ -55,8 +55,7 @@ pub async fn run(
     );
     let ends = begin(&config, &db, &jetstream, partitions).await?;
 
-    let renewals =
-        watch::channel(Renewed { at: tokio::time::Instant::now(), owned: Arc::default() });
+    let renewals = watch::channel(Renewed::nothing());
     let (health, _status) = watch::channel(Health::default());
     // The renewals notice a lost connection as well, only later.
     let (_nobody_tells, connected) = watch::channel(());

@@ -1,7 +1,7 @@
 //! Ownership in the checkpoint rows. Leases run by the database's clock and are for liveness
 //! only; what makes a late owner harmless is the fence in [`super::batch::fence`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -62,11 +62,7 @@ pub async fn acquire(
     use partition::Column;
     let Claim { me, lease, alone, watch_gap } = claim;
     let backend = db.get_database_backend();
-    let mut free = Condition::any()
-        .add(Column::Owner.is_null())
-        .add(Column::Owner.eq(me))
-        .add(Column::LeaseUntil.is_null())
-        .add(Expr::col(Column::LeaseUntil).lt(clock(backend, Duration::ZERO)));
+    let mut free = is_free(backend).add(Column::Owner.eq(me));
     if alone {
         free = free.add(Expr::value(true));
     }
@@ -88,6 +84,29 @@ pub async fn acquire(
         .exec_with_returning(db)
         .await?;
     Ok(rows.into_iter().next())
+}
+
+fn is_free(backend: DbBackend) -> Condition {
+    use partition::Column;
+    Condition::any()
+        .add(Column::Owner.is_null())
+        .add(Column::LeaseUntil.is_null())
+        .add(Expr::col(Column::LeaseUntil).lt(clock(backend, Duration::ZERO)))
+}
+
+/// The partitions that nobody owns, or whose owner's lease has run out.
+///
+/// # Errors
+/// When the database fails.
+pub async fn free(db: &DatabaseConnection) -> Result<HashSet<i32>, DbErr> {
+    let numbers: Vec<i32> = partition::Entity::find()
+        .select_only()
+        .column(partition::Column::Partition)
+        .filter(is_free(db.get_database_backend()))
+        .into_tuple()
+        .all(db)
+        .await?;
+    Ok(numbers.into_iter().collect())
 }
 
 /// A partition of this process, as its row says.

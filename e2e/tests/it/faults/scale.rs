@@ -1,11 +1,12 @@
 //! Many workers share the partitions, many ingresses take callbacks, and they come and go.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use e2e::load::Load;
 use e2e::stack::{Db, Ingress, Stack};
-use sea_orm::DatabaseConnection;
+use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseConnection, EntityTrait, QueryFilter};
+use worker::entity::worker;
 
 use super::figures::{conclude, endless, goes_on};
 use crate::expect::*;
@@ -56,6 +57,34 @@ async fn the_partitions_of_a_killed_worker_are_taken_over() {
     assert!(count >= 16.0, "each take-over is measured");
     println!("{count} partitions were taken over, each in {:.1} ms", 1000.0 * sum / count);
     assert_audited(&stack).await;
+}
+
+/// One place is left for it, and all other partitions are somebody else's.
+#[tokio::test]
+async fn the_last_free_partition_is_found_at_a_renewal() {
+    let builder = Stack::builder().db(Db::Postgres).partitions(64).env("LEASE", "2s");
+    let mut stack = builder.start().await.unwrap();
+    assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
+    let db = stack.db().await.unwrap();
+    db.execute_unprepared(
+        "INSERT INTO workers (id, name, alive_until) \
+         SELECT 'other-' || n, 'other', clock_timestamp() + interval '1 hour' \
+         FROM generate_series(1, 63) AS n; \
+         UPDATE partitions SET owner = 'other-' || partition, \
+         lease_until = clock_timestamp() + interval '1 hour' WHERE partition <> 40",
+    )
+    .await
+    .unwrap();
+    stack.start_worker().await.unwrap();
+    let mut renewals = HashSet::new();
+    stack
+        .wait_until("the free partition is taken", SOON, async || {
+            let workers = worker::Entity::find().filter(worker::Column::Name.eq("worker"));
+            renewals.extend(workers.all(&db).await.unwrap().into_iter().map(|row| row.alive_until));
+            partitions(&db).await[40].owner.is_some()
+        })
+        .await;
+    assert!(renewals.len() <= 4, "{} renewals passed", renewals.len());
 }
 
 async fn three_workers() -> Stack {
