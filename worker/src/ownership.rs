@@ -158,6 +158,7 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
             Ok(Some(row)) => row,
             Ok(None) => {
                 drop(place);
+                held = None;
                 await_turn(&mut renewed, process.lease, &shutdown).await;
                 continue;
             }
