@@ -225,10 +225,12 @@ async fn a_worker_that_was_paused_before_a_restore_applies_nothing_when_it_wakes
         let partition = Partition::new(u16::try_from(row.partition).unwrap());
         let stream = jetstream.get_stream(partition.stream()).await.unwrap();
         let consumer = format!("worker-{}-{}", row.epoch, row.owner.unwrap());
+        // A worker has always asked for so many messages, and not for all.
+        let delivered = end.min(u64::try_from(row.applied_seq).unwrap() + 16);
         stack
-            .wait_until("everything is delivered to the paused worker", SOON, async || {
+            .wait_until("messages are delivered to the paused worker", SOON, async || {
                 let info = stream.consumer_info(&consumer).await.unwrap();
-                info.delivered.stream_sequence == end
+                info.delivered.stream_sequence >= delivered
             })
             .await;
     }
