@@ -271,7 +271,8 @@ fn readiness(health: watch::Receiver<Health>, lease: Duration) -> Readiness {
 }
 
 /// Says that this process is alive, divides the partitions among all that are, renews its leases,
-/// and looks for partitions that are free while it has room for one. In passing it removes the rows of processes that are long dead.
+/// and looks for partitions that are free while it has room for one. In passing it removes the rows
+/// of processes that are long dead.
 pub(crate) async fn renew(
     process: Arc<Process>,
     name: String,
