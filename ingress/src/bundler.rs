@@ -136,7 +136,7 @@ async fn run(
                 None => return,
             },
         };
-        let Some(turn) = turns.take().await else { return };
+        let turn = turns.take().await;
         let arrived = || queue.try_recv().ok();
         let (bundle, left_over) = form(partition, first, arrived, limit);
         carried = left_over;
