@@ -174,11 +174,7 @@ impl List {
             }
             Value::Bytes(Some(bytes)) => {
                 let prefix = if self.backend == DbBackend::Postgres { "\\x" } else { "" };
-                let mut text = prefix.to_owned();
-                for byte in bytes {
-                    let _ = write!(text, "{byte:02x}");
-                }
-                self.push_text(&text);
+                self.push_text(&format!("{prefix}{}", hex::encode(bytes)));
             }
             Value::Int(None)
             | Value::BigInt(None)
@@ -196,28 +192,17 @@ impl List {
     }
 
     fn push_text(&mut self, text: &str) {
-        self.separate();
-        let is_json = self.backend != DbBackend::Postgres;
-        self.text.push('"');
-        let mut rest = text;
-        while let Some(at) =
-            rest.find(|found| found == '"' || found == '\\' || (is_json && found < ' '))
-        {
-            let (before, after) = rest.split_at(at);
-            self.text.push_str(before);
-            let (special, after) = after.split_at(1);
-            match special {
-                "\"" | "\\" => {
-                    self.text.push('\\');
-                    self.text.push_str(special);
-                }
-                control => {
-                    let _ = write!(self.text, "\\u{:04x}", control.as_bytes()[0]);
-                }
-            }
-            rest = after;
+        if self.backend != DbBackend::Postgres {
+            return self.push_bare(serde_json::Value::from(text));
         }
-        self.text.push_str(rest);
+        self.separate();
+        self.text.push('"');
+        for character in text.chars() {
+            if matches!(character, '"' | '\\') {
+                self.text.push('\\');
+            }
+            self.text.push(character);
+        }
         self.text.push('"');
     }
 
