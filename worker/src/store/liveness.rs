@@ -92,7 +92,7 @@ pub fn silent_statement(partition: i32, limits: Limits, max: u64) -> SelectState
 }
 
 /// When jobs of a partition can become silent, at the soonest.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromQueryResult)]
 pub struct Soonest {
     /// When the job in `provisioning` without a timeout of its own was last heard of that was heard
     /// of longest ago.
@@ -109,37 +109,26 @@ pub struct Soonest {
 /// When the database fails.
 pub async fn soonest(db: &DatabaseConnection, partition: i32) -> Result<Soonest, DbErr> {
     use job::{Column, Status};
-    let first = |number: i32, status: Status, column: Column, condition: Expr| {
-        job::Entity::find()
+    let first = |status: Status, column: Column, condition: Expr| {
+        let select = job::Entity::find()
             .select_only()
-            .expr_as(Expr::val(number), "number")
-            .column_as(column.min(), "at")
+            .expr(column.min())
             .filter(Column::Partition.eq(partition))
             .filter(Column::Status.eq(status))
             .filter(condition)
-            .into_query()
+            .into_query();
+        Expr::from(select)
     };
     let by_worker = || Column::PresumeAt.is_null();
     let own = Column::PresumeAt.is_not_null();
-    let mut select = first(0, Status::Provisioning, Column::UpdatedAt, by_worker());
-    select.union(UnionType::All, first(1, Status::Queued, Column::UpdatedAt, by_worker()));
-    select.union(UnionType::All, first(2, Status::Provisioning, Column::PresumeAt, own));
-    let rows = First::find_by_statement(db.get_database_backend().build(&select)).all(db).await?;
-    let mut soonest = Soonest::default();
-    for First { number, at } in rows {
-        match number {
-            0 => soonest.heard = at,
-            1 => soonest.queued = at,
-            _ => soonest.own = at,
-        }
-    }
-    Ok(soonest)
-}
-
-#[derive(FromQueryResult)]
-struct First {
-    number: i32,
-    at: Option<DateTime<Utc>>,
+    let select = Query::select()
+        .expr_as(first(Status::Provisioning, Column::UpdatedAt, by_worker()), "heard")
+        .expr_as(first(Status::Queued, Column::UpdatedAt, by_worker()), "queued")
+        .expr_as(first(Status::Provisioning, Column::PresumeAt, own), "own")
+        .take();
+    let found =
+        Soonest::find_by_statement(db.get_database_backend().build(&select)).one(db).await?;
+    Ok(found.unwrap_or_default())
 }
 
 /// The jobs of one status.
