@@ -1,4 +1,5 @@
-//! `make bench`, as short as it can be: every part runs, and measures something.
+//! `make bench`, as short as it can be: every part but `partitions`, which starts ten brokers, runs
+//! and measures something.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -57,6 +58,12 @@ async fn applying_is_measured() {
 async fn growth_is_measured() {
     let report = run("growth").await;
     check(&report, &["growth, jobs", "growth, workers", "growth, ingresses"], 1);
+}
+
+#[tokio::test]
+async fn looking_for_silent_jobs_is_measured() {
+    let report = run("sweep").await;
+    check(&report, &["sweep, PostgreSQL", "sweep, SQLite"], 0);
 }
 
 #[tokio::test]

@@ -1,25 +1,23 @@
 //! How fast callbacks are accepted durably, beside the servers that could be faster or simpler.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::process::{Process, Program};
 use e2e::stack::{Db, Ingress, Stack, address, listening};
-use e2e::usage::{cpu_seconds, peak_mib};
-use e2e::volley::{Outcome, Pace, Requests, send};
+use e2e::usage::peak_mib;
+use e2e::volley::{Pace, send};
 use shared::bundle;
 
 use crate::callbacks::heartbeats;
 use crate::report::Report;
+use crate::rounds::{ROUNDS, Round, Server, broker_of, side_by_side};
 use crate::streams;
 use crate::yardstick::{PARTITIONS, Yardstick};
 
 /// How many connections at a time.
 const CONNECTIONS: [usize; 3] = [1, 64, 512];
-/// Each server is measured so often, in turns; the median counts.
-const ROUNDS: usize = 5;
 
 /// A stack whose worker is stopped, so that it takes nothing from what is measured.
 pub(crate) async fn without_worker(db: Db, max_bytes: u64) -> Result<Stack> {
@@ -42,29 +40,19 @@ pub(crate) async fn run(report: &mut Report, round: Duration) -> Result<()> {
     let stack = without_worker(Db::Sqlite, 4 << 30).await?;
     let no_publish = start(&stack, Yardstick::NoPublish).await?;
     let one_each = start(&stack, Yardstick::OnePublishEach).await?;
+    let one_stream = start(&stack, Yardstick::OneStream).await?;
     let requests = heartbeats(20_000);
     let servers = [
-        Server { name: "ingress", addr: stack.ingress.addr, pid: stack.ingress.process.pid() },
-        no_publish.server("publish taken out"),
-        one_each.server("one publish a request"),
+        Server::ingress_of(&stack, "ingress"),
+        no_publish.server(&stack, "publish taken out"),
+        one_each.server(&stack, "one publish a request"),
+        one_stream.server(&stack, "one publish a request, to one stream"),
     ];
-    let broker = stack.nats.node(0).process().pid();
     let mut at_64 = 0.0;
     for connections in CONNECTIONS {
-        let all = side_by_side(&servers, broker, &requests, connections, round).await?;
-        let mut rates = Vec::new();
-        for (Round { outcome, server_us, broker_us }, Server { name, .. }) in
-            all.iter().zip(&servers)
-        {
-            let what = format!("{name}, {connections} at a time");
-            let rate = outcome.per_second();
-            rates.push(rate);
-            report.figure(what.clone(), rate, "callbacks/s");
-            report.quantiles(&what, |part| outcome.quantile_ms(part))?;
-            report.figure(format!("{what}, CPU of the server"), *server_us, "us a callback");
-            report.figure(format!("{what}, CPU of the broker"), *broker_us, "us a callback");
-        }
-        let [ours, limit, plain] = rates[..] else { continue };
+        let all = side_by_side(report, &servers, &requests, connections, round).await?;
+        let rates: Vec<_> = all.iter().map(Round::rate).collect();
+        let [ours, limit, plain, ..] = rates[..] else { continue };
         match connections {
             64 => {
                 at_64 = ours;
@@ -121,50 +109,6 @@ async fn quarter(
     Ok(())
 }
 
-/// One that callbacks are sent to.
-struct Server {
-    name: &'static str,
-    addr: SocketAddr,
-    pid: u32,
-}
-
-/// What one round of a server's has shown.
-struct Round {
-    outcome: Outcome,
-    /// Microseconds of a processor for each callback.
-    server_us: f64,
-    broker_us: f64,
-}
-
-/// Measures servers in turns, and returns each one's median round.
-async fn side_by_side(
-    servers: &[Server],
-    broker: u32,
-    requests: &Arc<Requests>,
-    connections: usize,
-    round: Duration,
-) -> Result<Vec<Round>> {
-    let mut rounds: Vec<Vec<Round>> = servers.iter().map(|_| Vec::new()).collect();
-    for _ in 0..ROUNDS {
-        for (rounds, Server { addr, pid, .. }) in rounds.iter_mut().zip(servers) {
-            send(&[*addr], requests, connections, Pace::AsAnswered(round / 8)).await?;
-            let before = (cpu_seconds(*pid)?, cpu_seconds(broker)?);
-            let outcome = send(&[*addr], requests, connections, Pace::AsAnswered(round)).await?;
-            let each = 1e6 / outcome.shots.len().max(1) as f64;
-            rounds.push(Round {
-                server_us: each * (cpu_seconds(*pid)? - before.0),
-                broker_us: each * (cpu_seconds(broker)? - before.1),
-                outcome,
-            });
-        }
-    }
-    let median = |mut rounds: Vec<Round>| {
-        rounds.sort_by(|a, b| a.outcome.per_second().total_cmp(&b.outcome.per_second()));
-        rounds.swap_remove(ROUNDS / 2)
-    };
-    Ok(rounds.into_iter().map(median).collect())
-}
-
 /// A server to compare with, which ends with it.
 struct Compared {
     process: Process,
@@ -172,8 +116,9 @@ struct Compared {
 }
 
 impl Compared {
-    fn server(&self, name: &'static str) -> Server {
-        Server { name, addr: self.addr, pid: self.process.pid() }
+    fn server(&self, stack: &Stack, name: &str) -> Server {
+        let (addr, pid) = (self.addr, self.process.pid());
+        Server { name: name.into(), addr, pid, broker: broker_of(stack) }
     }
 }
 

@@ -12,6 +12,7 @@ mod idle;
 mod latency;
 mod partitions;
 mod report;
+mod rounds;
 mod streams;
 mod sweep;
 mod yardstick;

@@ -33,6 +33,8 @@ pub(crate) enum Yardstick {
     NoPublish,
     /// Publishes it in a message of its own and waits for the confirmation.
     OnePublishEach,
+    /// The same, all to one stream, which is what one has without partitions.
+    OneStream,
 }
 
 impl Yardstick {
@@ -40,11 +42,12 @@ impl Yardstick {
         match self {
             Self::NoPublish => "no-publish",
             Self::OnePublishEach => "one-publish-each",
+            Self::OneStream => "one-stream",
         }
     }
 
     pub(crate) fn parse(name: &str) -> Result<Self> {
-        let all = [Self::NoPublish, Self::OnePublishEach];
+        let all = [Self::NoPublish, Self::OnePublishEach, Self::OneStream];
         let found = all.into_iter().find(|one| one.as_str() == name);
         found.with_context(|| format!("there is no server {name}"))
     }
@@ -53,13 +56,14 @@ impl Yardstick {
 struct Site {
     keys: Keys,
     broker: Option<jetstream::Context>,
+    partitions: u16,
 }
 
 /// Serves until it is asked to end.
 pub(crate) async fn serve(kind: Yardstick) -> Result<()> {
     let broker = match kind {
         Yardstick::NoPublish => None,
-        Yardstick::OnePublishEach => {
+        Yardstick::OnePublishEach | Yardstick::OneStream => {
             let url = std::env::var("NATS_URL").context("NATS_URL is not set")?;
             Some(jetstream::new(async_nats::connect(url).await?))
         }
@@ -67,7 +71,8 @@ pub(crate) async fn serve(kind: Yardstick) -> Result<()> {
     let window = ReplayWindow { window: Duration::from_secs(300), require_timestamp: false };
     let secret = Secret::new(TEST_SECRET.as_bytes())?;
     let keys = Keys::new([("default", secret)], Schemes::ALL, window);
-    let site = Arc::new(Site { keys, broker });
+    let partitions = if kind == Yardstick::OneStream { 1 } else { PARTITIONS };
+    let site = Arc::new(Site { keys, broker, partitions });
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!(r#"{{"message":"listening","addr":"{}"}}"#, listener.local_addr()?);
     // Those of ingress.
@@ -107,7 +112,7 @@ async fn store(site: &Site, request: Request<Incoming>) -> Result<()> {
     let now = Utc::now();
     let verified = verify(&site.keys, &head.headers, body, now)?;
     let callback = callback::parse(verified.body())?;
-    let partition = Partition::of_job(&callback.job_id, PARTITIONS);
+    let partition = Partition::of_job(&callback.job_id, site.partitions);
     let Some(broker) = &site.broker else { return Ok(()) };
     let metadata = Metadata {
         job: callback.job_id,
