@@ -19,7 +19,7 @@ use crate::link::{State, Up};
 use crate::measure::InFlight;
 use crate::publish::{Bundle, Confirmed, publish};
 use crate::signature::Verified;
-use crate::turns::{Turn, Turns};
+use crate::turns::{Turn, Turns, Unconfirmed};
 
 /// A verified callback as it will stand in a bundle. Only a [`Verified`] becomes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,7 @@ pub(crate) struct Pending {
     pub(crate) answer: oneshot::Sender<Result<(), Refusal>>,
     /// Its memory counts until it is dropped, also when its sender is gone.
     _in_flight: InFlight,
+    _unconfirmed: Unconfirmed,
 }
 
 /// The queues of all partitions.
@@ -84,7 +85,8 @@ impl Bundlers {
         });
         let queue = queues.get(usize::from(partition.number())).ok_or(Refusal::BrokerDown)?;
         let (answer, answered) = oneshot::channel();
-        let pending = Pending { envelope, answer, _in_flight: in_flight };
+        let (_in_flight, _unconfirmed) = (in_flight, self.turns.count());
+        let pending = Pending { envelope, answer, _in_flight, _unconfirmed };
         queue.try_send(pending).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Refusal::TooMany,
             mpsc::error::TrySendError::Closed(_) => Refusal::ShuttingDown,
@@ -240,7 +242,8 @@ mod tests {
         let (answer, answered) = oneshot::channel();
         let envelope = Envelope(Bytes::from(vec![b'x'; bytes]));
         let _in_flight = InFlight::new(Places::new(1).try_take().unwrap());
-        (Pending { envelope, answer, _in_flight }, answered)
+        let _unconfirmed = Arc::new(Turns::new()).count();
+        (Pending { envelope, answer, _in_flight, _unconfirmed }, answered)
     }
 
     /// Forms bundles of callbacks of these sizes until none is left; returns how many are in each.
