@@ -97,7 +97,8 @@ pub enum Plan {
     Stuck,
 }
 
-/// Decides what to purge; `young_from` is the first sequence that is younger than the horizon.
+/// Decides what to purge; `young_from` is the first sequence that is younger than the horizon. The
+/// newest older one stays, because a backup that is younger may have its checkpoint there.
 #[must_use]
 pub fn plan(seen: &Seen, young_from: u64) -> Plan {
     // A stream that ends below the checkpoint has lost something. That is for people.
@@ -108,7 +109,7 @@ pub fn plan(seen: &Seen, young_from: u64) -> Plan {
     if seen.applied <= seen.first {
         return if pressed { Plan::Stuck } else { Plan::Keep };
     }
-    let expired = young_from.clamp(seen.first, seen.applied);
+    let expired = young_from.saturating_sub(1).clamp(seen.first, seen.applied);
     let relief = if pressed { seen.relief().min(seen.applied) } else { seen.first };
     if relief > expired {
         Plan::Shrink { keep_from: relief }
@@ -190,14 +191,17 @@ impl Janitor<'_> {
 
         let oldest = info.state.first_timestamp;
         let is_old = |stored| is_old(stored, committed.now, self.horizon);
+        // Past a hole that was accepted, the next message tells as much.
+        let look = async |seq| stream.get_first_raw_message_by_subject(">", seq).await;
         let mut search = Search { low: seen.first, high: seen.first };
+        // What stayed of the last purge is old, and mostly nothing else is.
         if seen.applied > seen.first && is_old(oldest) {
-            search.high = seen.applied;
+            search.low = seen.first + 1;
+            let is_more = is_old(look(search.low).await?.time);
+            search.high = if is_more { seen.applied + 1 } else { search.low };
         }
         while let Some(seq) = search.next() {
-            // Past a hole that was accepted, the next message tells as much.
-            let message = stream.get_first_raw_message_by_subject(">", seq).await?;
-            search.tell(seq, is_old(message.time));
+            search.tell(seq, is_old(look(seq).await?.time));
         }
         if is_old(oldest) {
             self.show_shrunk(false);
@@ -293,7 +297,8 @@ mod tests {
     #[test]
     fn what_is_applied_and_old_goes_and_the_checkpoint_stays() {
         assert_eq!(plan(&HALF_FULL, 1), Plan::Keep);
-        assert_eq!(plan(&HALF_FULL, 300), Plan::Expired { keep_from: 300 });
+        assert_eq!(plan(&HALF_FULL, 2), Plan::Keep);
+        assert_eq!(plan(&HALF_FULL, 301), Plan::Expired { keep_from: 300 });
         // Everything is old: the message at the checkpoint stays, and all above it.
         assert_eq!(plan(&HALF_FULL, 1001), Plan::Expired { keep_from: 900 });
         let trimmed = Seen { first: 900, ..HALF_FULL };
@@ -305,8 +310,8 @@ mod tests {
         let full = Seen { bytes: 100_000, ..HALF_FULL };
         assert_eq!(plan(&full, 1), Plan::Shrink { keep_from: 251 });
         assert_eq!(plan(&full, 100), Plan::Shrink { keep_from: 251 });
-        assert_eq!(plan(&full, 251), Plan::Expired { keep_from: 251 }, "that is room enough");
-        assert_eq!(plan(&full, 500), Plan::Expired { keep_from: 500 });
+        assert_eq!(plan(&full, 252), Plan::Expired { keep_from: 251 }, "that is room enough");
+        assert_eq!(plan(&full, 501), Plan::Expired { keep_from: 500 });
         assert_eq!(plan(&Seen { bytes: 80_000, ..HALF_FULL }, 1), Plan::Keep);
         assert!(matches!(plan(&Seen { bytes: 80_001, ..HALF_FULL }, 1), Plan::Shrink { .. }));
     }
@@ -345,6 +350,26 @@ mod tests {
                         };
                         assert!(first < keep_from && keep_from <= applied, "{seen:?}");
                     }
+                }
+            }
+        }
+    }
+
+    /// However quiet the partition was before: messages 1 to 9 were stored and applied at these
+    /// times.
+    #[test]
+    fn a_backup_younger_than_the_horizon_finds_its_checkpoint() {
+        let horizon = 100;
+        for stored in
+            [[0; 9], [0, 0, 0, 0, 0, 0, 0, 500, 500], [0, 10, 20, 300, 310, 320, 330, 340, 500]]
+        {
+            for now in stored[8]..700 {
+                let young_from = 1 + stored.iter().filter(|at| now - **at > horizon).count() as u64;
+                let seen = Seen { first: 1, last: 9, applied: 9, bytes: 1, max_bytes: 100 };
+                let Plan::Expired { keep_from } = plan(&seen, young_from) else { continue };
+                for backup in now - horizon..=now {
+                    let checkpoint = stored.iter().filter(|at| **at <= backup).count() as u64;
+                    assert!(keep_from <= checkpoint, "{stored:?}: {backup} at {now}");
                 }
             }
         }
