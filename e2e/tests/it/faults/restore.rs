@@ -175,10 +175,10 @@ async fn a_restored_copy_of_postgres_catches_up() {
 
 /// A stack on PostgreSQL whose worker has applied more than a backup of the same epochs has.
 async fn ahead_of_its_backup(builder: Builder) -> (Stack, Report, Rows) {
-    let mut stack = builder.db(Db::Postgres).partitions(4).start().await.unwrap();
+    let stack = builder.db(Db::Postgres).partitions(4).start().await.unwrap();
     let mut report = load(&stack, "before").run().await.unwrap();
     rows(&stack).await;
-    stack.postgres.as_mut().unwrap().copy_files("backup").await.unwrap();
+    stack.postgres.as_ref().unwrap().dump("backup").await.unwrap();
     report.jobs.extend(load(&stack, "after").run().await.unwrap().jobs);
     let before = rows(&stack).await;
     (stack, report, before)
@@ -194,10 +194,10 @@ async fn assert_unharmed(stack: &Stack, report: &Report) {
 
 #[tokio::test]
 async fn a_worker_that_runs_through_a_restore_applies_nothing_on_top_of_it() {
-    // Renewals are twenty minutes apart, and the row names this worker and its epoch: only the
-    // checkpoint in the fence can notice.
-    let (mut stack, mut report, _) = ahead_of_its_backup(Stack::builder().env("LEASE", "1h")).await;
-    stack.postgres.as_mut().unwrap().put_files_back("backup").await.unwrap();
+    // Renewals are twenty minutes apart, the connections live on, and the row names this worker and
+    // its epoch: only the checkpoint in the fence can notice.
+    let (stack, mut report, _) = ahead_of_its_backup(Stack::builder().env("LEASE", "1h")).await;
+    stack.postgres.as_ref().unwrap().restore("backup").await.unwrap();
     report.jobs.extend(load(&stack, "restored").run().await.unwrap().jobs);
     assert_unharmed(&stack, &report).await;
     assert!(metric(&stack.worker, "ackline_worker_fences_total").await > 0.0);
