@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use shared::broker::{BrokerArgs, Servers};
 use shared::config::{Invalid, Problems, duration, listen_address};
+use shared::health::HealthArgs;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::limits::{LimitArgs, Limits};
@@ -16,6 +17,9 @@ use crate::send::SendArgs;
 use crate::sign::SignArgs;
 use crate::signature::{Keys, ReplayWindow, Schemes};
 use crate::tls::TlsFiles;
+
+/// Where ingress is looked at by default.
+pub const OPS_LISTEN: &str = "127.0.0.1:9080";
 
 /// Takes signed callbacks over HTTP and stores them in the stream.
 ///
@@ -40,6 +44,8 @@ pub enum Command {
     Sign(SignArgs),
     /// Send a signed callback, as the workflow does.
     Send(Box<SendArgs>),
+    /// Ask the running ingress on this machine whether it is ready; exits 1 with the reasons if not.
+    Health(HealthArgs),
 }
 
 /// The settings as texts: only [`ServeArgs::check`] reads them, so that all bad ones are named.
@@ -49,7 +55,7 @@ pub struct ServeArgs {
     #[arg(long, env = "INGRESS_LISTEN", default_value = "127.0.0.1:8080")]
     listen: String,
     /// Where /livez, /readyz and /metrics are.
-    #[arg(long, env = "OPS_LISTEN", default_value = "127.0.0.1:9080")]
+    #[arg(long, env = "OPS_LISTEN", default_value = OPS_LISTEN)]
     ops_listen: String,
     /// The broker.
     #[command(flatten)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Parser;
 use ingress::ServeError;
-use ingress::config::{Cli, Command, ServeArgs};
+use ingress::config::{Cli, Command, OPS_LISTEN, ServeArgs};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -22,6 +22,7 @@ async fn main() -> ExitCode {
         None => serve(&cli.serve).await,
         Some(Command::Sign(args)) => ingress::sign::run(&args),
         Some(Command::Send(args)) => ingress::send::run(&args).await,
+        Some(Command::Health(args)) => args.run(OPS_LISTEN).await.map_err(Into::into),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,7 +4,6 @@ mod access;
 mod address;
 mod args;
 mod failure;
-mod file;
 mod tls;
 
 use std::fmt;

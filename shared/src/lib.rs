@@ -9,6 +9,8 @@ pub mod stream;
 
 pub mod broker;
 pub mod config;
+pub mod file;
+pub mod health;
 pub mod listener;
 pub mod ops;
 pub mod places;

@@ -8,6 +8,7 @@ use clap::Parser;
 use shared::config::Invalid;
 use shared::{shutdown, telemetry};
 use tokio::net::TcpListener;
+use worker::config::run::OPS_LISTEN;
 use worker::config::{Cli, Command};
 use worker::{ops, run};
 
@@ -37,6 +38,7 @@ async fn execute(command: Command) -> anyhow::Result<()> {
                 .with_context(|| format!("--ops-listen: {} can't be bound", config.ops_listen))?;
             run::run(config, listener, metrics, shutdown).await
         }
+        Command::Health(args) => Ok(args.run(OPS_LISTEN).await?),
         Command::DeadLetters { command } => {
             ops::dead_letters::run(command, &mut io::stdout().lock()).await
         }

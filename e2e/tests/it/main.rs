@@ -15,6 +15,7 @@ mod attacks;
 mod bad_input;
 mod broker_access;
 mod door;
+mod health;
 mod https;
 mod leaving;
 mod limits;

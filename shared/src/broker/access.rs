@@ -5,7 +5,7 @@ use std::fmt;
 use async_nats::Auth;
 use nkeys::{KeyPair, KeyPairType};
 
-use super::file::{InFile, Unusable};
+use crate::file::{InFile, Unusable};
 
 /// The one way in which a process says who it is.
 #[derive(Clone)]
@@ -37,10 +37,7 @@ impl Access {
             }
             Self::Token(token) => auth.token = Some(token.clone()),
             Self::PasswordFile { user, file } => {
-                let text = file.text()?;
-                let password = text.strip_suffix('\n').unwrap_or(&text);
-                let password = password.strip_suffix('\r').unwrap_or(password);
-                (auth.username, auth.password) = (Some(user.clone()), Some(password.to_owned()));
+                (auth.username, auth.password) = (Some(user.clone()), Some(file.password()?));
             }
             Self::Nkey(file) => {
                 let text = file.text()?;

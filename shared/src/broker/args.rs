@@ -8,9 +8,9 @@ use clap::Args;
 use super::Servers;
 use super::access::Access;
 use super::address;
-use super::file::{Empty, InFile};
 use super::tls::Tls;
 use crate::config::Problems;
+use crate::file::{Empty, InFile};
 
 const URL: &str = "--nats-url (NATS_URL)";
 const CA: &str = "--nats-ca (NATS_CA_FILE)";
@@ -76,9 +76,9 @@ impl BrokerArgs {
     }
 
     fn check_tls(&self, problems: &mut Problems) -> Option<Option<Tls>> {
-        let authorities = file(problems, CA, self.nats_ca.as_ref());
-        let certificate = file(problems, CERT, self.nats_cert.as_ref());
-        let key = file(problems, KEY, self.nats_key.as_ref());
+        let authorities = InFile::take(problems, CA, self.nats_ca.as_ref());
+        let certificate = InFile::take(problems, CERT, self.nats_cert.as_ref());
+        let key = InFile::take(problems, KEY, self.nats_key.as_ref());
         let client = match (certificate?, key?) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
@@ -99,9 +99,9 @@ impl BrokerArgs {
     }
 
     fn check_access(&self, problems: &mut Problems, in_url: Option<&Access>) -> Option<Access> {
-        let password = file(problems, PASSWORD, self.nats_password_file.as_ref());
-        let nkey = file(problems, NKEY, self.nats_nkey_file.as_ref());
-        let credentials = file(problems, CREDENTIALS, self.nats_credentials_file.as_ref());
+        let password = InFile::take(problems, PASSWORD, self.nats_password_file.as_ref());
+        let nkey = InFile::take(problems, NKEY, self.nats_nkey_file.as_ref());
+        let credentials = InFile::take(problems, CREDENTIALS, self.nats_credentials_file.as_ref());
         let user = match self.nats_user.as_deref() {
             Some("") => problems.take(USER, Err(Empty)),
             user => Some(user.map(str::to_owned)),
@@ -137,17 +137,5 @@ impl BrokerArgs {
             }
         }
         Some(chosen.into_iter().next().map_or(Access::Nobody, |(_, way)| way))
-    }
-}
-
-fn file(
-    problems: &mut Problems,
-    setting: &'static str,
-    path: Option<&OsString>,
-) -> Option<Option<InFile>> {
-    match path {
-        None => Some(None),
-        Some(path) if path.is_empty() => problems.take(setting, Err(Empty)),
-        Some(path) => Some(Some(InFile { setting, path: path.into() })),
     }
 }

@@ -10,10 +10,16 @@ pub mod prune;
 pub mod rebuild;
 pub mod run;
 
+use std::ffi::OsString;
+
 use clap::{Args, Parser, Subcommand};
 use shared::config::{Invalid, Problems, number};
+use shared::file::InFile;
+use shared::health::HealthArgs;
 
 use crate::store::connection::DatabaseUrl;
+
+const PASSWORD: &str = "--database-password-file (DATABASE_PASSWORD_FILE)";
 
 /// Applies accepted callbacks, in order per job and exactly once in effect.
 #[derive(Debug, Parser)]
@@ -31,6 +37,8 @@ pub enum Command {
     Migrate(migrate::MigrateArgs),
     /// Consume the streams and apply them.
     Run(run::RunArgs),
+    /// Ask the running worker on this machine whether it is ready; exits 1 with the reasons if not.
+    Health(HealthArgs),
     /// Prove that what was accepted is what was applied. Exits 1 with the differences if not.
     Audit(audit::AuditArgs),
     /// Fold the streams into an empty database, or show what one job would be.
@@ -68,6 +76,9 @@ pub struct DatabaseArgs {
         hide_env_values = true
     )]
     pub database_url: String,
+    /// PostgreSQL's password, if the address holds none; one newline at the end is not part of it.
+    #[arg(long, env = "DATABASE_PASSWORD_FILE", value_name = "FILE")]
+    pub database_password_file: Option<OsString>,
 }
 
 // It may hold a password.
@@ -101,7 +112,12 @@ pub struct ListArgs {
 
 impl DatabaseArgs {
     fn check(&self, problems: &mut Problems) -> Option<DatabaseUrl> {
-        problems.take("--database-url (DATABASE_URL)", self.database_url.parse())
+        let url: Option<DatabaseUrl> =
+            problems.take("--database-url (DATABASE_URL)", self.database_url.parse());
+        match InFile::take(problems, PASSWORD, self.database_password_file.as_ref())? {
+            None => url,
+            Some(file) => problems.take(PASSWORD, url?.with_password(file)),
+        }
     }
 }
 

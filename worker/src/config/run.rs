@@ -11,6 +11,9 @@ use super::DatabaseArgs;
 use crate::liveness::Silence;
 use crate::store::connection::DatabaseUrl;
 
+/// Where `worker run` is looked at by default.
+pub const OPS_LISTEN: &str = "127.0.0.1:9081";
+
 /// `worker run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -21,7 +24,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub broker: BrokerArgs,
     /// Where /livez, /readyz and /metrics are served.
-    #[arg(long, env = "OPS_LISTEN", default_value = "127.0.0.1:9081")]
+    #[arg(long, env = "OPS_LISTEN", default_value = OPS_LISTEN)]
     pub ops_listen: String,
     /// A name of this process for people.
     #[arg(long, env = "WORKER_ID", default_value = "worker")]

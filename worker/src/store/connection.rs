@@ -10,7 +10,11 @@ use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbErr,
     SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
+use shared::file::InFile;
+use url::Url;
 
+const EXPECTED: &str =
+    "must be like sqlite:ackline.db?mode=rwc or postgres://user:password@host:5432/name";
 /// How long a statement of PostgreSQL may take, and how long SQLite waits for its writer.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a command may pause within a transaction on PostgreSQL.
@@ -34,6 +38,8 @@ pub enum DatabaseUrl {
     Postgres {
         /// The whole address.
         url: String,
+        /// Where the password is, if it is not in the address.
+        password: Option<InFile>,
     },
 }
 
@@ -51,8 +57,6 @@ impl std::str::FromStr for DatabaseUrl {
     type Err = &'static str;
 
     fn from_str(url: &str) -> Result<Self, Self::Err> {
-        const EXPECTED: &str =
-            "must be like sqlite:ackline.db?mode=rwc or postgres://user:password@host:5432/name";
         let url = url.to_owned();
         if url.starts_with("sqlite:") {
             let options: SqliteConnectOptions = url.parse().map_err(|_| EXPECTED)?;
@@ -66,9 +70,32 @@ impl std::str::FromStr for DatabaseUrl {
         }
         let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
         if is_postgres && url.parse::<PgConnectOptions>().is_ok() {
-            return Ok(Self::Postgres { url });
+            return Ok(Self::Postgres { url, password: None });
         }
         Err(EXPECTED)
+    }
+}
+
+impl DatabaseUrl {
+    /// The same, with the password that is in a file.
+    ///
+    /// # Errors
+    /// That the file can't be used, or that there is no place for a password; nothing of either is
+    /// shown.
+    pub fn with_password(self, file: InFile) -> Result<Self, String> {
+        match self {
+            Self::Sqlite { .. } => Err("SQLite has no password".into()),
+            Self::Postgres { url, .. } => {
+                let parsed = Url::parse(&url).map_err(|_| EXPECTED)?;
+                if parsed.password().is_some()
+                    || parsed.query_pairs().any(|(name, _)| name == "password")
+                {
+                    return Err("DATABASE_URL holds a password too: leave one of them".into());
+                }
+                file.password().map_err(|unusable| unusable.to_string())?;
+                Ok(Self::Postgres { url, password: Some(file) })
+            }
+        }
     }
 }
 
@@ -111,7 +138,9 @@ pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConn
             });
             options
         }
-        DatabaseUrl::Postgres { url } => {
+        DatabaseUrl::Postgres { url, password } => {
+            let password = password.as_ref().map(InFile::password).transpose();
+            let password = password.map_err(|unusable| DbErr::Custom(unusable.to_string()))?;
             let mut options = ConnectOptions::new(url);
             options.max_connections(MAX_CONNECTIONS).set_application_name("ackline-worker");
             // One that a batch has just given back was looked at then.
@@ -134,6 +163,10 @@ pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConn
             let plans = matches!(purpose, Purpose::Own(_)).then_some(plans);
             options.map_sqlx_postgres_opts(move |options| {
                 let options = options.options(plans.into_iter().flatten());
+                let options = match &password {
+                    Some(password) => options.password(password),
+                    None => options,
+                };
                 let limit = idle_ms.as_deref();
                 options.options(limit.map(|ms| ("idle_in_transaction_session_timeout", ms)))
             });
@@ -223,5 +256,35 @@ mod tests {
             panic!("not SQLite")
         };
         assert_eq!(path, Path::new("a/b.db"));
+    }
+
+    #[test]
+    fn a_password_has_one_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            InFile { setting: "--database-password-file", path }
+        };
+        let with = |url: &str, file| url.parse::<DatabaseUrl>().unwrap().with_password(file);
+        let url = "postgres://u@h/x";
+        let Ok(DatabaseUrl::Postgres { password: Some(kept), .. }) =
+            with(url, file("good", "hunter2\n"))
+        else {
+            panic!("no password")
+        };
+        assert_eq!(kept.password().unwrap(), "hunter2");
+
+        let missing = InFile { path: dir.path().join("missing"), ..file("good", "hunter2") };
+        for (url, file, why) in [
+            (url, missing, "can't be read"),
+            (url, file("empty", "\n"), "is empty"),
+            ("postgres://u:hunter2@h/x", file("good", "hunter2"), "DATABASE_URL holds a password"),
+            ("postgres://u@h/x?password=hunter2", file("good", "hunter2"), "holds a password"),
+            ("sqlite:a.db", file("good", "hunter2"), "SQLite has no password"),
+        ] {
+            let error = with(url, file).unwrap_err();
+            assert!(error.contains(why) && !error.contains("hunter2"), "{error}");
+        }
     }
 }

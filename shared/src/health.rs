@@ -1,0 +1,93 @@
+//! The question whether a process of this machine is ready, for those who start and watch it and
+//! have no HTTP client.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper::header::HOST;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::config::{Invalid, Problems, listen_address};
+
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+const ANSWER_BYTES: usize = 64 * 1024;
+
+/// `ingress health` and `worker health`.
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    /// Where the process that is asked serves /readyz; the default is its own.
+    #[arg(long, env = "OPS_LISTEN")]
+    ops_listen: Option<String>,
+}
+
+/// Why the process counts as not ready.
+#[derive(Debug, thiserror::Error)]
+pub enum HealthError {
+    /// The address is none.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// It says so itself; its reasons, each on a line.
+    #[error("not ready: {0}")]
+    NotReady(String),
+    /// Nobody answers.
+    #[error("no answer at {address}: {why}")]
+    NoAnswer {
+        /// Who was asked.
+        address: SocketAddr,
+        /// What came instead.
+        why: String,
+    },
+}
+
+impl HealthArgs {
+    /// Asks the process that listens at this address, or at `default` if none was given.
+    ///
+    /// # Errors
+    /// [`HealthError`].
+    pub async fn run(&self, default: &str) -> Result<(), HealthError> {
+        let mut problems = Problems::default();
+        let text = self.ops_listen.as_deref().unwrap_or(default);
+        let address = problems.take("--ops-listen (OPS_LISTEN)", listen_address(text));
+        let address = reachable(problems.finish(address)?);
+        let failed = |why: String| HealthError::NoAnswer { address, why };
+        match tokio::time::timeout(ANSWER_LIMIT, ask(address)).await {
+            Err(_) => Err(failed(format!("nothing within {ANSWER_LIMIT:?}"))),
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Ok(Ok((StatusCode::OK, _))) => Ok(()),
+            Ok(Ok((StatusCode::SERVICE_UNAVAILABLE, reasons))) => {
+                Err(HealthError::NotReady(reasons.trim_end().to_owned()))
+            }
+            Ok(Ok((status, _))) => Err(failed(format!("{status}, which is not Ackline's answer"))),
+        }
+    }
+}
+
+/// Who listens everywhere is asked at home.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
+}
+
+async fn ask(
+    address: SocketAddr,
+) -> Result<(StatusCode, String), Box<dyn std::error::Error + Send + Sync>> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let request =
+        Request::get("/readyz").header(HOST, address.to_string()).body(Empty::<Bytes>::new())?;
+    let connection = tokio::spawn(connection);
+    let (head, body) = sender.send_request(request).await?.into_parts();
+    let body = Limited::new(body, ANSWER_BYTES).collect().await?.to_bytes();
+    connection.abort();
+    Ok((head.status, String::from_utf8_lossy(&body).into_owned()))
+}
