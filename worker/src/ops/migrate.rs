@@ -37,6 +37,8 @@ pub async fn migrate(config: Migrate) -> anyhow::Result<()> {
         found.push((partition, find_and_check(&jetstream, partition, partitions).await?));
     }
     stream::check_no_more(&jetstream, partitions).await?;
+    let missing = found.iter().filter(|(_, found)| found.is_none());
+    refuse_lost(&db, missing.map(|(partition, _)| *partition)).await?;
     for (partition, found) in found {
         match found {
             None => create(&config, &jetstream, partition, partitions).await?,
@@ -83,6 +85,28 @@ async fn choose_partitions(
         }
     }
     Ok(chosen)
+}
+
+/// A stream of which something is applied was there once. An empty one in its place would take
+/// callbacks that this database could never apply.
+async fn refuse_lost(
+    db: &DatabaseConnection,
+    missing: impl Iterator<Item = Partition>,
+) -> anyhow::Result<()> {
+    let rows = schema::partitions(db).await?;
+    for partition in missing {
+        let number = i32::from(partition.number());
+        let applied =
+            rows.iter().find(|row| row.partition == number).map_or(0, |row| row.applied_seq);
+        if applied > 0 {
+            bail!(
+                "the stream {} is missing, but the database has applied it up to {applied}: bring \
+                 it back, or begin with an empty database; check NATS_URL and DATABASE_URL",
+                partition.stream()
+            );
+        }
+    }
+    Ok(())
 }
 
 async fn find_and_check(

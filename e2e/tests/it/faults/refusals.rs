@@ -46,6 +46,34 @@ async fn processes_refuse_what_migrate_has_not_made() {
     assert_eq!(streams(&jetstream).await, [("CALLBACKS-01".to_owned(), Some(8), 0)]);
 }
 
+#[tokio::test]
+async fn migrate_puts_no_empty_stream_in_the_place_of_one_that_was_applied() {
+    let stack = Stack::builder().partitions(2).start().await.unwrap();
+    let db = stack.db().await.unwrap();
+    let jobs = ["a", "b", "c", "d", "e", "f"];
+    for job in jobs {
+        accept(&stack, status(job, "queued")).await;
+    }
+    wait_until_applied(&stack, &db).await;
+    let applied = partitions(&db).await;
+    assert!(applied.iter().all(|row| row.applied_seq > 0), "each has some: {applied:?}");
+
+    let jetstream = jetstream::new(stack.nats.client().await.unwrap());
+    jetstream.delete_stream("CALLBACKS-01").await.unwrap();
+    let why = refused(&stack, &["migrate"]).await;
+    let expected = format!(
+        "the stream CALLBACKS-01 is missing, but the database has applied it up to {}: bring it",
+        applied[1].applied_seq
+    );
+    assert!(why.contains(&expected), "{why}");
+    assert_eq!(streams(&jetstream).await.len(), 1, "none was made");
+    // One that nothing was ever applied of is made anew.
+    let url = format!("sqlite:{}?mode=rwc", stack.dir().join("empty.db").display());
+    let program = stack.program("worker").unwrap().args(["migrate", "--database-url", &url]);
+    assert!(stack.spawn(&program).unwrap().wait(SOON).await.unwrap().success());
+    assert_eq!(streams(&jetstream).await.len(), 2);
+}
+
 async fn needs_a_newer_worker(db: Db) {
     let mut stack = Stack::builder().db(db).partitions(2).env("LEASE", "1s").start().await.unwrap();
     let database = stack.db().await.unwrap();
