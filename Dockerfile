@@ -1,17 +1,40 @@
-# One image with both programs: `ingress`, `worker migrate` and `worker run` are its commands.
-FROM rust:1.95-bookworm AS build
+# Two images from one build: `--target ingress` and `--target worker`. Each holds one program, the libraries that it loads,
+# and the certificate authorities to believe; no shell, nothing that can be written to, no root.
+FROM rust:1.95-bookworm AS chef
+RUN cargo install --locked cargo-chef@0.1.78
 WORKDIR /src
-COPY . .
-# The caches keep dependencies built from one build of the image to the next.
-RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    --mount=type=cache,target=/src/target \
-    cargo build --release --locked --package ingress --package worker \
-    && mkdir /out \
-    && cp target/release/ingress target/release/worker /out/
 
-FROM debian:bookworm-slim
-COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
-COPY --from=build /src/LICENSE-MIT /src/LICENSE-APACHE /usr/share/doc/ackline/
-COPY --from=build /out/ /usr/local/bin/
+# What the dependencies are, apart from the sources.
+FROM chef AS plan
+COPY . .
+RUN cargo chef prepare --recipe-path recipe.json
+
+FROM chef AS build
+ARG PROFILE=release
+COPY --from=plan /src/recipe.json recipe.json
+# This layer stays until a dependency changes.
+RUN cargo chef cook --locked --profile "$PROFILE" --package ingress --package worker --bins --recipe-path recipe.json
+COPY . .
+RUN cargo build --locked --profile "$PROFILE" --package ingress --package worker --bins --message-format json-render-diagnostics \
+    > built.json
+RUN deploy/image.sh built.json images
+
+FROM scratch AS ingress
+COPY --from=build /src/images/ingress/ /
 USER 65532:65532
-CMD ["ingress"]
+ENV INGRESS_LISTEN=0.0.0.0:8080 OPS_LISTEN=0.0.0.0:9080
+EXPOSE 8080 9080
+HEALTHCHECK --interval=5s --timeout=3s --start-period=30s CMD ["ingress", "health"]
+# Said, so that Docker takes no other signal, like SIGHUP, for a stop.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["ingress"]
+
+FROM scratch AS worker
+COPY --from=build /src/images/worker/ /
+USER 65532:65532
+ENV OPS_LISTEN=0.0.0.0:9081
+EXPOSE 9081
+HEALTHCHECK --interval=5s --timeout=3s --start-period=30s CMD ["worker", "health"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["worker"]
+CMD ["run"]

@@ -7,13 +7,13 @@ CARGO ?= cargo
 SECONDS ?= 60
 # What determines the faults of make soak; without it, it chooses one, and prints it.
 SEED ?=
-# NATS_SERVER, ACT, NODE, ZIZMOR, ACTIONLINT and SHELLCHECK name programs to use instead of the installed ones, FAKETIME a
-# library, POSTGRES_BIN and SIGNING_LIBRARIES folders. SLOWHTTPTEST and WRK name those that make test-door runs.
+# NATS_SERVER, ACT, NODE, HAPROXY, ZIZMOR, ACTIONLINT and SHELLCHECK name programs to use instead of the installed ones,
+# FAKETIME a library, POSTGRES_BIN and SIGNING_LIBRARIES folders. SLOWHTTPTEST and WRK name those that make test-door runs.
 ZIZMOR ?= .tools/bin/zizmor
 ACTIONLINT ?= .tools/bin/actionlint
 SHELLCHECK ?= .tools/bin/shellcheck
 
-.PHONY: help tools build check test test-faults test-door test-workflow soak fuzz demo up bench clean
+.PHONY: help tools build check image test test-faults test-door test-workflow compose-test soak fuzz demo up bench clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -24,15 +24,20 @@ tools: ## Install nats-server, PostgreSQL, act, linters, node and libraries into
 build: ## Build the programs
 	$(CARGO) build --workspace --bins --locked
 
-check: tools ## Check the formatting, the lints, the documentation, the workflows and the scripts
+check: tools image ## Check the formatting, the lints, the documentation, the workflows, the scripts, the deployment
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 	"$(ZIZMOR)" --persona pedantic --offline --no-progress .github/
 	"$(ACTIONLINT)" -shellcheck "$(SHELLCHECK)"
-	"$(SHELLCHECK)" .ci/fuzz .ci/run .ci/tools .ci/tools-door .github/actions/*/*.sh
+	"$(SHELLCHECK)" .ci/compose-test .ci/fuzz .ci/run .ci/tools .ci/tools-debian .github/actions/*/*.sh deploy/*.sh
+	.ci/deploy
+
+image: ## Run the Dockerfile's steps without a container engine: PROFILE=release to build as it does
+	.ci/image
 
 test: tools build ## Run every test but the long ones
+	@.ci/tools-debian haproxy
 	$(CARGO) test --workspace --locked --no-fail-fast --doc
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    $(CARGO) nextest run --workspace --locked --no-fail-fast; \
@@ -48,7 +53,7 @@ test-faults: tools build ## Run every fault test, the long ones too
 	fi
 
 test-door: tools build ## Attack ingress with slowhttptest, and load it with wrk
-	@.ci/tools-door
+	@.ci/tools-debian slowhttptest wrk
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    $(CARGO) nextest run --workspace --locked --no-capture --run-ignored all -E 'test(/^attacks::/)'; \
 	else \
@@ -61,6 +66,9 @@ test-workflow: tools build ## Run every test of the workflow and its action, the
 	else \
 	    $(CARGO) test --workspace --locked --no-fail-fast --test it -- --include-ignored workflow::; \
 	fi
+
+compose-test: ## Build the images and run docker-compose.yml, where there is a container engine
+	.ci/compose-test
 
 soak: tools build ## Do random faults to every part under load: SECONDS=60, and SEED=… to repeat one
 	@$(CARGO) run --quiet --bin soak --locked -- --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))

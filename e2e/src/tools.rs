@@ -69,20 +69,28 @@ pub fn senders() -> Result<PathBuf> {
     tool("SIGNING_LIBRARIES", "senders")
 }
 
-/// slowhttptest: `SLOWHTTPTEST`, or what `.ci/tools-door` found.
+/// slowhttptest: `SLOWHTTPTEST`, or what `.ci/tools-debian` found.
 ///
 /// # Errors
 /// When it is not there.
 pub fn slowhttptest() -> Result<PathBuf> {
-    tool("SLOWHTTPTEST", "door/slowhttptest")
+    tool("SLOWHTTPTEST", "debian/slowhttptest")
 }
 
-/// wrk: `WRK`, or what `.ci/tools-door` found.
+/// haproxy: `HAPROXY`, or what `.ci/tools-debian` found.
+///
+/// # Errors
+/// When it is not there.
+pub fn haproxy() -> Result<PathBuf> {
+    tool("HAPROXY", "debian/haproxy")
+}
+
+/// wrk: `WRK`, or what `.ci/tools-debian` found.
 ///
 /// # Errors
 /// When it is not there.
 pub fn wrk() -> Result<PathBuf> {
-    tool("WRK", "door/wrk")
+    tool("WRK", "debian/wrk")
 }
 
 fn tool(variable: &str, pinned: &str) -> Result<PathBuf> {
@@ -93,7 +101,8 @@ fn tool(variable: &str, pinned: &str) -> Result<PathBuf> {
     }
     let path = workspace().join(".tools").join(pinned);
     path.canonicalize().with_context(|| {
-        let target = if pinned.starts_with("door/") { "test-door" } else { "tools" };
+        let is_for_attacks = ["SLOWHTTPTEST", "WRK"].contains(&variable);
+        let target = if is_for_attacks { "test-door" } else { "tools" };
         format!("{} is missing: run `make {target}`, or set {variable}", path.display())
     })
 }
