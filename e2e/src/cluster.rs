@@ -8,8 +8,9 @@ use anyhow::{Context, Result, ensure};
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::stream::ClusterInfo;
 use async_nats::{ConnectOptions, jetstream};
-use futures::StreamExt;
 use serde_json::Value;
+use shared::partition::Partition;
+use shared::stream;
 
 use crate::nats::{Nats, Settings};
 use crate::port::Port;
@@ -56,6 +57,16 @@ impl Cluster {
             nodes.push(Nats::launch(dir, &format!("-{number}"), Port::lease()?, &settings)?);
         }
         let cluster = Self { nodes, client: settings.client.clone(), _routes: routes };
+        cluster.until_ready().await?;
+        Ok(cluster)
+    }
+
+    /// Nodes that were launched, and find together.
+    ///
+    /// # Errors
+    /// When one does not become ready.
+    pub(crate) async fn of(nodes: Vec<Nats>, client: ConnectOptions) -> Result<Self> {
+        let cluster = Self { nodes, client, _routes: Vec::new() };
         cluster.until_ready().await?;
         Ok(cluster)
     }
@@ -152,7 +163,7 @@ impl Cluster {
         let cluster = stream.cached_info().cluster.as_ref();
         let leader = cluster.and_then(|cluster| cluster.leader.as_deref());
         Ok(leader.and_then(|name| {
-            let number: usize = name.strip_prefix("ackline-")?.parse().ok()?;
+            let number: usize = name.rsplit_once('-')?.1.parse().ok()?;
             number.checked_sub(1)
         }))
     }
@@ -175,14 +186,16 @@ impl Cluster {
     /// When the streams are not described.
     pub async fn is_whole(&self) -> Result<bool> {
         let context = self.context().await?;
-        let mut streams = context.streams();
-        while let Some(stream) = streams.next().await {
+        // Each by its name, because not everybody may list them.
+        for partition in Partition::all(stream::check(&context).await?) {
+            let stream = context.get_stream(partition.stream()).await?;
             let is_whole = |cluster: &ClusterInfo| {
                 cluster.leader.is_some()
                     && cluster.replicas.len() + 1 == self.size()
                     && cluster.replicas.iter().all(|copy| copy.current && !copy.offline)
             };
-            if self.size() > 1 && !stream?.cluster.as_ref().is_some_and(is_whole) {
+            let cluster = stream.cached_info().cluster.as_ref();
+            if self.size() > 1 && !cluster.is_some_and(is_whole) {
                 return Ok(false);
             }
         }

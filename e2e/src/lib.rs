@@ -21,6 +21,10 @@ pub mod proxy;
 pub mod http;
 pub mod stack;
 
+pub mod compose;
+pub mod deployment;
+pub mod names;
+
 pub mod act;
 pub mod load;
 

@@ -1,10 +1,10 @@
 //! Many workflows at once: each job's callbacks strictly one after another, each tried again until
 //! it is accepted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -84,15 +84,18 @@ impl Load {
         let load = Arc::new(self);
         let next_job = Arc::new(AtomicUsize::new(0));
         let (accepted, retries) = <(Arc<AtomicU64>, Arc<AtomicU64>)>::default();
+        let setbacks = Arc::<Setbacks>::default();
         let targets = watch::Sender::new(load.targets.clone());
         let started = Instant::now();
         let mut senders = JoinSet::new();
         for number in 0..load.connections.max(1) {
             let (load, next_job) = (Arc::clone(&load), Arc::clone(&next_job));
             let (accepted, retries) = (Arc::clone(&accepted), Arc::clone(&retries));
+            let setbacks = Arc::clone(&setbacks);
             let targets = targets.subscribe();
             senders.spawn(async move {
-                let mut sender = Sender::new(&load, number, targets, &accepted, &retries);
+                let counts = Counts { accepted: &accepted, retries: &retries, setbacks: &setbacks };
+                let mut sender = Sender::new(&load, number, targets, counts);
                 let mut jobs = Vec::new();
                 loop {
                     let job = next_job.fetch_add(1, Ordering::Relaxed);
@@ -103,7 +106,7 @@ impl Load {
                 }
             });
         }
-        Running { senders, next_job, accepted, retries, targets, started }
+        Running { senders, next_job, accepted, retries, setbacks, targets, started }
     }
 
     /// Sends everything.
@@ -161,9 +164,13 @@ pub struct Running {
     next_job: Arc<AtomicUsize>,
     accepted: Arc<AtomicU64>,
     retries: Arc<AtomicU64>,
+    setbacks: Arc<Setbacks>,
     targets: watch::Sender<Vec<SocketAddr>>,
     started: Instant,
 }
+
+/// How often there was which answer other than 200, or which reason for having none.
+type Setbacks = Mutex<BTreeMap<String, u64>>;
 
 impl Running {
     /// How many callbacks have been accepted so far.
@@ -176,6 +183,12 @@ impl Running {
     #[must_use]
     pub fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
+    }
+
+    /// How often there was which status other than 200, or, in words, no answer.
+    #[must_use]
+    pub fn setbacks(&self) -> BTreeMap<String, u64> {
+        self.setbacks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes the ingresses that callbacks are sent to from now on.
@@ -303,10 +316,16 @@ struct Sender<'a> {
     /// The place among the targets of the one that is next.
     turn: usize,
     clients: HashMap<SocketAddr, Client>,
-    accepted: &'a AtomicU64,
-    retries: &'a AtomicU64,
+    counts: Counts<'a>,
     latencies: Vec<Duration>,
     waits: Vec<Duration>,
+}
+
+/// What all senders of a load count together.
+struct Counts<'a> {
+    accepted: &'a AtomicU64,
+    retries: &'a AtomicU64,
+    setbacks: &'a Setbacks,
 }
 
 impl<'a> Sender<'a> {
@@ -314,11 +333,10 @@ impl<'a> Sender<'a> {
         load: &'a Load,
         number: usize,
         targets: watch::Receiver<Vec<SocketAddr>>,
-        accepted: &'a AtomicU64,
-        retries: &'a AtomicU64,
+        counts: Counts<'a>,
     ) -> Self {
         let (clients, latencies, waits) = (HashMap::new(), Vec::new(), Vec::new());
-        Self { load, targets, turn: number, clients, accepted, retries, latencies, waits }
+        Self { load, targets, turn: number, clients, counts, latencies, waits }
     }
 
     async fn send_job(&mut self, number: usize) -> Job {
@@ -332,7 +350,7 @@ impl<'a> Sender<'a> {
             match self.send(&mut fields, &mut job.retries).await {
                 Ok(()) => {
                     self.waits.push(started.elapsed());
-                    self.accepted.fetch_add(1, Ordering::Relaxed);
+                    self.counts.accepted.fetch_add(1, Ordering::Relaxed);
                     job.accepted.push(sent);
                 }
                 Err(reason) => {
@@ -359,7 +377,7 @@ impl<'a> Sender<'a> {
         for attempt in 0..self.load.max_tries {
             if attempt > 0 {
                 *retries += 1;
-                self.retries.fetch_add(1, Ordering::Relaxed);
+                self.counts.retries.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(self.load.retry_pause).await;
                 if self.load.sign_anew {
                     (body, signature) = self.sign(fields);
@@ -374,6 +392,7 @@ impl<'a> Sender<'a> {
                     return Ok(());
                 }
                 Ok(answer) => {
+                    self.set_back(answer.status.to_string());
                     reason = format!("{}: {}", answer.status, answer.text());
                     if !matches!(answer.status, 408 | 429 | 500 | 502 | 503 | 504) {
                         break;
@@ -382,11 +401,17 @@ impl<'a> Sender<'a> {
                 }
                 Err(error) => {
                     reason = format!("{error:#}");
+                    self.set_back(reason.clone());
                     self.turn += 1;
                 }
             }
         }
         Err(reason)
+    }
+
+    fn set_back(&self, kind: String) {
+        let mut setbacks = self.counts.setbacks.lock().unwrap_or_else(PoisonError::into_inner);
+        *setbacks.entry(kind).or_default() += 1;
     }
 
     fn sign(&self, fields: &mut serde_json::Value) -> (Bytes, String) {

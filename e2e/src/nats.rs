@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use async_nats::ConnectOptions;
 
+use crate::http;
 use crate::port::Port;
 use crate::process::{Log, Process, Program};
 use crate::tools;
@@ -23,9 +24,29 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 pub struct Nats {
     process: Process,
     program: Program,
-    port: Port,
+    address: SocketAddr,
+    /// Where it tells of its health, if nobody may ask it for its account.
+    monitoring: Option<SocketAddr>,
     client: ConnectOptions,
     logs: Vec<Arc<Log>>,
+    _lease: Option<Port>,
+}
+
+/// A server that is told everything by a configuration file that is there already.
+#[derive(Debug)]
+pub(crate) struct Configured {
+    /// Its name in the logs.
+    pub(crate) name: String,
+    /// The file.
+    pub(crate) config: PathBuf,
+    /// The variables that the file takes its values from.
+    pub(crate) env: Vec<(String, String)>,
+    /// Where it listens for clients.
+    pub(crate) address: SocketAddr,
+    /// Where it listens for who watches it.
+    pub(crate) monitoring: SocketAddr,
+    /// How the harness connects to it.
+    pub(crate) client: ConnectOptions,
 }
 
 /// What a server is told beside its port and its store.
@@ -71,8 +92,32 @@ impl Nats {
         let program = Program::new(format!("nats-server{suffix}"), tools::nats_server()?, dir)
             .args([Path::new("--config"), &config]);
         let process = program.start()?;
-        let client = settings.client.clone();
-        Ok(Self { logs: vec![process.log()], process, program, port, client })
+        Ok(Self {
+            logs: vec![process.log()],
+            process,
+            program,
+            address: port.address(),
+            monitoring: None,
+            client: settings.client.clone(),
+            _lease: Some(port),
+        })
+    }
+
+    /// Starts a server that has a configuration file, and is not waited for.
+    pub(crate) fn launch_configured(dir: &Path, server: Configured) -> Result<Self> {
+        let program = Program::new(server.name, tools::nats_server()?, dir)
+            .args([Path::new("--config"), &server.config])
+            .envs(server.env);
+        let process = program.start()?;
+        Ok(Self {
+            logs: vec![process.log()],
+            process,
+            program,
+            address: server.address,
+            monitoring: Some(server.monitoring),
+            client: server.client,
+            _lease: None,
+        })
     }
 
     /// The address for clients.
@@ -84,7 +129,13 @@ impl Nats {
     /// The same, as an address to connect to.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.port.address()
+        self.address
+    }
+
+    /// Where it tells who watches it how it is, if it does.
+    #[must_use]
+    pub fn monitoring(&self) -> Option<SocketAddr> {
+        self.monitoring
     }
 
     /// The server's process.
@@ -147,8 +198,16 @@ impl Nats {
         self.process.cont();
     }
 
-    async fn query_account(&self) -> Result<()> {
-        async_nats::jetstream::new(self.client().await?).query_account().await?;
+    async fn answers(&self) -> Result<()> {
+        match self.monitoring {
+            None => {
+                async_nats::jetstream::new(self.client().await?).query_account().await?;
+            }
+            Some(monitoring) => {
+                let answer = http::get(monitoring, "/healthz").await?;
+                ensure!(answer.status == 200, "{}", answer.text());
+            }
+        }
         Ok(())
     }
 
@@ -157,7 +216,7 @@ impl Nats {
         let connect = async {
             while self.process.is_running() {
                 // Without a leader of the whole JetStream there is no answer at all.
-                let answer = tokio::time::timeout(ANSWER_LIMIT, self.query_account()).await;
+                let answer = tokio::time::timeout(ANSWER_LIMIT, self.answers()).await;
                 if matches!(answer, Ok(Ok(()))) {
                     return true;
                 }

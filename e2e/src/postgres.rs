@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -18,12 +19,30 @@ use crate::tools;
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
+const DEFAULT_DATABASE: &str = "postgres";
+
+/// What a cluster is told.
+#[derive(Debug)]
+pub struct Settings {
+    /// What its user must know; everybody is trusted without one.
+    pub password: Option<String>,
+    /// The name of the database.
+    pub database: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { password: None, database: DEFAULT_DATABASE.to_owned() }
+    }
+}
+
 /// One cluster. It keeps its port and its data over restarts.
 #[derive(Debug)]
 pub struct Postgres {
     process: Process,
     program: Program,
     port: Port,
+    settings: Settings,
     bin: PathBuf,
     logs: Vec<Arc<Log>>,
     // Last, so that the server is gone when its files are removed.
@@ -37,6 +56,14 @@ impl Postgres {
     /// # Errors
     /// When PostgreSQL is missing or does not become ready.
     pub async fn start(dir: &Path) -> Result<Self> {
+        Self::start_with(dir, Settings::default()).await
+    }
+
+    /// The same with these settings.
+    ///
+    /// # Errors
+    /// When PostgreSQL is missing or does not become ready.
+    pub async fn start_with(dir: &Path, settings: Settings) -> Result<Self> {
         let user = unprivileged_user()?;
         let bin = reachable_bin(tools::postgres_bin()?, user)?;
         let home =
@@ -44,13 +71,20 @@ impl Postgres {
         if let Some((uid, gid)) = user {
             chown(home.path(), Some(uid), Some(gid))?;
         }
+        if let Some(password) = &settings.password {
+            fs::write(home.path().join("password"), password)?;
+        }
         let data = home.path().join("data");
         let logs = dir.join("logs");
 
         let mut initdb = Program::new("initdb", bin.join("initdb"), home.path())
-            .args(["--no-sync", "--no-instructions", "--auth=trust", "--username=ackline"])
+            .args(["--no-sync", "--no-instructions", "--username=ackline"])
             .args(["--encoding=UTF8", "--locale=C", "--pgdata"])
             .args([&data])
+            .args(match &settings.password {
+                None => &["--auth=trust"][..],
+                Some(_) => &["--auth=scram-sha-256", "--pwfile=password"],
+            })
             .logs_in(&logs)
             .user(user)
             .start()?;
@@ -66,16 +100,28 @@ impl Postgres {
             .logs_in(&logs)
             .user(user);
         let process = program.start()?;
-        let mut postgres =
-            Self { logs: vec![initdb.log(), process.log()], process, program, port, bin, home };
+        let logs = vec![initdb.log(), process.log()];
+        let mut postgres = Self { process, program, port, settings, bin, logs, home };
         postgres.until_ready().await?;
+        if postgres.settings.database != DEFAULT_DATABASE {
+            let create = format!("CREATE DATABASE {}", postgres.settings.database);
+            postgres.sql(DEFAULT_DATABASE, &create).await?;
+        }
         Ok(postgres)
     }
 
-    /// The address of the database.
+    /// The address of the database, with the password if there is one.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("postgres://ackline@{}/postgres", self.port.address())
+        let Settings { password, database } = &self.settings;
+        let password = password.as_ref().map(|password| format!(":{password}"));
+        format!("postgres://ackline{}@{}/{database}", password.unwrap_or_default(), self.address())
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.port.address()
     }
 
     /// The server's process.
@@ -95,8 +141,7 @@ impl Postgres {
     /// # Errors
     /// When psql is not there, or the SQL fails.
     pub async fn psql(&self, sql: &str) -> Result<String> {
-        let args = ["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, &self.url()];
-        self.run("psql", &self.bin.join("psql"), &args).await
+        self.sql(&self.settings.database, sql).await
     }
 
     /// Dumps the database with pg_dump under this name, while others write.
@@ -104,8 +149,8 @@ impl Postgres {
     /// # Errors
     /// When it fails.
     pub async fn dump(&self, name: &str) -> Result<()> {
-        let args = ["--format=custom", "--file", name, &self.url()];
-        self.run("pg_dump", &self.bin.join("pg_dump"), &args).await.map(drop)
+        let args = ["--format=custom", "--file", name, &self.settings.database];
+        self.client("pg_dump", &args).await.map(drop)
     }
 
     /// Makes the database with pg_restore what it was when it was dumped under this name.
@@ -113,9 +158,9 @@ impl Postgres {
     /// # Errors
     /// When it fails; then nothing has changed.
     pub async fn restore(&self, name: &str) -> Result<()> {
-        let url = self.url();
-        let args = ["--clean", "--if-exists", "--single-transaction", "--dbname", &url, name];
-        self.run("pg_restore", &self.bin.join("pg_restore"), &args).await.map(drop)
+        let database = &self.settings.database;
+        let args = ["--clean", "--if-exists", "--single-transaction", "--dbname", database, name];
+        self.client("pg_restore", &args).await.map(drop)
     }
 
     /// Stops the server, copies its files under this name, and starts it again.
@@ -124,8 +169,7 @@ impl Postgres {
     /// When one of that fails.
     pub async fn copy_files(&mut self, name: &str) -> Result<()> {
         self.stop_server().await?;
-        // With their owner, whom the server runs as.
-        self.run("cp", Path::new("/bin/cp"), &["-a", "data", name]).await?;
+        self.copy("data", name).await?;
         self.restart().await
     }
 
@@ -136,7 +180,7 @@ impl Postgres {
     pub async fn put_files_back(&mut self, name: &str) -> Result<()> {
         self.stop_server().await?;
         fs::remove_dir_all(self.home.path().join("data"))?;
-        self.run("cp", Path::new("/bin/cp"), &["-a", name, "data"]).await?;
+        self.copy(name, "data").await?;
         self.restart().await
     }
 
@@ -173,10 +217,35 @@ impl Postgres {
         self.process.cont();
     }
 
-    /// Runs a program that ends by itself in the cluster's directory, and returns what it prints.
-    async fn run(&self, name: &str, program: &Path, args: &[&str]) -> Result<String> {
-        let mut process = Program::new(name, program, self.home.path()).args(args).start()?;
+    /// Copies a folder of the cluster's directory, with its owner, whom the server runs as.
+    async fn copy(&self, from: &str, to: &str) -> Result<()> {
+        let program = Program::new("cp", "/bin/cp", self.home.path()).args(["-a", from, to]);
+        Self::run(program).await.map(drop)
+    }
+
+    async fn sql(&self, database: &str, sql: &str) -> Result<String> {
+        let args = ["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, database];
+        self.client("psql", &args).await
+    }
+
+    /// Runs one of PostgreSQL's clients, which finds the server by its environment.
+    async fn client(&self, name: &str, args: &[&str]) -> Result<String> {
+        let address = self.address();
+        let password = self.settings.password.as_ref().map(|password| ("PGPASSWORD", password));
+        let program = Program::new(name, self.bin.join(name), self.home.path())
+            .env("PGHOST", address.ip().to_string())
+            .env("PGPORT", address.port().to_string())
+            .env("PGUSER", "ackline")
+            .envs(password)
+            .args(args);
+        Self::run(program).await
+    }
+
+    /// Runs a program that ends by itself, and returns what it prints.
+    async fn run(program: Program) -> Result<String> {
+        let mut process = program.start()?;
         let status = process.wait(START_LIMIT).await?;
+        let name = process.name();
         ensure!(status.success(), "{name} failed: {status}\n{}", process.log().tail(20));
         Ok(process.log().stdout())
     }

@@ -202,30 +202,37 @@ impl Builder {
             Some(postgres) => postgres.url(),
             None => sqlite_url(&dir.join("ackline.db")),
         };
+        let replicas = self.stream_replicas.unwrap_or(nats.size());
+        let set = |own: &[(&str, String)]| -> Env {
+            let nats_url = ("NATS_URL", nats.url());
+            let own =
+                own.iter().chain([&nats_url]).map(|(name, value)| ((*name).into(), value.clone()));
+            own.chain(self.env.iter().cloned()).collect()
+        };
+        // Each role gets what is its own, as in production.
+        let database = ("DATABASE_URL", database_url.clone());
+        let roles = Roles {
+            ingress: set(&[("CALLBACK_SECRET", self.secret.clone())]),
+            worker: set(std::slice::from_ref(&database)),
+            operator: set(&[
+                database,
+                ("PARTITIONS", self.partitions.to_string()),
+                ("STREAM_MAX_BYTES", self.stream_max_bytes.to_string()),
+                ("STREAM_REPLICAS", replicas.to_string()),
+            ]),
+        };
         let parts = Parts {
             dir,
-            nats_url: nats.url(),
+            roles,
             database_url,
             secret: self.secret,
             ingress_listen: self.ingress_listen,
             worker_ops: self.worker_ops,
-            env: self.env,
             kept_lines: self.kept_lines,
             started: Mutex::default(),
             logs: Mutex::default(),
         };
-        let replicas = self.stream_replicas.unwrap_or(nats.size());
-        parts
-            .command(
-                "worker",
-                &["migrate"],
-                &[
-                    ("PARTITIONS", &self.partitions.to_string()),
-                    ("STREAM_MAX_BYTES", &self.stream_max_bytes.to_string()),
-                    ("STREAM_REPLICAS", &replicas.to_string()),
-                ],
-            )
-            .await?;
+        parts.migrate().await?;
         let worker = parts.start_worker(&[], &[]).await?;
         let ingress = parts.start_ingress(&[], &[]).await?;
         Ok(Stack { ingress, worker, nats, postgres, parts, temporary })
@@ -273,9 +280,9 @@ pub struct Stack {
     pub nats: Cluster,
     /// The database server, unless the database is SQLite.
     pub postgres: Option<Postgres>,
-    parts: Parts,
+    pub(crate) parts: Parts,
     // Last, so that every process is gone when its files are removed.
-    temporary: Option<TempDir>,
+    pub(crate) temporary: Option<TempDir>,
 }
 
 impl Stack {
@@ -433,7 +440,8 @@ impl Stack {
     /// # Errors
     /// When it fails, or what it prints is not JSON.
     pub async fn worker_cli(&self, args: &[&str]) -> Result<Value> {
-        let output = self.parts.command("worker", args, &[]).await?;
+        let role = &self.parts.roles.worker;
+        let output = self.parts.command("worker", args, role, &[]).await?;
         serde_json::from_str(&output)
             .with_context(|| format!("worker {} does not print JSON: {output}", args.join(" ")))
     }
@@ -444,7 +452,9 @@ impl Stack {
     /// # Errors
     /// When it fails.
     pub async fn ingress_cli(&self, args: &[&str]) -> Result<String> {
-        self.parts.command("ingress", args, &[("CALLBACK_URL", &self.callback_url())]).await
+        let role = &self.parts.roles.ingress;
+        let url = self.callback_url();
+        self.parts.command("ingress", args, role, &[("CALLBACK_URL", &url)]).await
     }
 
     /// A connection to the worker's database, to look into.
@@ -544,44 +554,52 @@ fn sqlite_url(file: &Path) -> String {
     format!("sqlite:{path}?mode=rwc")
 }
 
+/// Variables of a process.
+pub(crate) type Env = Vec<(String, String)>;
+
+/// What each role is told.
+#[derive(Debug)]
+pub(crate) struct Roles {
+    pub(crate) ingress: Env,
+    /// `worker run`, and the commands that look at what it does.
+    pub(crate) worker: Env,
+    /// `worker migrate`.
+    pub(crate) operator: Env,
+}
+
 /// What is needed to start one more of our processes.
 #[derive(Debug)]
-struct Parts {
-    dir: PathBuf,
-    nats_url: String,
-    database_url: String,
-    secret: String,
-    ingress_listen: (SocketAddr, SocketAddr),
-    worker_ops: SocketAddr,
-    env: Vec<(String, String)>,
-    kept_lines: usize,
+pub(crate) struct Parts {
+    pub(crate) dir: PathBuf,
+    pub(crate) roles: Roles,
+    /// For the harness.
+    pub(crate) database_url: String,
+    pub(crate) secret: String,
+    pub(crate) ingress_listen: (SocketAddr, SocketAddr),
+    pub(crate) worker_ops: SocketAddr,
+    pub(crate) kept_lines: usize,
     /// How many processes had each name; they are told apart in the logs.
-    started: Mutex<HashMap<String, usize>>,
-    logs: Mutex<Vec<Arc<Log>>>,
+    pub(crate) started: Mutex<HashMap<String, usize>>,
+    pub(crate) logs: Mutex<Vec<Arc<Log>>>,
 }
 
 impl Parts {
     /// A program that stays.
     fn program(&self, binary: &str) -> Result<Program> {
+        let role = if binary == "ingress" { &self.roles.ingress } else { &self.roles.worker };
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         let count = started.entry(binary.to_owned()).or_default();
         *count += 1;
         match *count {
-            1 => self.named(binary, binary),
-            count => self.named(binary, &format!("{binary}-{count}")),
+            1 => self.named(binary, binary, role),
+            count => self.named(binary, &format!("{binary}-{count}"), role),
         }
     }
 
-    fn named(&self, binary: &str, name: &str) -> Result<Program> {
-        let program = Program::new(name, tools::binary(binary)?, &self.dir)
-            .env("NATS_URL", &self.nats_url)
-            .keep_lines(self.kept_lines);
-        // Each side gets what is its own, as in production.
-        let program = match binary {
-            "ingress" => program.env("CALLBACK_SECRET", &self.secret),
-            _ => program.env("DATABASE_URL", &self.database_url),
-        };
-        Ok(program.envs(self.env.iter().map(|(name, value)| (name, value))))
+    fn named(&self, binary: &str, name: &str, role: &Env) -> Result<Program> {
+        let program = Program::new(name, tools::binary(binary)?, &self.dir);
+        let role = role.iter().map(|(name, value)| (name, value));
+        Ok(program.keep_lines(self.kept_lines).envs(role))
     }
 
     fn spawn(&self, program: &Program) -> Result<Process> {
@@ -590,9 +608,20 @@ impl Parts {
         Ok(process)
     }
 
-    async fn command(&self, binary: &str, args: &[&str], env: &[(&str, &str)]) -> Result<String> {
+    /// Makes the schema and the streams.
+    pub(crate) async fn migrate(&self) -> Result<()> {
+        self.command("worker", &["migrate"], &self.roles.operator, &[]).await.map(drop)
+    }
+
+    async fn command(
+        &self,
+        binary: &str,
+        args: &[&str],
+        role: &Env,
+        env: &[(&str, &str)],
+    ) -> Result<String> {
         let command = args.first().copied().unwrap_or_default();
-        let program = self.named(binary, &format!("{binary}-{command}"))?;
+        let program = self.named(binary, &format!("{binary}-{command}"), role)?;
         let mut process = self.spawn(&program.args(args).envs(env.iter().copied()))?;
         let status = process.wait(COMMAND_LIMIT).await?;
         let log = process.log();
@@ -600,7 +629,11 @@ impl Parts {
         Ok(log.stdout())
     }
 
-    async fn start_ingress(&self, env: &[(&str, &str)], args: &[&str]) -> Result<Ingress> {
+    pub(crate) async fn start_ingress(
+        &self,
+        env: &[(&str, &str)],
+        args: &[&str],
+    ) -> Result<Ingress> {
         let (callbacks, ops) = self.ingress_listen;
         let program = self
             .program("ingress")?
@@ -615,7 +648,7 @@ impl Parts {
         Ok(Ingress { process, addr, ops })
     }
 
-    async fn start_worker(&self, env: &[(&str, &str)], args: &[&str]) -> Result<Worker> {
+    pub(crate) async fn start_worker(&self, env: &[(&str, &str)], args: &[&str]) -> Result<Worker> {
         let program = self
             .program("worker")?
             .env("OPS_LISTEN", self.worker_ops.to_string())

@@ -32,3 +32,5 @@ mod round_trips;
 mod bench;
 
 mod faults;
+
+mod deployed;

@@ -3,7 +3,6 @@
 
 mod identity;
 mod jwt;
-mod permissions;
 mod settings;
 mod tls;
 

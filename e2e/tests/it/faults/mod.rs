@@ -7,7 +7,7 @@ mod broker;
 mod cluster;
 mod crash;
 mod database;
-mod figures;
+pub(crate) mod figures;
 mod janitor;
 mod outage;
 mod ownership;
