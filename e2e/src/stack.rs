@@ -32,7 +32,8 @@ pub const TEST_SECRET: &str = "never-log-this-test-secret-5b1f";
 
 const POLL: Duration = Duration::from_millis(20);
 const START_LIMIT: Duration = Duration::from_secs(60);
-const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+/// Above the patience of `worker migrate`.
+const COMMAND_LIMIT: Duration = Duration::from_secs(90);
 /// A little above the processes' own grace.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 

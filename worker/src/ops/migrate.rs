@@ -1,16 +1,27 @@
 //! `worker migrate`: creates or checks the schema and the streams. The only place that creates.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 use async_nats::jetstream;
+use async_nats::jetstream::context::{
+    ContextBuilder, CreateStreamError, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind,
+};
 use async_nats::jetstream::stream::Config;
 use sea_orm::DatabaseConnection;
 use shared::partition::Partition;
 use shared::stream::{self, DEFAULT_PARTITIONS};
+use tokio::time::Instant;
 
 use crate::config::migrate::Migrate;
 use crate::store::connection::{self, Purpose};
 use crate::store::schema;
 
+/// How long a cluster may take to choose a leader and to hear of all its servers, as at its start.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one answer is waited for: what an election has swallowed never comes.
+const ANSWER_LIMIT: Duration = Duration::from_secs(4);
+const RETRY: Duration = Duration::from_secs(1);
 const DEFAULT_REPLICAS: usize = 1;
 const DEFAULT_MAX_BYTES: i64 = 256 << 20;
 
@@ -27,27 +38,80 @@ pub async fn migrate(config: Migrate) -> anyhow::Result<()> {
         .connect("operator")
         .await
         .with_context(|| format!("the broker at {} can't be reached", config.servers))?;
-    let jetstream = jetstream::new(client);
+    let jetstream = ContextBuilder::new().timeout(ANSWER_LIMIT).build(client);
 
     schema::migrate(&db).await.context("the schema can't be brought up to date")?;
-    let partitions = choose_partitions(&config, &db, &jetstream).await?;
-    // All are looked at before any is changed.
-    let mut found = Vec::new();
-    for partition in Partition::all(partitions) {
-        found.push((partition, find_and_check(&jetstream, partition, partitions).await?));
-    }
-    stream::check_no_more(&jetstream, partitions).await?;
-    let missing = found.iter().filter(|(_, found)| found.is_none());
-    refuse_lost(&db, missing.map(|(partition, _)| *partition)).await?;
-    for (partition, found) in found {
-        match found {
-            None => create(&config, &jetstream, partition, partitions).await?,
-            Some(found) => change(&config, &jetstream, found).await?,
+    let deadline = Instant::now() + PATIENCE;
+    let partitions = loop {
+        match create_or_check(&config, &db, &jetstream).await {
+            Err(error) if is_passing(&error) && Instant::now() < deadline => {
+                tracing::warn!("trying again: {error:#}");
+                tokio::time::sleep(RETRY).await;
+            }
+            done => break done?,
         }
-    }
+    };
     schema::create_partitions(&db, partitions).await?;
     tracing::info!(partitions, "the schema and the streams are ready");
     Ok(())
+}
+
+/// Whether a cluster that is not complete yet can be the reason.
+fn is_passing(error: &anyhow::Error) -> bool {
+    let is_of_cluster = |error: &jetstream::Error| {
+        use jetstream::ErrorCode as Code;
+        let passing = [
+            Code::CLUSTER_NO_PEERS,
+            Code::CLUSTER_NOT_ACTIVE,
+            Code::CLUSTER_NOT_ASSIGNED,
+            Code::CLUSTER_NOT_AVAILABLE,
+            Code::CLUSTER_NOT_LEADER,
+        ];
+        passing.contains(&error.error_code())
+    };
+    error.chain().any(|cause| {
+        if let Some(error) = cause.downcast_ref::<CreateStreamError>() {
+            match error.kind() {
+                CreateStreamErrorKind::TimedOut | CreateStreamErrorKind::JetStreamUnavailable => {
+                    true
+                }
+                CreateStreamErrorKind::JetStream(error) => is_of_cluster(&error),
+                _ => false,
+            }
+        } else if let Some(error) = cause.downcast_ref::<GetStreamError>() {
+            match error.kind() {
+                GetStreamErrorKind::Request => true,
+                GetStreamErrorKind::JetStream(error) => is_of_cluster(&error),
+                _ => false,
+            }
+        } else {
+            false
+        }
+    })
+}
+
+/// Creates or checks the streams; doing it again after a half of it is harmless.
+async fn create_or_check(
+    config: &Migrate,
+    db: &DatabaseConnection,
+    jetstream: &jetstream::Context,
+) -> anyhow::Result<u16> {
+    let partitions = choose_partitions(config, db, jetstream).await?;
+    // All are looked at before any is changed.
+    let mut found = Vec::new();
+    for partition in Partition::all(partitions) {
+        found.push((partition, find_and_check(jetstream, partition, partitions).await?));
+    }
+    stream::check_no_more(jetstream, partitions).await?;
+    let missing = found.iter().filter(|(_, found)| found.is_none());
+    refuse_lost(db, missing.map(|(partition, _)| *partition)).await?;
+    for (partition, found) in found {
+        match found {
+            None => create(config, jetstream, partition, partitions).await?,
+            Some(found) => change(config, jetstream, found).await?,
+        }
+    }
+    Ok(partitions)
 }
 
 /// The number of partitions is chosen once: by whoever comes first, for ever.

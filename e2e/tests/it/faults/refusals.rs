@@ -47,6 +47,28 @@ async fn processes_refuse_what_migrate_has_not_made() {
 }
 
 #[tokio::test]
+async fn migrate_waits_for_a_cluster_that_has_no_majority_yet() {
+    let mut stack = Stack::builder().cluster().partitions(2).start().await.unwrap();
+    let jetstream = jetstream::new(stack.nats.client().await.unwrap());
+    jetstream.delete_stream("CALLBACKS-01").await.unwrap();
+    for node in [1, 2] {
+        stack.nats.node_mut(node).kill9();
+    }
+    let program = stack.program("worker").unwrap().args(["migrate"]);
+    let mut migrate = stack.spawn(&program).unwrap();
+    let log = migrate.log();
+    stack
+        .wait_until("it tries again", SOON, async || {
+            log.text().contains("trying again: the broker")
+        })
+        .await;
+    stack.nats.restart().await.unwrap();
+    let status = migrate.wait(SOON).await.unwrap();
+    assert!(status.success(), "{}", log.text());
+    assert_eq!(streams(&jetstream::new(stack.nats.client().await.unwrap())).await.len(), 2);
+}
+
+#[tokio::test]
 async fn migrate_puts_no_empty_stream_in_the_place_of_one_that_was_applied() {
     let stack = Stack::builder().partitions(2).start().await.unwrap();
     let db = stack.db().await.unwrap();
