@@ -7,11 +7,13 @@ CARGO ?= cargo
 SECONDS ?= 60
 # What determines the faults of make soak; without it, it chooses one, and prints it.
 SEED ?=
-# NATS_SERVER, ACT, NODE, HAPROXY, ZIZMOR, ACTIONLINT and SHELLCHECK name programs to use instead of the installed ones,
-# FAKETIME a library, POSTGRES_BIN and SIGNING_LIBRARIES folders. SLOWHTTPTEST and WRK name those that make test-door runs.
+# NATS_SERVER, ACT, NODE, HAPROXY, PROMTOOL, ZIZMOR, ACTIONLINT and SHELLCHECK name programs to use instead of the installed
+# ones, FAKETIME a library, POSTGRES_BIN and SIGNING_LIBRARIES folders. SLOWHTTPTEST and WRK name those that make test-door
+# runs.
 ZIZMOR ?= .tools/bin/zizmor
 ACTIONLINT ?= .tools/bin/actionlint
 SHELLCHECK ?= .tools/bin/shellcheck
+PROMTOOL ?= .tools/debian/promtool
 
 .PHONY: help tools build check image test test-faults test-door test-workflow compose-test soak fuzz demo up bench clean
 
@@ -32,12 +34,15 @@ check: tools image ## Check the formatting, the lints, the documentation, the wo
 	"$(ACTIONLINT)" -shellcheck "$(SHELLCHECK)"
 	"$(SHELLCHECK)" .ci/compose-test .ci/fuzz .ci/run .ci/tools .ci/tools-debian .github/actions/*/*.sh deploy/*.sh
 	.ci/deploy
+	@.ci/tools-debian promtool=prometheus
+	"$(PROMTOOL)" check rules deploy/prometheus/ackline.rules.yml
+	"$(PROMTOOL)" test rules deploy/prometheus/test.yml
 
 image: ## Run the Dockerfile's steps without a container engine: PROFILE=release to build as it does
 	.ci/image
 
 test: tools build ## Run every test but the long ones
-	@.ci/tools-debian haproxy
+	@.ci/tools-debian haproxy promtool=prometheus
 	$(CARGO) test --workspace --locked --no-fail-fast --doc
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    $(CARGO) nextest run --workspace --locked --no-fail-fast; \

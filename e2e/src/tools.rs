@@ -85,6 +85,14 @@ pub fn haproxy() -> Result<PathBuf> {
     tool("HAPROXY", "debian/haproxy")
 }
 
+/// promtool: `PROMTOOL`, or what `.ci/tools-debian` found.
+///
+/// # Errors
+/// When it is not there.
+pub fn promtool() -> Result<PathBuf> {
+    tool("PROMTOOL", "debian/promtool")
+}
+
 /// wrk: `WRK`, or what `.ci/tools-debian` found.
 ///
 /// # Errors

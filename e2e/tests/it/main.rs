@@ -19,6 +19,7 @@ mod health;
 mod https;
 mod leaving;
 mod limits;
+mod metrics;
 mod secrets;
 mod senders;
 mod workflow;
