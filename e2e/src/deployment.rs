@@ -63,7 +63,8 @@ impl Deployment {
         let compose = Compose::read("deploy/cluster.env", &VARIABLES)?;
         let mut hosts = Hosts::new(temporary.path())?;
         let nodes = NODES.map(|name| hosts.node(name));
-        hosts.run_secrets(&[]).await?;
+        let servers = nodes.map(|ip| ip.to_string());
+        hosts.run_secrets(None, &servers).await?;
 
         let client = hosts.client("operator", "_INBOX_OPERATOR")?;
         let mut launched = Vec::new();
@@ -115,12 +116,12 @@ impl Deployment {
         Ok(Self { stack, ingresses, workers, load_balancer, compose, hosts, names })
     }
 
-    /// Makes the certificates anew, by the same authorities.
+    /// Makes the certificates anew, by the same authorities and for the names that they had.
     ///
     /// # Errors
     /// When that fails.
     pub async fn renew_certificates(&self) -> Result<()> {
-        self.hosts.run_secrets(&["--renew"]).await
+        self.hosts.run_secrets(Some("--renew"), &[]).await
     }
 
     /// A way to connect as a role, with the certificate that it has, and an inbox of this name.
@@ -310,14 +311,13 @@ impl Hosts {
         Ok(text.trim_end().to_owned())
     }
 
-    async fn run_secrets(&self, options: &[&str]) -> Result<()> {
+    /// Runs deploy/secrets.sh, for NATS servers that are also called these names.
+    async fn run_secrets(&self, option: Option<&str>, names: &[String]) -> Result<()> {
         let script = tools::workspace().join("deploy/secrets.sh");
-        let nodes = self.known.iter().filter(|(name, _)| name.ends_with(":4222"));
-        let servers = nodes.map(|(_, address)| address.ip().to_string());
         let mut process = Program::new("secrets", script, &self.dir)
-            .args(options)
+            .args(option)
             .args([self.secrets()])
-            .args(servers)
+            .args(names)
             .start()?;
         let status = process.wait(START_LIMIT).await?;
         ensure!(status.success(), "deploy/secrets.sh failed\n{}", process.log().tail(20));
