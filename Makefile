@@ -7,9 +7,9 @@ CARGO ?= cargo
 SECONDS ?= 60
 # What determines the faults of make soak; without it, it chooses one, and prints it.
 SEED ?=
-# NATS_SERVER, ACT, NODE, HAPROXY, PROMTOOL, ZIZMOR, ACTIONLINT and SHELLCHECK name programs to use instead of the installed
-# ones, FAKETIME a library, POSTGRES_BIN and SIGNING_LIBRARIES folders. SLOWHTTPTEST and WRK name those that make test-door
-# runs.
+# NATS_SERVER, ACT, NODE, HAPROXY, PROMTOOL, CHROMIUM, ZIZMOR, ACTIONLINT and SHELLCHECK name programs to use instead of the
+# installed ones, FAKETIME a library, POSTGRES_BIN, SIGNING_LIBRARIES, BROWSER_MODULES (a node_modules) and SCHEMATHESIS
+# folders. SLOWHTTPTEST and WRK name those that make test-door runs, and PYTHON the Python of .ci/tools and the tests.
 ZIZMOR ?= .tools/bin/zizmor
 ACTIONLINT ?= .tools/bin/actionlint
 SHELLCHECK ?= .tools/bin/shellcheck
@@ -20,7 +20,7 @@ PROMTOOL ?= .tools/debian/promtool
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-tools: ## Install nats-server, PostgreSQL, act, linters, node and libraries into .tools, once
+tools: ## Install nats-server, PostgreSQL, act, linters, node, schemathesis and libraries into .tools, once
 	@.ci/tools
 
 build: ## Build the programs
@@ -42,7 +42,7 @@ image: ## Run the Dockerfile's steps without a container engine: PROFILE=release
 	.ci/image
 
 test: tools build ## Run every test but the long ones
-	@.ci/tools-debian haproxy promtool=prometheus
+	@.ci/tools-debian haproxy promtool=prometheus chromium
 	$(CARGO) test --workspace --locked --no-fail-fast --doc
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    $(CARGO) nextest run --workspace --locked --no-fail-fast; \

@@ -101,6 +101,32 @@ pub fn wrk() -> Result<PathBuf> {
     tool("WRK", "debian/wrk")
 }
 
+/// Chromium: `CHROMIUM`, or what `.ci/tools-debian` found.
+///
+/// # Errors
+/// When it is not there.
+pub fn chromium() -> Result<PathBuf> {
+    tool("CHROMIUM", "debian/chromium")
+}
+
+/// The folder `node_modules` with what drives a browser and judges a page: `BROWSER_MODULES`, or the
+/// pinned one.
+///
+/// # Errors
+/// When it is not there.
+pub fn browser_modules() -> Result<PathBuf> {
+    tool("BROWSER_MODULES", "browser/node_modules")
+}
+
+/// The folder with the Python package schemathesis and all that it imports, for [`python`]:
+/// `SCHEMATHESIS`, or the pinned one.
+///
+/// # Errors
+/// When it is not there.
+pub fn schemathesis() -> Result<PathBuf> {
+    tool("SCHEMATHESIS", "schemathesis")
+}
+
 fn tool(variable: &str, pinned: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
         return PathBuf::from(&path)
@@ -109,8 +135,11 @@ fn tool(variable: &str, pinned: &str) -> Result<PathBuf> {
     }
     let path = workspace().join(".tools").join(pinned);
     path.canonicalize().with_context(|| {
-        let is_for_attacks = ["SLOWHTTPTEST", "WRK"].contains(&variable);
-        let target = if is_for_attacks { "test-door" } else { "tools" };
+        let target = match variable {
+            "SLOWHTTPTEST" | "WRK" => "test-door",
+            "CHROMIUM" | "HAPROXY" | "PROMTOOL" => "test",
+            _ => "tools",
+        };
         format!("{} is missing: run `make {target}`, or set {variable}", path.display())
     })
 }
