@@ -26,6 +26,7 @@ pub mod deployment;
 pub mod names;
 
 pub mod act;
+pub mod browser;
 pub mod load;
 
 pub mod check;

@@ -7,9 +7,11 @@
     reason = "tests fail by panicking"
 )]
 
+mod browser;
 mod expect;
 mod harness;
 mod raw;
+mod site;
 
 mod attacks;
 mod bad_input;

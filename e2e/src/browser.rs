@@ -1,0 +1,95 @@
+//! Runs tests of pages in a real browser: modules in `e2e/browser`, which say there what they see.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::process::{Process, Program};
+use crate::stack::poll;
+use crate::tools;
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// Above the patience of a script with what it waits for.
+const SCRIPT_LIMIT: Duration = Duration::from_secs(120);
+
+/// Headless, in a profile of its own, and without a word to anybody but the pages' servers on this
+/// machine. Its sandbox needs a user other than root, and rights that containers do not give; the
+/// pages are our own.
+const FLAGS: [&str; 20] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-extensions",
+    "--disable-sync",
+    "--disable-breakpad",
+    "--disable-background-timer-throttling",
+    "--disable-backgrounding-occluded-windows",
+    "--disable-renderer-backgrounding",
+    "--force-color-profile=srgb",
+    "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+    "--remote-debugging-port=0",
+];
+
+/// Runs `e2e/browser/SCRIPT` in a browser of its own, and returns its result. The script gets the
+/// parameters, which may be secret. Everything that both write is in a new folder in `dir`: their
+/// logs, the profile, and a picture of each page that a failed script leaves.
+///
+/// # Errors
+/// When the script fails, a page had a trouble (see `e2e/browser/page.mjs`), or it takes too long;
+/// with its last lines.
+pub async fn run(dir: &Path, script: &str, parameters: &Value) -> Result<Value> {
+    let path = tools::workspace().join("e2e/browser").join(script);
+    ensure!(path.is_file(), "{} is missing", path.display());
+    // Short, because the browser makes sockets in it, whose paths have a limit.
+    let home = tempfile::Builder::new().prefix("browser-").tempdir_in(dir)?.keep();
+
+    let browser = Program::new("chromium", tools::chromium()?, &home)
+        .args(FLAGS)
+        .args([format!("--user-data-dir={}", home.join("profile").display())])
+        .args(["about:blank"])
+        .start()?;
+    let devtools = devtools(&browser).await?;
+
+    let mut process = Program::new("script", tools::node()?, &home)
+        .env("BROWSER_MODULES", tools::browser_modules()?)
+        .env("DEVTOOLS", devtools)
+        .env("PARAMETERS", parameters.to_string())
+        .args([&path])
+        .start()?;
+    let failed = || {
+        let end = if browser.is_running() { String::new() } else { browser.log().tail(20) };
+        format!("{script} failed, and left what it saw in {}\n{end}", home.display())
+    };
+    let status = process.wait(SCRIPT_LIMIT).await.with_context(failed)?;
+    ensure!(status.success(), "{}{}", failed(), process.log().tail(40));
+    let output = process.log().stdout();
+    let result = output.lines().last().with_context(|| format!("{script} has no result"))?;
+    serde_json::from_str(result).with_context(|| format!("{script} printed no result: {result}"))
+}
+
+/// Waits for the browser to say where it can be driven from.
+async fn devtools(browser: &Process) -> Result<String> {
+    let log = browser.log();
+    let find = || log.find_line(|line| line.starts_with("DevTools listening on "));
+    let line = poll(START_LIMIT, async || {
+        find().map(Some).or_else(|| (!browser.is_running()).then_some(None))
+    })
+    .await
+    .flatten()
+    // It may have written the line and ended in between.
+    .or_else(find);
+    line.as_deref()
+        .and_then(|line| line.strip_prefix("DevTools listening on "))
+        .map(str::to_owned)
+        .with_context(|| format!("the browser does not start\n{}", log.tail(20)))
+}

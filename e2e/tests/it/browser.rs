@@ -1,0 +1,146 @@
+//! The harness for tests in a browser sees what is wrong with a page, and nothing where nothing is.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use e2e::browser;
+use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::site::{Answer, Site, answer};
+
+/// As strict as a page's can be: what judges the page must not need more.
+const POLICY: &str = "default-src 'none'; script-src 'self'; img-src http:; connect-src ws:; \
+    require-trusted-types-for 'script'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// A page with this in its body, and this as its script.
+async fn site(body: &'static str, script: &'static str) -> Result<Site> {
+    Site::start(move |request| match request.uri().path() {
+        "/" => page(body),
+        "/page.js" => answer(200, "text/javascript", script),
+        "/empty" => answer(204, "text/plain", ""),
+        _ => answer(404, "text/plain", "there is nothing here"),
+    })
+    .await
+}
+
+fn page(body: &str) -> Answer {
+    let html = format!(
+        r#"<!doctype html><html lang="en"><head><title>A page</title></head>
+        <body><main><h1>A page</h1>{body}</main><script src="/page.js"></script></body></html>"#
+    );
+    let mut answer = answer(200, "text/html; charset=utf-8", html);
+    answer.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    answer
+}
+
+/// What the harness sees of it, once its buttons were pressed and the expected troubles came.
+async fn look(body: &'static str, script: &'static str, expected: &[&str]) -> Result<Value> {
+    let (site, dir) = (site(body, script).await?, tempfile::tempdir()?);
+    let parameters = json!({ "url": site.url("/"), "expected": expected, "patience_ms": 1_000 });
+    browser::run(dir.path(), "harness.mjs", &parameters).await
+}
+
+/// The complaint about it.
+async fn complaint(body: &'static str, script: &'static str) -> Result<String> {
+    Ok(format!("{:#}", look(body, script, &[]).await.expect_err("the page has a trouble")))
+}
+
+#[tokio::test]
+async fn nothing_is_wrong_with_a_clean_page() -> Result<()> {
+    let script = "document.querySelector('button').onclick = () => { document.title = 'Pressed' }";
+    let seen = look("<button>Press</button>", script, &[]).await?;
+    assert_eq!(seen, json!({ "title": "Pressed", "violations": [] }));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_violation_of_accessibility_is_returned() -> Result<()> {
+    let seen = look("<button></button>", "", &[]).await?;
+    let violations = seen["violations"].as_array().unwrap();
+    let [violation] = violations.as_slice() else { panic!("{seen:#}") };
+    assert_eq!(violation["id"], "button-name");
+    assert_eq!(violation["impact"], "critical");
+    assert_eq!(violation["nodes"][0]["html"], "<button></button>");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_trouble_of_a_page_fails_the_test() -> Result<()> {
+    let cases = [
+        ("console.error('deliberate')", "console error: deliberate"),
+        ("console.warn('deliberate')", "console warning: deliberate"),
+        ("throw new Error('deliberate')", "error on the page: Error: delib"),
+        ("new Image().src = '/missing.png'", "the server responded with a status of 404"),
+        // Reserved for such a purpose; and nothing that is not on this machine is ever looked for.
+        ("new Image().src = 'http://elsewhere.example/'", "another origin: http://elsewhere.ex"),
+        ("new Image().src = 'http://elsewhere.example/'", "/: net::ERR_NAME_NOT_RESOLVED"),
+        ("new WebSocket('ws://elsewhere.example/')", "another origin: ws://elsewhere.ex"),
+        ("fetch('/empty').catch(() => {})", "Content Security Policy"),
+        ("eval('1')", "TrustedScript"),
+    ];
+    for (script, expected) in cases {
+        let complaint = complaint("", script).await?;
+        assert!(complaint.contains("pages were in trouble"), "{script}: {complaint}");
+        assert!(complaint.contains(expected), "{script}: {complaint}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_trouble_that_a_test_expects_must_come() -> Result<()> {
+    let script = "document.title = 'Said'; console.error('deliberate')";
+    let seen = look("", script, &["error: deliberate"]).await?;
+    assert_eq!(seen["title"], "Said");
+
+    let result = look("", "console.error('deliberate')", &["error: other"]).await;
+    let complaint = format!("{:#}", result.expect_err("the expected trouble does not come"));
+    assert!(complaint.contains("there was no trouble like /error: other/"), "{complaint}");
+    assert!(complaint.contains("trouble: console error: deliberate"), "{complaint}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_stays_of_a_test_that_is_given_up() -> Result<()> {
+    let (asked, dir) = (Arc::new(Notify::new()), tempfile::tempdir()?);
+    let site = {
+        let asked = Arc::clone(&asked);
+        Site::start(move |_| {
+            asked.notify_one();
+            page("")
+        })
+        .await?
+    };
+    let parameters = json!({ "url": site.url("/"), "expected": ["never"] });
+    let until_it_runs = async {
+        asked.notified().await;
+        processes_in(dir.path())
+    };
+    let running = tokio::select! {
+        result = browser::run(dir.path(), "harness.mjs", &parameters) => panic!("{result:?}"),
+        running = until_it_runs => running?,
+    };
+    assert!(running > 1, "the script and the browser run, but {running} are seen");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while processes_in(dir.path())? > 0 {
+        assert!(Instant::now() < deadline, "the browser still runs");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+/// How many processes have something to do with this folder.
+fn processes_in(dir: &Path) -> Result<usize> {
+    let dir = dir.to_string_lossy();
+    let is_in = |process: &Path, file| {
+        // It may just have ended.
+        let text = fs::read(process.join(file)).unwrap_or_default();
+        String::from_utf8_lossy(&text).contains(&*dir)
+    };
+    let processes = fs::read_dir("/proc")?.filter_map(|entry| Some(entry.ok()?.path()));
+    Ok(processes.filter(|process| is_in(process, "cmdline") || is_in(process, "environ")).count())
+}
