@@ -28,6 +28,7 @@ pub mod names;
 pub mod act;
 pub mod browser;
 pub mod load;
+pub mod schemathesis;
 
 pub mod check;
 pub mod crowd;

@@ -11,6 +11,7 @@ mod browser;
 mod expect;
 mod harness;
 mod raw;
+mod schemathesis;
 mod site;
 
 mod attacks;
