@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes what deploy/ and docker-compose.yml take from files: authorities and certificates for NATS, PostgreSQL's password,
-# and a secret to sign callbacks with. What is there already stays as it is.
+# a secret to sign callbacks with, and the console's token. What is there already stays as it is.
 #
 #   deploy/secrets.sh [DIR] [NAME...]     DIR is deploy/secrets by default; the NATS servers are also called these names
 #   deploy/secrets.sh --renew [DIR] [NAME...]   issues the certificates again, by the same authorities and for the same names
@@ -110,3 +110,4 @@ for role in ingress worker operator; do
 done
 secret postgres-password ''
 secret callback-secrets default:
+secret console-token ''

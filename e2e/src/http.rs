@@ -84,8 +84,10 @@ impl Client {
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> Result<Answer> {
-        let mut request =
-            Request::builder().method(method).uri(path).header(HOST, self.address.to_string());
+        let mut request = Request::builder().method(method).uri(path);
+        if headers.iter().all(|(name, _)| !name.eq_ignore_ascii_case(HOST.as_str())) {
+            request = request.header(HOST, self.address.to_string());
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -46,6 +46,27 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// One for each reason, so that all of them are shown before the first refusal.
+    pub(crate) const ALL: [Self; 17] = [
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::ShuttingDown,
+        Self::TooMany,
+        Self::BrokerDown,
+        Self::BodyTooLarge,
+        Self::BodyTooSlow,
+        Self::GaveWay,
+        Self::BodyBroken,
+        Self::Signature(Refused::Missing),
+        Self::Signature(Refused::Malformed),
+        Self::Signature(Refused::Wrong),
+        Self::Signature(Refused::Scheme),
+        Self::Signature(Refused::Replay),
+        Self::Malformed(Malformed::Json),
+        Self::StreamFull,
+        Self::NotConfirmed,
+    ];
+
     /// The status of the answer.
     pub(crate) fn status(self) -> StatusCode {
         match self {

@@ -31,6 +31,7 @@ pub mod sign;
 
 use std::sync::Arc;
 
+use shared::ops;
 use shared::shutdown::Leaving;
 use shared::telemetry::PrometheusHandle;
 use tokio::net::TcpListener;
@@ -85,9 +86,9 @@ pub async fn serve(
     let mut link = tokio::spawn(link.run(unlink.clone()));
 
     let readiness = readiness(link_state.clone(), shutdown.clone());
-    let ops = {
-        let limits = shared::ops::LIMITS;
-        tokio::spawn(shared::ops::serve(ops_listener, limits, readiness, metrics, unlink.clone()))
+    let serving_ops = {
+        let (limits, rest) = (ops::LIMITS, ops::nothing_else());
+        tokio::spawn(ops::serve(ops_listener, limits, readiness, metrics, rest, unlink.clone()))
     };
 
     let (keys, current_keys) = watch::channel(Arc::new(config.keys));
@@ -123,7 +124,7 @@ pub async fn serve(
     let finished = finished.await.is_ok();
     unlink.cancel();
     link.await??;
-    ops.await?;
+    serving_ops.await?;
     if finished { Ok(()) } else { Err(ServeError::Unfinished) }
 }
 

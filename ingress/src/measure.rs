@@ -10,11 +10,13 @@ use metrics::{
 };
 use shared::places::Place;
 
+use crate::answer::Refusal;
 use crate::signature::{Keys, Scheme};
 
 const ACCEPTED: &str = "ackline_ingress_accepted_total";
 const REFUSED: &str = "ackline_ingress_refused_total";
 const VERIFIED: &str = "ackline_ingress_verified_total";
+const DUPLICATES: &str = "ackline_ingress_duplicates_total";
 const RELOADS: &str = "ackline_ingress_reloads_total";
 const PUBLISH_SECONDS: &str = "ackline_ingress_publish_seconds";
 const BUNDLE_CALLBACKS: &str = "ackline_ingress_bundle_callbacks";
@@ -34,12 +36,23 @@ pub(crate) fn describe() {
     describe_counter!(REFUSED, "Requests that were not answered with 200, by reason");
     describe_counter!(VERIFIED, "Signatures that held, by the id of the key and the scheme");
     describe_counter!(RELOADS, "Files that were read again on SIGHUP, by what and outcome");
+    describe_counter!(DUPLICATES, "Bundles that the stream had already when they were sent again");
     describe_histogram!(PUBLISH_SECONDS, "From a bundle's first publish to its confirmation");
     describe_histogram!(BUNDLE_CALLBACKS, "Callbacks in a confirmed bundle");
     describe_gauge!(IN_FLIGHT, "Requests whose callback is held in memory");
     describe_gauge!(BROKER_UP, "1 while the broker is connected and its streams are as they must");
     broker_up(false);
     ALL_IN_FLIGHT.set(0.0);
+    ALL_ACCEPTED.increment(0);
+    counter!(DUPLICATES).increment(0);
+    for refusal in Refusal::ALL {
+        counter!(REFUSED, "reason" => refusal.reason()).increment(0);
+    }
+    for what in ["secrets", "certificate"] {
+        for outcome in ["done", "failed"] {
+            counter!(RELOADS, "what" => what, "outcome" => outcome).increment(0);
+        }
+    }
 }
 
 pub(crate) fn accepted() {
@@ -71,6 +84,11 @@ pub(crate) fn reloaded(what: &'static str, done: bool) {
 pub(crate) fn confirmed(took: Duration, callbacks: usize) {
     EACH_PUBLISH.record(took);
     EACH_BUNDLE.record(callbacks as f64);
+}
+
+/// A bundle was confirmed that an earlier attempt had stored.
+pub(crate) fn duplicate() {
+    counter!(DUPLICATES).increment(1);
 }
 
 pub(crate) fn broker_up(up: bool) {

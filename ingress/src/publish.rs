@@ -113,6 +113,9 @@ async fn attempt(up: &Up, bundle: &Bundle) -> Result<(), Failure> {
         Err(error) => Err(error),
     }
     .map_err(|error| Failure::of(&error))?;
+    if ack.duplicate {
+        measure::duplicate();
+    }
     if ack.stream != stream {
         return Err(Failure::Unconfirmed(format!("the stream {} confirmed it", ack.stream)));
     }

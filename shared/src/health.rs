@@ -4,19 +4,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use bytes::Bytes;
 use clap::Args;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper::header::HOST;
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use hyper::StatusCode;
 
+use crate::ask;
 use crate::config::{Invalid, Problems, listen_address};
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-const ANSWER_BYTES: usize = 64 * 1024;
 
 /// `ingress health` and `worker health`.
 #[derive(Debug, Args)]
@@ -56,7 +50,7 @@ impl HealthArgs {
         let address = problems.take("--ops-listen (OPS_LISTEN)", listen_address(text));
         let address = reachable(problems.finish(address)?);
         let failed = |why: String| HealthError::NoAnswer { address, why };
-        match tokio::time::timeout(ANSWER_LIMIT, ask(address)).await {
+        match tokio::time::timeout(ANSWER_LIMIT, ask::get(address, "/readyz")).await {
             Err(_) => Err(failed(format!("nothing within {ANSWER_LIMIT:?}"))),
             Ok(Err(error)) => Err(failed(error.to_string())),
             Ok(Ok((StatusCode::OK, _))) => Ok(()),
@@ -76,18 +70,4 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
         _ => {}
     }
     address
-}
-
-async fn ask(
-    address: SocketAddr,
-) -> Result<(StatusCode, String), Box<dyn std::error::Error + Send + Sync>> {
-    let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let request =
-        Request::get("/readyz").header(HOST, address.to_string()).body(Empty::<Bytes>::new())?;
-    let connection = tokio::spawn(connection);
-    let (head, body) = sender.send_request(request).await?.into_parts();
-    let body = Limited::new(body, ANSWER_BYTES).collect().await?.to_bytes();
-    connection.abort();
-    Ok((head.status, String::from_utf8_lossy(&body).into_owned()))
 }

@@ -7,6 +7,7 @@ pub mod partition;
 pub mod bundle;
 pub mod stream;
 
+pub mod ask;
 pub mod broker;
 pub mod config;
 pub mod file;

@@ -1,12 +1,15 @@
-//! The ops listener: `/livez`, `/readyz` and `/metrics`, for those who run Ackline.
+//! The ops listener: `/livez`, `/readyz` and `/metrics`, for those who run Ackline, and what else a
+//! program has to show them.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -29,29 +32,59 @@ pub const LIMITS: Limits = Limits {
 /// line is a reason for people.
 pub type Readiness = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
+/// The body of an answer: whole, or a stream of events.
+pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Answers every other path.
+pub type Rest = Arc<
+    dyn Fn(Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> + Send + Sync,
+>;
+
+/// For a process that shows nothing else.
+#[must_use]
+pub fn nothing_else() -> Rest {
+    Arc::new(|_| {
+        Box::pin(std::future::ready(plain(StatusCode::NOT_FOUND, "not found\n".to_owned())))
+    })
+}
+
 /// Serves the listener until `shutdown`; [`LIMITS`] are what it is given outside tests.
 pub async fn serve(
     listener: TcpListener,
     limits: Limits,
     readiness: Readiness,
     metrics: PrometheusHandle,
+    rest: Rest,
     shutdown: CancellationToken,
 ) {
-    let handler = move |request| std::future::ready(answer(&request, &readiness, &metrics));
+    let handler = move |request: Request<Incoming>| {
+        let answer = answer(&request, &readiness, &metrics);
+        let rest = Arc::clone(&rest);
+        async move {
+            match answer {
+                Some(answer) => answer,
+                None => rest(request).await,
+            }
+        }
+    };
     let leaving = Leaving::after(&shutdown, Duration::ZERO);
     // What is in flight then only looks at a process that ends.
     let _ = listener::serve("ops", listener, None, limits, handler, leaving).await;
 }
 
+/// What both programs show; none for another path.
 fn answer(
     request: &Request<Incoming>,
     readiness: &Readiness,
     metrics: &PrometheusHandle,
-) -> Response<Full<Bytes>> {
+) -> Option<Response<Body>> {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     let (status, body) = match request.uri().path() {
         "/livez" | "/readyz" | "/metrics" if !is_read => {
-            (StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n".to_owned())
+            let mut refusal =
+                plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n".to_owned());
+            refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return Some(refusal);
         }
         "/livez" => (StatusCode::OK, "ok\n".to_owned()),
         "/readyz" => match readiness() {
@@ -59,18 +92,18 @@ fn answer(
             reasons => (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
         },
         "/metrics" => (StatusCode::OK, metrics.render()),
-        _ => (StatusCode::NOT_FOUND, "not found\n".to_owned()),
+        _ => return None,
     };
-    let mut response = Response::new(Full::from(body));
+    Some(plain(status, body))
+}
+
+fn plain(status: StatusCode, body: String) -> Response<Body> {
+    let body = Full::from(body).map_err(|never| match never {}).boxed_unsync();
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        hyper::header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
-    );
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        headers.insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
-    }
+    headers
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     response
 }
 
@@ -108,7 +141,7 @@ mod tests {
         let readiness: Readiness = Arc::new(|| vec!["x".repeat(1 << 20)]);
         let metrics = PrometheusBuilder::new().build_recorder().handle();
         let shutdown = CancellationToken::new();
-        tokio::spawn(serve(listener, limits, readiness, metrics, shutdown.clone()));
+        tokio::spawn(serve(listener, limits, readiness, metrics, nothing_else(), shutdown.clone()));
         (address, shutdown.drop_guard())
     }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use async_nats::jetstream;
+use chrono::{DateTime, Utc};
 
 use crate::event::Incoming;
 
@@ -16,6 +17,8 @@ pub struct Received {
     pub seq: i64,
     /// Its `Nats-Msg-Id`.
     pub msg_id: Option<String>,
+    /// When the stream stored it, in microseconds.
+    pub stored_at: DateTime<Utc>,
     pub(crate) message: jetstream::Message,
 }
 

@@ -1,5 +1,6 @@
 //! Applies a batch in one transaction: fence, load, fold, write, commit.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
@@ -34,7 +35,9 @@ pub enum ApplyError {
 #[derive(Debug, Default)]
 pub struct Applied {
     /// How many events had which effect.
-    pub effects: std::collections::BTreeMap<&'static str, u64>,
+    pub effects: BTreeMap<&'static str, u64>,
+    /// How many of them were ignored for which reason.
+    pub ignored: BTreeMap<&'static str, u64>,
     in_row: InRow,
 }
 
@@ -42,6 +45,9 @@ impl Applied {
     fn add(&mut self, plan: Plan) {
         for (effect, count) in plan.effects {
             *self.effects.entry(effect).or_default() += count;
+        }
+        for (reason, count) in plan.ignored {
+            *self.ignored.entry(reason).or_default() += count;
         }
         self.in_row.then(plan.in_row);
     }
@@ -78,8 +84,13 @@ pub async fn apply(
     limits: Limits,
 ) -> Result<Applied, ApplyError> {
     let stream_created_at = basis.created_at;
-    let checkpoint =
-        Checkpoint { seq: last.seq, msg_id: last.msg_id.as_deref(), stream_created_at };
+    let checkpoint = Checkpoint {
+        seq: last.seq,
+        msg_id: last.msg_id.as_deref(),
+        received_at: last.stored_at,
+        stream_created_at,
+        callbacks: incoming.len(),
+    };
 
     // Savepoints cost two round trips, so only a batch that was refused pays for them.
     let attempt = |bisect| attempt(db, mine, incoming, &checkpoint, &basis.decided, limits, bisect);

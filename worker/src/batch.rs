@@ -35,6 +35,8 @@ pub struct Plan {
     pub dead_letters: Vec<DeadLetter>,
     /// How many events had which effect.
     pub effects: BTreeMap<&'static str, u64>,
+    /// How many of them were ignored for which reason.
+    pub ignored: BTreeMap<&'static str, u64>,
     /// Dead letters in a row at the end of the batch, and the most of them within it.
     pub in_row: InRow,
 }
@@ -104,6 +106,9 @@ pub fn fold(
         plan.in_row.now = 0;
         let presumes = matches!(event.body, Body::Lost { .. }) && outcome.changed;
         plan.count(if presumes { "presumed" } else { name(outcome.effect) });
+        if let (Effect::Ignored, Some(reason)) = (outcome.effect, outcome.reason) {
+            *plan.ignored.entry(reason).or_default() += 1;
+        }
         plan.events.extend(row);
         if let Some(job) = outcome.job {
             if outcome.changed {

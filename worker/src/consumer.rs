@@ -13,7 +13,6 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, HeaderMap, Statistics};
 use chrono::{DateTime, Utc};
 use futures::{FutureExt, StreamExt};
-use metrics::{Gauge, gauge};
 use shared::bundle;
 use shared::partition::Partition;
 use shared::stream::has_leader;
@@ -81,7 +80,6 @@ pub struct Feed {
     next_seq: i64,
     remembered: Remembered,
     ahead: Ahead,
-    lag: Gauge,
     /// What went wrong while it was read ahead: the next batch will not come.
     trouble: Option<Trouble>,
     /// A message that came too early. It is remembered, because whoever asks for its reason may
@@ -201,7 +199,6 @@ impl Feed {
             next_seq: start.max(1),
             remembered: Remembered::default(),
             ahead: Ahead::default(),
-            lag: gauge!("ackline_worker_lag_messages", "partition" => partition.to_string()),
             trouble: None,
             gap: None,
         };
@@ -286,7 +283,7 @@ impl Feed {
                 None => return Err(Trouble::Anomaly("the consumer ended".into())),
             };
             self.connection.check()?;
-            let (decoded, pending) = to_message(&message)
+            let decoded = to_message(&message)
                 .map_err(|error| Trouble::anomaly("a message without its position", error))?;
             let seq = decoded.seq;
             if seq < self.next_seq {
@@ -304,9 +301,9 @@ impl Feed {
             }
             self.next_seq += 1;
             self.remembered.add(decoded.at);
-            self.lag.set(pending as f64);
             let incoming = decode(&decoded, self.partition, self.partitions);
-            return Ok((Received { seq, msg_id: decoded.msg_id, message }, incoming));
+            let stored_at = micros(decoded.at);
+            return Ok((Received { seq, msg_id: decoded.msg_id, stored_at, message }, incoming));
         }
     }
 
@@ -347,11 +344,11 @@ impl Feed {
     }
 }
 
-/// A message as the broker delivered it, and how many are behind it.
-pub(crate) fn to_message(delivered: &jetstream::Message) -> anyhow::Result<(Message, u64)> {
+/// A message as the broker delivered it.
+pub(crate) fn to_message(delivered: &jetstream::Message) -> anyhow::Result<Message> {
     let info = delivered.info().map_err(|error| anyhow::anyhow!(error))?;
     let headers = delivered.headers.as_ref();
-    let message = Message {
+    Ok(Message {
         seq: i64::try_from(info.stream_sequence)?,
         msg_id: header(headers, async_nats::header::NATS_MESSAGE_ID.as_ref())
             .map(|id| kept_msg_id(&id)),
@@ -359,8 +356,7 @@ pub(crate) fn to_message(delivered: &jetstream::Message) -> anyhow::Result<(Mess
         subject: delivered.subject.as_str().into(),
         at: info.published,
         payload: delivered.payload.clone(),
-    };
-    Ok((message, info.pending))
+    })
 }
 
 /// Finds the orders after the checkpoint. There are some only after the database was restored, or

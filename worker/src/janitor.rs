@@ -17,6 +17,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use shared::partition::Partition;
 
 use crate::consumer::{kept_msg_id, micros};
+use crate::measure;
 use crate::ownership::Process;
 use crate::store::partitions::{self, Committed};
 
@@ -36,14 +37,9 @@ const RELIEF_PERCENT: u64 = 75;
 type Fault = Box<dyn Error + Send + Sync>;
 
 pub(crate) fn describe_metrics() {
-    use metrics::{describe_counter, describe_gauge};
-    describe_counter!(
+    metrics::describe_counter!(
         "ackline_worker_purged_messages_total",
         "Applied messages that were purged, by reason: horizon or pressure."
-    );
-    describe_gauge!(
-        "ackline_worker_replay_horizon_shrunk",
-        "Whether a partition's stream was too small for the replay horizon."
     );
 }
 
@@ -235,10 +231,7 @@ impl Janitor<'_> {
             );
         }
         self.shrunk = shrunk;
-        metrics::gauge!(
-            "ackline_worker_replay_horizon_shrunk", "partition" => self.partition.to_string()
-        )
-        .set(f64::from(u8::from(shrunk)));
+        measure::horizon_shrunk(self.partition, shrunk);
     }
 
     fn show_stuck(&mut self, stuck: bool) {

@@ -3,13 +3,13 @@
 pub mod config;
 
 pub mod ahead;
-mod census;
 pub mod consumer;
 pub mod decided;
 pub mod event;
 mod internal;
 pub mod janitor;
 pub mod liveness;
+mod measure;
 pub mod ownership;
 pub mod share;
 
@@ -25,6 +25,10 @@ pub mod migration;
 pub mod replay;
 
 pub mod audit;
+
+pub mod observe;
+pub mod redrive;
+pub mod web;
 
 pub mod ops;
 pub mod run;

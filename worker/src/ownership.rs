@@ -18,6 +18,7 @@ use crate::entity::partition::Model as Row;
 use crate::event::Incoming;
 use crate::janitor;
 use crate::liveness::{self, Silence};
+use crate::measure;
 use crate::share::{Place, Share};
 use crate::store::batch::Ownership;
 use crate::store::partitions::{self, Claim, Held};
@@ -158,7 +159,9 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
             Ok(Some(row)) => row,
             Ok(None) => {
                 drop(place);
-                held = None;
+                if held.take().is_some() {
+                    measure::lost(partition);
+                }
                 await_turn(&mut renewed, process.lease, &shutdown).await;
                 continue;
             }
@@ -168,7 +171,7 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
                 continue;
             }
         };
-        metrics::counter!("ackline_worker_acquisitions_total").increment(1);
+        measure::acquired();
         tracing::debug!(%partition, epoch = row.epoch, applied_seq = row.applied_seq, "acquired");
         held = Some(row.epoch);
         let applied_before = row.applied_seq;
@@ -192,7 +195,8 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
             }
             End::Fenced => {
                 held = None;
-                metrics::counter!("ackline_worker_fences_total").increment(1);
+                measure::fenced();
+                measure::lost(partition);
                 tracing::warn!(%partition, epoch = mine.epoch, "fenced: another worker owns it");
             }
             End::Anomaly(reason) => {
@@ -224,6 +228,7 @@ async fn changed(renewed: &mut watch::Receiver<Renewed>, mine: &Ownership) {
 /// Gives a partition back, if it is held.
 async fn release(process: &Process, partition: Partition, epoch: Option<i64>) {
     let Some(epoch) = epoch else { return };
+    measure::lost(partition);
     let number = i32::from(partition.number());
     if let Err(error) = partitions::release(&process.db, number, &process.id, epoch).await {
         tracing::warn!(%partition, %error, "not released: its lease must run out");
@@ -257,17 +262,12 @@ fn grow(backoff: &mut Duration) -> Duration {
 
 async fn report_stop(process: &Process, mine: &Ownership, partition: Partition, reason: &str) {
     tracing::error!(%partition, reason, "the partition is stopped; nothing of it is lost or skipped");
-    show_stopped(partition, true);
+    measure::stopped(partition, true);
     let written =
         partitions::set_stopped(&process.db, mine.partition, &mine.owner, mine.epoch, Some(reason));
     if let Err(error) = written.await {
         tracing::warn!(%partition, %error, "the reason of the stop is not written down");
     }
-}
-
-fn show_stopped(partition: Partition, stopped: bool) {
-    metrics::gauge!("ackline_worker_partition_stopped", "partition" => partition.to_string())
-        .set(f64::from(u8::from(stopped)));
 }
 
 /// Serves a partition from its acquisition, which was `begun` then, to whatever ends that.
@@ -289,7 +289,7 @@ async fn serve(
         },
         () = shutdown.cancelled() => return End::Shutdown,
     };
-    metrics::histogram!("ackline_worker_takeover_seconds").record(begun.elapsed().as_secs_f64());
+    measure::taken_over(begun.elapsed());
     if let Err(error) = forget_stop(process, mine, row, partition).await {
         return End::Anomaly(error.to_string());
     }
@@ -315,7 +315,7 @@ async fn forget_stop(
     if reason.starts_with(DEAD_LETTERS) {
         return Ok(());
     }
-    show_stopped(partition, false);
+    measure::stopped(partition, false);
     partitions::set_stopped(&process.db, mine.partition, &mine.owner, mine.epoch, None).await
 }
 
@@ -376,7 +376,7 @@ async fn read(
             Err(_) => return End::Anomaly("a batch took too long".into()),
         }
         known_since = Instant::now();
-        show_stopped(basis.partition, false);
+        measure::stopped(basis.partition, false);
         if let Some(last) = batch.messages.last() {
             feed.ack(last).await;
         }
@@ -418,9 +418,6 @@ async fn apply_up_to(
     };
     let begun = Instant::now();
     let applied = apply(&process.db, mine, last, incoming, basis, limits).await?;
-    metrics::histogram!("ackline_worker_batch_seconds").record(begun.elapsed().as_secs_f64());
-    for (effect, count) in applied.effects {
-        metrics::counter!("ackline_worker_events_total", "effect" => effect).increment(count);
-    }
+    measure::committed(begun.elapsed(), incoming, &applied);
     Ok(())
 }

@@ -84,7 +84,7 @@ impl Range {
         loop {
             let received = tokio::time::timeout_at(give_up, self.receive()).await;
             match received.unwrap_or_else(|_| Err(anyhow!("the broker does not deliver"))) {
-                Ok(message) => return Ok(to_message(&message)?.0),
+                Ok(message) => return to_message(&message),
                 Err(error) if Instant::now() >= give_up => return Err(error),
                 Err(_) => {
                     self.reading = None;

@@ -20,11 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::run::Run;
+use crate::observe::{Observer, Sources};
 use crate::ownership::{Process, Renewed, own};
 use crate::store::connection::{self, DatabaseUrl, Purpose};
 use crate::store::partitions;
 use crate::store::schema::{self, SchemaError};
-use crate::{census, janitor, liveness};
+use crate::web::{self, Backend};
+use crate::{janitor, liveness, measure};
 
 /// How long the last acks may take to leave.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
@@ -32,32 +34,10 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(1);
 
 fn describe_metrics() {
-    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
-    describe_counter!(
-        "ackline_worker_events_total",
-        "Events by effect: applied, unchanged, ignored, presumed (failed), revived, held, dead."
-    );
-    describe_counter!("ackline_worker_acquisitions_total", "Partitions that were acquired.");
-    describe_counter!(
-        "ackline_worker_fences_total",
-        "Partitions that were lost to another worker."
-    );
-    describe_gauge!("ackline_worker_partitions_owned", "Partitions that this process owns.");
-    describe_gauge!("ackline_worker_partition_stopped", "Whether a partition is stopped.");
-    describe_gauge!("ackline_worker_lag_messages", "Messages of a partition still to be read.");
-    describe_histogram!(
-        "ackline_worker_batch_seconds",
-        Unit::Seconds,
-        "From a batch's first statement to its commit."
-    );
-    describe_histogram!(
-        "ackline_worker_takeover_seconds",
-        Unit::Seconds,
-        "From acquiring a partition to reading it, the message at its checkpoint checked."
-    );
+    measure::describe();
     janitor::describe_metrics();
     liveness::describe_metrics();
-    census::describe_metrics();
+    shared::listener::describe_metrics();
 }
 
 /// Consumes and applies until `shutdown`.
@@ -66,23 +46,26 @@ fn describe_metrics() {
 /// When the database or the streams are not what this binary needs, or the shutdown took longer
 /// than its grace. What is merely unreachable is waited for.
 pub async fn run(
-    config: Run,
+    mut config: Run,
     ops_listener: TcpListener,
     metrics: PrometheusHandle,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     describe_metrics();
-    shared::listener::describe_metrics();
     let sole_worker = connection::lock(&config.database)?;
     let renewals = watch::channel(Renewed::nothing());
     let (health, status) = watch::channel(Health::default());
     tracing::info!(ops = %ops_listener.local_addr()?, worker = config.name, "listening");
     let ops_end = CancellationToken::new();
+    let (observer, view) = Observer::new();
+    let (backend, current_backend) = watch::channel(None);
+    let settings = std::mem::take(&mut config.web);
     let ops_task = tokio::spawn(ops::serve(
         ops_listener,
         ops::LIMITS,
         readiness(status, config.lease),
         metrics,
+        web::rest(view, current_backend, settings, ops_end.clone()),
         ops_end.clone(),
     ));
 
@@ -111,6 +94,12 @@ pub async fn run(
         ),
     }
 
+    let look = retry("the database can't be reached", &shutdown, Ok, async || {
+        connection::connect(&config.database, Purpose::Look).await
+    });
+    let Some(look) = look.await? else { return Ok(()) };
+    backend.send_replace(Some(Backend { db: look.clone(), jetstream: jetstream.clone() }));
+
     let process = Arc::new(Process {
         id: uuid::Uuid::new_v4().simple().to_string(),
         db: db.clone(),
@@ -137,13 +126,18 @@ pub async fn run(
     owners.close();
     let renewing =
         tokio::spawn(renew(Arc::clone(&process), config.name.clone(), renewals.0, health));
-    let counting = tokio::spawn(census::take(Arc::clone(&process)));
+    let sources = Sources {
+        db: look.clone(),
+        jetstream: Some(process.jetstream.clone()),
+        ingresses: config.ingresses.clone(),
+    };
+    let observing = tokio::spawn(observer.run(sources, process.renewed.clone(), config.silence));
 
     shutdown.cancelled().await;
     let ended = tokio::time::timeout(config.grace, async {
         owners.wait().await;
         renewing.abort();
-        counting.abort();
+        observing.abort();
         if let Err(error) = partitions::leave(&db, &process.id).await {
             tracing::warn!(%error, "this worker's row stays until another one removes it");
         }
@@ -152,6 +146,7 @@ pub async fn run(
         let _ = tokio::time::timeout(FLUSH_LIMIT, client.flush()).await;
         ops_end.cancel();
         let _ = ops_task.await;
+        let _ = look.close().await;
         let _ = db.close().await;
     })
     .await;
@@ -305,7 +300,7 @@ pub(crate) async fn renew(
         // A database that vanished without a word must not hold the renewals up when it is back.
         match tokio::time::timeout(lease, renewed).await {
             Ok(Ok((owned, free))) => {
-                metrics::gauge!("ackline_worker_partitions_owned").set(owned.len() as f64);
+                measure::owned(owned.len());
                 renewals.send_replace(Renewed { free: Arc::new(free), at, owned: Arc::new(owned) });
                 health.send_modify(|health| health.renewed_at = Some(Instant::now()));
             }

@@ -80,6 +80,7 @@ async fn start(data: &Path) -> Result<Stack> {
         .nats_port(nats)
         .ingress_listen(local(INGRESS), local(INGRESS_OPS))
         .worker_ops(local(WORKER_OPS))
+        .env("INGRESS_OPS", local(INGRESS_OPS).to_string())
         .stream_max_bytes(STREAM_MAX_BYTES)
         .keep_lines(KEPT_LINES);
     if let Ok(filter) = std::env::var("RUST_LOG") {
@@ -116,7 +117,8 @@ Send a callback:
   CALLBACK_SECRET=$(cat '{secret}') CALLBACK_URL={url} \\
     cargo run -q -p ingress -- send --status queued --job-id job-1 --agent-id agent-1 --region eu-central-1
 
-Look at the jobs:
+Look at the jobs, in a browser or in the terminal:
+  http://{worker}/
   DATABASE_URL='{database}' cargo run -q -p worker -- jobs list
   DATABASE_URL='{database}' cargo run -q -p worker -- jobs show job-1
 

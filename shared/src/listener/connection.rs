@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -50,7 +50,7 @@ pub(super) async fn run<H, F, B>(
 ) where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<B>>,
-    B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+    B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static,
 {
     let _counted = Counted::new(site.name);
     let silent_until = Instant::now() + site.limits.silence_timeout;
@@ -108,20 +108,20 @@ async fn serve<H, F, B, S>(
 where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<B>>,
-    B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+    B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static,
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let Site { http, handler, limits, leaving, crowded, .. } = site;
     let lost = place.lost();
-    let phase = Phase::new(limits, place, silent_until);
+    let phase = Arc::new(Phase::new(*limits, place, silent_until));
     let service = service_fn(async |request| {
         phase.begin()?;
+        let working = Working(Arc::clone(&phase));
         let mut answer = handler(request).await;
         if leaving.begun.is_cancelled() || crowded.load(Ordering::Relaxed) {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        phase.end();
-        Ok::<_, Lost>(answer)
+        Ok::<_, Lost>(answer.map(|body| Sent { body, _working: working }))
     });
     let stream = Observed { stream, phase: &phase };
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
@@ -179,8 +179,8 @@ impl Drop for Counted {
 }
 
 /// What the connection waits for, and until when.
-struct Phase<'a> {
-    limits: &'a Limits,
+struct Phase {
+    limits: Limits,
     now: Mutex<Now>,
 }
 
@@ -202,8 +202,8 @@ enum Waits {
     No,
 }
 
-impl<'a> Phase<'a> {
-    fn new(limits: &'a Limits, place: Place, silent_until: Instant) -> Self {
+impl Phase {
+    fn new(limits: Limits, place: Place, silent_until: Instant) -> Self {
         let now = Now { place, waits: Waits::Silent(silent_until), is_stopping: false };
         Self { limits, now: Mutex::new(now) }
     }
@@ -228,7 +228,7 @@ impl<'a> Phase<'a> {
         now.place.work()
     }
 
-    /// The handler has answered.
+    /// The answer has left.
     fn end(&self) {
         let mut now = self.now();
         let limit = if now.is_stopping { LINGER } else { self.limits.idle_timeout };
@@ -256,10 +256,46 @@ impl<'a> Phase<'a> {
     }
 }
 
+/// A request that is being worked on, until it is dropped.
+struct Working(Arc<Phase>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// The body of an answer: its request is worked on until hyper drops it, which is when all of it is
+/// written. A stream of events may take as long as its reader stays.
+struct Sent<B> {
+    body: B,
+    _working: Working,
+}
+
+impl<B: Body + Unpin> Body for Sent<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// A stream that tells when bytes arrive on it.
 struct Observed<'a, S> {
     stream: S,
-    phase: &'a Phase<'a>,
+    phase: &'a Phase,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Observed<'_, S> {

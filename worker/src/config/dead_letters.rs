@@ -5,10 +5,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use shared::broker::{BrokerArgs, Servers};
 use shared::config::{Invalid, Problems, duration};
-use shared::partition::{MAX_PARTITIONS, Partition};
 
 use super::{ListArgs, ReadArgs};
-use crate::event::Position;
+use crate::redrive::Place;
 use crate::store::connection::DatabaseUrl;
 
 /// `worker dead-letters`.
@@ -109,52 +108,5 @@ impl OrderArgs {
             })
         })();
         problems.finish(checked)
-    }
-}
-
-/// A dead letter's place, as `PARTITION/SEQUENCE/INDEX`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// The partition.
-    pub partition: Partition,
-    /// The position in its stream.
-    pub position: Position,
-}
-
-impl std::str::FromStr for Place {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let read = || {
-            let mut parts = text.split('/');
-            let partition = parts.next()?.parse().ok().filter(|number| *number < MAX_PARTITIONS)?;
-            let position =
-                Position { seq: parts.next()?.parse().ok()?, idx: parts.next()?.parse().ok()? };
-            parts
-                .next()
-                .is_none()
-                .then_some(Self { partition: Partition::new(partition), position })
-        };
-        read().ok_or_else(|| format!("\"{text}\" is not PARTITION/SEQUENCE/INDEX like 03/17/0"))
-    }
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}/{}", self.partition, self.position.seq, self.position.idx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_place_is_read_as_it_is_printed() {
-        let place: Place = "03/17/0".parse().unwrap();
-        assert_eq!(place.to_string(), "03/17/0");
-        for bad in ["", "3/17", "3/17/0/1", "x/1/0", "100/1/0", "3/-/0", "3/1/99999999999"] {
-            assert!(bad.parse::<Place>().is_err(), "{bad}");
-        }
     }
 }

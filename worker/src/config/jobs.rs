@@ -55,13 +55,7 @@ impl ListJobsArgs {
         let mut problems = Problems::default();
         let list = self.list.check(&mut problems);
         let status =
-            optional(&mut problems, "--status", self.status.as_deref(), |text| match text {
-                "queued" => Ok(Status::Queued),
-                "provisioning" => Ok(Status::Provisioning),
-                "running" => Ok(Status::Running),
-                "failed" => Ok(Status::Failed),
-                _ => Err(format!("\"{text}\" is not queued, provisioning, running or failed")),
-            });
+            optional(&mut problems, "--status", self.status.as_deref(), |text| text.parse());
         let json = self.list.read.json;
         let checked = list.zip(status).map(|((database, limit), status)| ListJobs {
             database,

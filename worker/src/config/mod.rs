@@ -36,7 +36,7 @@ pub enum Command {
     /// Create the schema and the streams, or check them.
     Migrate(migrate::MigrateArgs),
     /// Consume the streams and apply them.
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Ask the running worker on this machine whether it is ready; exits 1 with the reasons if not.
     Health(HealthArgs),
     /// Prove that what was accepted is what was applied. Exits 1 with the differences if not.

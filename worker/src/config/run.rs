@@ -1,18 +1,24 @@
 //! `worker run`.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
 use shared::broker::{BrokerArgs, Servers};
 use shared::config::{Invalid, Problems, duration, listen_address, number};
+use shared::file::InFile;
+use url::Url;
 
-use super::DatabaseArgs;
+use super::{DatabaseArgs, optional};
 use crate::liveness::Silence;
 use crate::store::connection::DatabaseUrl;
+use crate::web::{Token, WebSettings};
 
 /// Where `worker run` is looked at by default.
 pub const OPS_LISTEN: &str = "127.0.0.1:9081";
+
+const TOKEN: &str = "--console-token-file (CONSOLE_TOKEN_FILE)";
 
 /// `worker run`.
 #[derive(Debug, Args)]
@@ -23,9 +29,19 @@ pub struct RunArgs {
     /// The broker.
     #[command(flatten)]
     pub broker: BrokerArgs,
-    /// Where /livez, /readyz and /metrics are served.
+    /// Where the console, its API, /livez, /readyz and /metrics are served.
     #[arg(long, env = "OPS_LISTEN", default_value = OPS_LISTEN)]
     pub ops_listen: String,
+    /// The file with the token that the console demands; needed where others than this machine can
+    /// reach it.
+    #[arg(long, env = "CONSOLE_TOKEN_FILE", value_name = "FILE")]
+    pub console_token_file: Option<OsString>,
+    /// Where the workflows run, for links to their pages: https://github.com/OWNER/NAME.
+    #[arg(long, env = "REPOSITORY_URL", value_name = "URL")]
+    pub repository_url: Option<String>,
+    /// The ops listeners of ingresses, whose refusals the console shows: HOST:PORT,…
+    #[arg(long, env = "INGRESS_OPS", value_name = "HOST:PORT,…", default_value = "")]
+    pub ingress_ops: String,
     /// A name of this process for people.
     #[arg(long, env = "WORKER_ID", default_value = "worker")]
     pub worker_id: String,
@@ -61,6 +77,10 @@ pub struct Run {
     pub servers: Servers,
     /// The ops listener's address.
     pub ops_listen: SocketAddr,
+    /// The console's token and links.
+    pub web: WebSettings,
+    /// The ops listeners of ingresses.
+    pub ingresses: Vec<String>,
     /// The name for people.
     pub name: String,
     /// The lease.
@@ -88,6 +108,14 @@ impl RunArgs {
         let servers = self.broker.check(&mut problems);
         let ops_listen =
             problems.take("--ops-listen (OPS_LISTEN)", listen_address(&self.ops_listen));
+        let token = self.token(&mut problems, ops_listen);
+        let repository = optional(
+            &mut problems,
+            "--repository-url (REPOSITORY_URL)",
+            self.repository_url.as_deref(),
+            repository,
+        );
+        let ingresses = problems.take("--ingress-ops (INGRESS_OPS)", ingresses(&self.ingress_ops));
         let name = problems.take(
             "--worker-id (WORKER_ID)",
             if (1..=100).contains(&self.worker_id.len())
@@ -121,6 +149,8 @@ impl RunArgs {
                 database: database?,
                 servers: servers?,
                 ops_listen: ops_listen?,
+                web: WebSettings { token: token?, repository: repository? },
+                ingresses: ingresses?,
                 name: name?,
                 lease: lease?,
                 batch_max: batch_max?,
@@ -132,6 +162,52 @@ impl RunArgs {
         })();
         problems.finish(checked)
     }
+}
+
+impl RunArgs {
+    /// The console's token. Whoever reaches the ops listener from elsewhere must show one.
+    fn token(&self, problems: &mut Problems, ops: Option<SocketAddr>) -> Option<Option<Token>> {
+        match InFile::take(problems, TOKEN, self.console_token_file.as_ref())? {
+            Some(file) => {
+                let token = file.password().map_err(|unusable| problems.note(unusable.to_string()));
+                problems.take(TOKEN, Token::new(&token.ok()?)).map(Some)
+            }
+            None if ops.is_none_or(|ops| ops.ip().is_loopback()) => Some(None),
+            None => {
+                problems.note(format!(
+                    "{TOKEN}: must name a file with a token, because --ops-listen (OPS_LISTEN) is \
+                     not an address of this machine only; or listen on {OPS_LISTEN}"
+                ));
+                None
+            }
+        }
+    }
+}
+
+/// The page of a repository.
+fn repository(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text.trim()).ok().filter(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    });
+    url.ok_or_else(|| "must be like https://github.com/OWNER/NAME".to_owned())
+}
+
+/// Names of ops listeners, by commas.
+fn ingresses(text: &str) -> Result<Vec<String>, String> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names
+        .map(|name| {
+            let is_sound = name.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+            });
+            let why = || format!("{name:?} is not HOST:PORT like 127.0.0.1:9080");
+            is_sound.then(|| name.to_owned()).ok_or_else(why)
+        })
+        .collect()
 }
 
 /// A timeout of jobs: shorter ones could not be told from the pauses of a healthy system.

@@ -2,9 +2,12 @@
 
 use sea_orm::entity::prelude::*;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Why a callback is here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, DeriveActiveEnum, Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, DeriveActiveEnum, Serialize, ToSchema,
+)]
 #[sea_orm(rs_type = "String", db_type = "Text", rename_all = "lowercase")]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -14,6 +17,18 @@ pub enum State {
     Held,
     /// It was dead, and an operator decided that it takes no effect. Kept on record.
     Discarded,
+}
+
+impl State {
+    /// The word that stands for it everywhere.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dead => "dead",
+            Self::Held => "held",
+            Self::Discarded => "discarded",
+        }
+    }
 }
 
 /// One callback, or one whole message that could not be decoded, at its position.

@@ -47,6 +47,12 @@ pub struct Model {
     /// When its owner was last known to be there: written with every renewal, and by whoever gives
     /// the partition back.
     pub watched_until: Option<DateTimeUtc>,
+    /// How many callbacks and internal events were applied, of whatever outcome.
+    pub applied_callbacks: i64,
+    /// When the checkpoint was set, by the database's clock.
+    pub applied_at: Option<DateTimeUtc>,
+    /// When the stream stored the message at the checkpoint.
+    pub applied_received_at: Option<DateTimeUtc>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

@@ -9,6 +9,7 @@ mod m20261101_000001_first;
 mod m20261123_000002_gaps;
 mod m20261123_000003_replay;
 mod m20261123_000004_silence;
+mod m20261124_000005_progress;
 
 use sea_orm_migration::prelude::*;
 
@@ -30,6 +31,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000002_gaps::Migration),
             Box::new(m20261123_000003_replay::Migration),
             Box::new(m20261123_000004_silence::Migration),
+            Box::new(m20261124_000005_progress::Migration),
         ]
     }
 }

@@ -9,7 +9,8 @@ use crate::entity::job::{Failure, Model as Job};
 use crate::ops::open;
 use crate::ops::print::{Table, json, printable, text, time, word};
 use crate::store::connection::Purpose;
-use crate::store::{dead_letters, read};
+use crate::store::dead_letters::{self, LetterFilter};
+use crate::store::read::{self, JobFilter};
 
 /// How many dead letters of a job are counted.
 const LETTERS: u64 = 10_000;
@@ -23,12 +24,14 @@ pub async fn run(command: JobsCommand, out: &mut impl Write) -> anyhow::Result<(
         JobsCommand::List(args) => {
             let config = args.check()?;
             let db = open(&config.database, Purpose::Read).await?;
-            let jobs = read::jobs(&db, config.status, config.limit).await?;
+            let filter = JobFilter { status: config.status, ..JobFilter::default() };
+            let jobs = read::jobs(&db, &filter, None, config.limit).await?;
             if config.json { json(out, &jobs) } else { list(out, &jobs) }
         }
         JobsCommand::Show { id, read } => {
             let db = open(&read.check()?, Purpose::Read).await?;
-            let dead_letters = dead_letters::list(&db, Some(&id), false, LETTERS).await?;
+            let of_job = LetterFilter { job_id: Some(id.clone()), ..LetterFilter::default() };
+            let dead_letters = dead_letters::list(&db, &of_job, None, LETTERS).await?;
             let Some(job) = read::job(&db, &id).await? else {
                 if dead_letters.is_empty() {
                     bail!("there is no job {id:?}");

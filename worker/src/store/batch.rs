@@ -39,8 +39,12 @@ pub struct Checkpoint<'a> {
     pub seq: i64,
     /// Its `Nats-Msg-Id`.
     pub msg_id: Option<&'a str>,
+    /// When its stream stored it.
+    pub received_at: DateTime<Utc>,
     /// When its stream was created.
     pub stream_created_at: DateTime<Utc>,
+    /// How many callbacks and internal events the batch holds.
+    pub callbacks: usize,
 }
 
 /// The fence: moves the checkpoint and renews the lease, if the row still is as its owner left it.
@@ -55,15 +59,20 @@ pub async fn fence(
     lease: Duration,
 ) -> Result<bool, DbErr> {
     use partition::Column;
+    let backend = transaction.get_database_backend();
+    let callbacks = i64::try_from(checkpoint.callbacks).unwrap_or(i64::MAX);
     let result = partition::Entity::update_many()
         .col_expr(Column::AppliedSeq, Expr::value(checkpoint.seq))
         .col_expr(Column::AppliedMsgId, Expr::value(checkpoint.msg_id))
         .col_expr(Column::StreamCreatedAt, Expr::value(checkpoint.stream_created_at))
+        .col_expr(Column::AppliedReceivedAt, Expr::value(checkpoint.received_at))
+        .col_expr(Column::AppliedAt, clock(backend, Duration::ZERO))
+        .col_expr(Column::AppliedCallbacks, Expr::col(Column::AppliedCallbacks).add(callbacks))
         .col_expr(Column::RulesFromSeq, rules_from_seq(mine.applied_seq))
         .col_expr(Column::RulesVersion, Expr::value(RULES_VERSION))
         // A batch that commits is the proof that nothing stops the partition any more.
         .col_expr(Column::StoppedReason, Expr::value(Option::<String>::None))
-        .col_expr(Column::LeaseUntil, clock(transaction.get_database_backend(), lease))
+        .col_expr(Column::LeaseUntil, clock(backend, lease))
         .filter(Column::Partition.eq(mine.partition))
         .filter(Column::Epoch.eq(mine.epoch))
         .filter(Column::Owner.eq(mine.owner.as_str()))

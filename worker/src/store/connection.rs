@@ -21,6 +21,10 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 const CHANGE_IDLE_LIMIT: Duration = Duration::from_secs(3);
 /// Connections of one process to PostgreSQL: few, so that batches grow by themselves under load.
 const MAX_CONNECTIONS: u32 = 4;
+/// Connections of one process for those who look.
+const LOOK_CONNECTIONS: u32 = 2;
+/// How long a statement of theirs may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 /// For how long a connection that is not used is taken to be sound without a look at it.
 const TESTED_FOR: Duration = Duration::from_secs(1);
 
@@ -110,6 +114,8 @@ pub enum Purpose {
     Migrate,
     /// To look; what is not there is not created.
     Read,
+    /// To look again and again beside an owner of this process, never for long.
+    Look,
     /// To change what is there, by hand.
     Change,
     /// To own partitions for this long without a word.
@@ -125,12 +131,17 @@ pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConn
         DatabaseUrl::Sqlite { url, .. } => {
             let mut options = ConnectOptions::new(url);
             // One connection is SQLite's one writer.
-            options.max_connections(1).map_sqlx_sqlite_opts(move |options| {
+            options.max_connections(match purpose {
+                // A reader sees what is committed while the writer writes.
+                Purpose::Look => LOOK_CONNECTIONS,
+                _ => 1,
+            });
+            options.map_sqlx_sqlite_opts(move |options| {
                 let options = options
                     .journal_mode(SqliteJournalMode::Wal)
                     .synchronous(SqliteSynchronous::Full)
                     .busy_timeout(STATEMENT_TIMEOUT);
-                if matches!(purpose, Purpose::Read | Purpose::Change) {
+                if matches!(purpose, Purpose::Read | Purpose::Look | Purpose::Change) {
                     options.create_if_missing(false)
                 } else {
                     options
@@ -142,18 +153,25 @@ pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConn
             let password = password.as_ref().map(InFile::password).transpose();
             let password = password.map_err(|unusable| DbErr::Custom(unusable.to_string()))?;
             let mut options = ConnectOptions::new(url);
-            options.max_connections(MAX_CONNECTIONS).set_application_name("ackline-worker");
+            options.max_connections(match purpose {
+                Purpose::Look => LOOK_CONNECTIONS,
+                _ => MAX_CONNECTIONS,
+            });
+            options.set_application_name("ackline-worker");
             // One that a batch has just given back was looked at then.
             options.test_before_acquire_if_idle_for(TESTED_FOR);
             if purpose != Purpose::Migrate {
-                options.statement_timeout(STATEMENT_TIMEOUT);
+                options.statement_timeout(match purpose {
+                    Purpose::Look => LOOK_TIMEOUT,
+                    _ => STATEMENT_TIMEOUT,
+                });
             }
             let idle = match purpose {
                 // A paused owner must not hold its locks for longer than its lease.
                 Purpose::Own(lease) => Some(lease / 2),
                 // Nor may a paused command hold an owner up.
                 Purpose::Change => Some(CHANGE_IDLE_LIMIT),
-                Purpose::Migrate | Purpose::Read => None,
+                Purpose::Migrate | Purpose::Read | Purpose::Look => None,
             };
             let idle_ms = idle.map(|idle| idle.as_millis().max(1).to_string());
             // Every look of an owner has its index. But without statistics, as in a young database,

@@ -79,22 +79,40 @@ pub async fn discard(transaction: &DatabaseTransaction, letter: &Model) -> Resul
     Ok(())
 }
 
-/// Letters, oldest first by partition; discarded ones only when asked for.
+/// Which letters are looked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LetterFilter {
+    /// Only those of this job.
+    pub job_id: Option<String>,
+    /// Only those in this state; if none is said, all but the discarded ones.
+    pub state: Option<State>,
+    /// With the discarded ones, if no state is said.
+    pub discarded: bool,
+}
+
+/// At most `limit` letters, by position, from behind `after` (a partition and a position in it) on.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn list(
     db: &impl ConnectionTrait,
-    job_id: Option<&str>,
-    discarded: bool,
+    filter: &LetterFilter,
+    after: Option<(i32, Position)>,
     limit: u64,
 ) -> Result<Vec<Model>, DbErr> {
     let mut query = Entity::find();
-    if let Some(job_id) = job_id {
-        query = query.filter(Column::JobId.eq(job_id));
+    if let Some(job_id) = &filter.job_id {
+        query = query.filter(Column::JobId.eq(job_id.as_str()));
     }
-    if !discarded {
-        query = query.filter(Column::State.ne(State::Discarded));
+    match filter.state {
+        Some(state) => query = query.filter(Column::State.eq(state)),
+        None if !filter.discarded => query = query.filter(Column::State.ne(State::Discarded)),
+        None => {}
+    }
+    if let Some((partition, Position { seq, idx })) = after {
+        let place = [Column::Partition, Column::Seq, Column::Idx].map(Expr::col);
+        let bound = [Expr::value(partition), Expr::value(seq), Expr::value(idx)];
+        query = query.filter(Expr::tuple(place).gt(Expr::tuple(bound)));
     }
     query
         .order_by_asc(Column::Partition)

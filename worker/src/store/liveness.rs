@@ -1,4 +1,4 @@
-//! Which jobs are silent, and how many there are of each status.
+//! Which jobs are silent.
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, ExprTrait, Query, SelectStatement, UnionType};
@@ -7,7 +7,6 @@ use sea_orm::{
     QuerySelect, QueryTrait,
 };
 
-use super::partitions::clock;
 use crate::entity::{dead_letter, job};
 
 /// A job that has been silent for too long, and the position of its last sign of life.
@@ -129,39 +128,4 @@ pub async fn soonest(db: &DatabaseConnection, partition: i32) -> Result<Soonest,
     let found =
         Soonest::find_by_statement(db.get_database_backend().build(&select)).one(db).await?;
     Ok(found.unwrap_or_default())
-}
-
-/// The jobs of one status.
-#[derive(Debug, FromQueryResult)]
-pub struct Counted {
-    /// The status.
-    pub status: job::Status,
-    /// How many have it.
-    pub jobs: i64,
-    /// When the one was last heard of that was heard of longest ago.
-    pub oldest: DateTime<Utc>,
-    /// Now, by the database's clock.
-    pub now: DateTime<Utc>,
-}
-
-/// Counts the jobs of these partitions, by status; what there is none of is left out.
-///
-/// # Errors
-/// When the database fails.
-pub async fn count(
-    db: &DatabaseConnection,
-    partitions: impl IntoIterator<Item = i32>,
-) -> Result<Vec<Counted>, DbErr> {
-    use job::Column;
-    job::Entity::find()
-        .select_only()
-        .column(Column::Status)
-        .column_as(Column::Id.count(), "jobs")
-        .column_as(Column::UpdatedAt.min(), "oldest")
-        .expr_as(clock(db.get_database_backend(), std::time::Duration::ZERO), "now")
-        .filter(Column::Partition.is_in(partitions))
-        .group_by(Column::Status)
-        .into_model()
-        .all(db)
-        .await
 }

@@ -1,30 +1,102 @@
-//! What the commands for people read. Nothing here writes.
+//! What people and programs look at: jobs and their events, page by page. Nothing here writes.
+//!
+//! Pages follow keys instead of counting rows: the thousandth page costs what the first one does,
+//! and a job that comes or goes in the meantime shifts nothing.
 
+use chrono::{DateTime, Utc};
+use futures::future::try_join_all;
+use sea_orm::sea_query::{Expr, ExprTrait, Func, LikeExpr};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder,
+    QuerySelect,
 };
 
+use crate::entity::job::Status;
 use crate::entity::{job, job_event};
+use crate::event::Position;
 
-/// Jobs, the ones that changed last first.
+/// Which jobs are looked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JobFilter {
+    /// Only those of this status.
+    pub status: Option<Status>,
+    /// Only those whose id has this in it, whatever its case, or whose run's id it is.
+    pub search: Option<String>,
+    /// Only those that were first heard of at this time or later.
+    pub created_from: Option<DateTime<Utc>>,
+    /// Only those that were first heard of before.
+    pub created_before: Option<DateTime<Utc>>,
+}
+
+/// Where a job stands in the order of lists: the newest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobKey {
+    /// When the job was first heard of.
+    pub created_at: DateTime<Utc>,
+    /// Its id, which decides between jobs of the same microsecond.
+    pub id: String,
+}
+
+impl From<&job::Model> for JobKey {
+    fn from(job: &job::Model) -> Self {
+        Self { created_at: job.created_at, id: job.id.clone() }
+    }
+}
+
+/// At most `limit` jobs, the newest first, from behind `after` on.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn jobs(
     db: &impl ConnectionTrait,
-    status: Option<job::Status>,
+    filter: &JobFilter,
+    after: Option<&JobKey>,
     limit: u64,
 ) -> Result<Vec<job::Model>, DbErr> {
-    let mut query = job::Entity::find();
-    if let Some(status) = status {
-        query = query.filter(job::Column::Status.eq(status));
+    // Each status has its own range of the index `jobs_age`, read from its end.
+    let statuses = filter.status.map_or_else(|| Status::ALL.to_vec(), |status| vec![status]);
+    let of_status = |status| of_status(db, filter, status, after, limit);
+    let mut jobs = try_join_all(statuses.into_iter().map(of_status)).await?.concat();
+    jobs.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
+    jobs.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(jobs)
+}
+
+async fn of_status(
+    db: &impl ConnectionTrait,
+    filter: &JobFilter,
+    status: Status,
+    after: Option<&JobKey>,
+    limit: u64,
+) -> Result<Vec<job::Model>, DbErr> {
+    use job::Column;
+    let mut query = job::Entity::find().filter(Column::Status.eq(status));
+    if let Some(after) = after {
+        let key = Expr::tuple([Expr::col(Column::CreatedAt), Expr::col(Column::Id)]);
+        let bound = Expr::tuple([Expr::value(after.created_at), Expr::value(after.id.as_str())]);
+        query = query.filter(key.lt(bound));
     }
-    query
-        .order_by_desc(job::Column::UpdatedAt)
-        .order_by_asc(job::Column::Id)
-        .limit(limit)
-        .all(db)
-        .await
+    if let Some(from) = filter.created_from {
+        query = query.filter(Column::CreatedAt.gte(from));
+    }
+    if let Some(before) = filter.created_before {
+        query = query.filter(Column::CreatedAt.lt(before));
+    }
+    if let Some(search) = &filter.search {
+        let id = Func::lower(Expr::col(Column::Id));
+        query = query.filter(
+            Condition::any()
+                .add(Expr::expr(id).like(containing(&search.to_lowercase())))
+                .add(Column::WorkflowRunId.eq(search.as_str())),
+        );
+    }
+    query.order_by_desc(Column::CreatedAt).order_by_desc(Column::Id).limit(limit).all(db).await
+}
+
+/// A pattern for texts that have this in them, whatever it is.
+fn containing(text: &str) -> LikeExpr {
+    let escaped = text.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
+    LikeExpr::new(format!("%{escaped}%")).escape('\\')
 }
 
 /// One job.
@@ -35,7 +107,7 @@ pub async fn job(db: &impl ConnectionTrait, id: &str) -> Result<Option<job::Mode
     job::Entity::find_by_id(id).one(db).await
 }
 
-/// A job's events, oldest first.
+/// All events of a job, oldest first.
 ///
 /// # Errors
 /// When the database fails.
@@ -43,10 +115,71 @@ pub async fn events(
     db: &impl ConnectionTrait,
     job_id: &str,
 ) -> Result<Vec<job_event::Model>, DbErr> {
+    events_after(db, job_id, None, u64::from(u32::MAX)).await
+}
+
+/// At most `limit` events of a job, oldest first, from behind `after` on.
+///
+/// # Errors
+/// When the database fails.
+pub async fn events_after(
+    db: &impl ConnectionTrait,
+    job_id: &str,
+    after: Option<Position>,
+    limit: u64,
+) -> Result<Vec<job_event::Model>, DbErr> {
+    use job_event::Column;
+    let mut query = job_event::Entity::find().filter(Column::JobId.eq(job_id));
+    if let Some(Position { seq, idx }) = after {
+        query = query.filter(place().gt(Expr::tuple([Expr::value(seq), Expr::value(idx)])));
+    }
+    query.order_by_asc(Column::Seq).order_by_asc(Column::Idx).limit(limit).all(db).await
+}
+
+/// The last events of a job before `before`, at most `limit`, oldest first.
+///
+/// # Errors
+/// When the database fails.
+pub async fn events_before(
+    db: &impl ConnectionTrait,
+    job_id: &str,
+    before: Option<Position>,
+    limit: u64,
+) -> Result<Vec<job_event::Model>, DbErr> {
+    use job_event::Column;
+    let mut query = job_event::Entity::find().filter(Column::JobId.eq(job_id));
+    if let Some(Position { seq, idx }) = before {
+        query = query.filter(place().lt(Expr::tuple([Expr::value(seq), Expr::value(idx)])));
+    }
+    query = query.order_by_desc(Column::Seq).order_by_desc(Column::Idx).limit(limit);
+    let mut events = query.all(db).await?;
+    events.reverse();
+    Ok(events)
+}
+
+/// At most `limit` events of a partition above a stream sequence, up to and with another, in order.
+///
+/// # Errors
+/// When the database fails.
+pub async fn events_between(
+    db: &impl ConnectionTrait,
+    partition: i32,
+    above_seq: i64,
+    to_seq: i64,
+    limit: u64,
+) -> Result<Vec<job_event::Model>, DbErr> {
+    use job_event::Column;
     job_event::Entity::find()
-        .filter(job_event::Column::JobId.eq(job_id))
-        .order_by_asc(job_event::Column::Seq)
-        .order_by_asc(job_event::Column::Idx)
+        .filter(Column::Partition.eq(partition))
+        .filter(Column::Seq.gt(above_seq))
+        .filter(Column::Seq.lte(to_seq))
+        .order_by_asc(Column::Seq)
+        .order_by_asc(Column::Idx)
+        .limit(limit)
         .all(db)
         .await
+}
+
+fn place() -> Expr {
+    Expr::tuple([Expr::col(job_event::Column::Seq), Expr::col(job_event::Column::Idx)])
 }

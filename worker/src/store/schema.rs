@@ -133,6 +133,9 @@ pub async fn create_partitions(db: &DatabaseConnection, wanted: u16) -> Result<(
         accepted_seq: Set(None),
         watched_since: Set(None),
         watched_until: Set(None),
+        applied_callbacks: Set(0),
+        applied_at: Set(None),
+        applied_received_at: Set(None),
     });
     let transaction = begin(db).await?;
     let found = count_partitions(&transaction).await?;

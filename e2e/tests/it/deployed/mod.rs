@@ -2,6 +2,7 @@
 //! deploy/, with a loopback address for each container.
 
 mod backup;
+mod console;
 mod permissions;
 mod rolling;
 mod settings;

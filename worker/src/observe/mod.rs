@@ -1,0 +1,287 @@
+//! Looks at all partitions, jobs and ingresses now and then. One look serves the metrics and
+//! whoever watches, however many they are.
+
+mod history;
+mod refusals;
+mod snapshot;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use chrono::{DateTime, Utc};
+use futures::future::join_all;
+use sea_orm::{DatabaseConnection, DbErr};
+use shared::partition::Partition;
+use shared::stream;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
+
+use crate::entity::dead_letter::State;
+use crate::entity::job::Status;
+use crate::entity::partition::Model as Row;
+use crate::liveness::Silence;
+use crate::measure;
+use crate::ownership::Renewed;
+use crate::store::observe::{self, Counted, Letters, Quiet};
+use crate::store::{accept, schema};
+
+use history::History;
+pub use history::Sample;
+pub use refusals::Refusals;
+pub use snapshot::{DeadLetterCounts, JobCounts, PartitionState, Snapshot, StreamState};
+
+/// How often is looked while somebody watches, and while nobody does.
+const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// How often jobs are counted while nobody watches, at the least and at the most.
+const COUNT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Counting reads an index entry for every job, so it takes this share of the time at the most.
+const COUNT_SHARE: u32 = 20;
+/// How many of the jobs that have been silent for longest are named.
+const QUIETEST: u64 = 5;
+/// How long the broker may take to describe a stream, and the database to answer.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// What is looked at.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// The database, over connections of its own.
+    pub db: DatabaseConnection,
+    /// The broker; none when it can't be reached.
+    pub jetstream: Option<jetstream::Context>,
+    /// The ops listeners of ingresses, as `host:port`.
+    pub ingresses: Vec<String>,
+}
+
+/// The last snapshot, and a way to say that somebody wants the next one soon.
+#[derive(Debug, Clone)]
+pub struct View {
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    wanted: Arc<Notify>,
+}
+
+impl View {
+    /// The last snapshot.
+    #[must_use]
+    pub fn now(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// Receives every snapshot from now on, or only the last where several have come. As long as it
+    /// lives, they come every second.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.wanted.notify_one();
+        self.snapshot.clone()
+    }
+}
+
+/// The task that looks.
+#[derive(Debug)]
+pub struct Observer {
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    wanted: Arc<Notify>,
+}
+
+impl Observer {
+    /// One that has not looked yet, and its view.
+    #[must_use]
+    pub fn new() -> (Self, View) {
+        let (snapshot, receiver) = watch::channel(Arc::default());
+        let wanted = Arc::new(Notify::new());
+        let view = View { snapshot: receiver, wanted: Arc::clone(&wanted) };
+        (Self { snapshot, wanted }, view)
+    }
+
+    /// Looks now and then, for ever, and shows the metrics of the partitions that are `owned`.
+    pub(crate) async fn run(
+        self,
+        sources: Sources,
+        owned: watch::Receiver<Renewed>,
+        silence: Silence,
+    ) {
+        let calm_count = (silence.heartbeat / 6).clamp(COUNT_INTERVAL.0, COUNT_INTERVAL.1);
+        let mut looker = Looker::new(sources);
+        let mut history = History::default();
+        let mut shown = BTreeSet::new();
+        loop {
+            // The view itself is one receiver.
+            let is_watched = self.snapshot.receiver_count() > 1;
+            let (pause, between_counts) =
+                if is_watched { (INTERVAL.0, INTERVAL.0) } else { (INTERVAL.1, calm_count) };
+            looker.between_counts = between_counts;
+            let mut snapshot = looker.look().await;
+            history.add(snapshot.at, &snapshot.partitions);
+            snapshot.history = history.samples();
+            let owned = Arc::clone(&owned.borrow().owned);
+            looker.show(&snapshot, &owned.keys().copied().collect(), &mut shown);
+            self.snapshot.send_replace(Arc::new(snapshot));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.wanted.notified(), if !is_watched => {}
+            }
+        }
+    }
+}
+
+/// Looks once; what the one look before has found stands in for what does not answer.
+#[derive(Debug)]
+pub struct Looker {
+    sources: Sources,
+    rows: Vec<Row>,
+    names: HashMap<String, String>,
+    letters: Vec<Letters>,
+    counted: Vec<Counted>,
+    quietest: Vec<Quiet>,
+    between_counts: Duration,
+    next_count: Instant,
+    /// When the first message behind a checkpoint was stored, by partition and sequence.
+    waiting: HashMap<(i32, i64), DateTime<Utc>>,
+}
+
+impl Looker {
+    /// One that has not looked yet.
+    #[must_use]
+    pub fn new(sources: Sources) -> Self {
+        Self {
+            sources,
+            rows: Vec::new(),
+            names: HashMap::new(),
+            letters: Vec::new(),
+            counted: Vec::new(),
+            quietest: Vec::new(),
+            between_counts: Duration::ZERO,
+            next_count: Instant::now(),
+            waiting: HashMap::new(),
+        }
+    }
+
+    /// Looks, and names what could not be seen.
+    pub async fn look(&mut self) -> Snapshot {
+        #[expect(clippy::disallowed_methods, reason = "it is shown, and decides nothing")]
+        let at = Utc::now();
+        let mut problems = Vec::new();
+        match timeout(LIMIT, self.read()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => problems.push(format!("the database does not answer: {error}")),
+            Err(_) => problems.push("the database does not answer in time".to_owned()),
+        }
+        let (streams, (refusals, unseen)) =
+            tokio::join!(self.streams(), refusals::ask(&self.sources.ingresses));
+        if streams.iter().any(Option::is_none) {
+            problems.push("the broker does not describe all streams".to_owned());
+        }
+        problems.extend(unseen);
+        let mut partitions: Vec<_> = self
+            .rows
+            .iter()
+            .zip(streams)
+            .map(|(row, stream)| {
+                PartitionState::new(row.clone(), stream, &self.names, &self.letters)
+            })
+            .collect();
+        self.wait(&mut partitions, at).await;
+        Snapshot {
+            at,
+            problems,
+            jobs: JobCounts::sum(self.counted.iter()),
+            quietest: self.quietest.clone(),
+            dead_letters: DeadLetterCounts::sum(self.letters.iter()),
+            partitions,
+            refusals,
+            history: Vec::new(),
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), DbErr> {
+        let db = &self.sources.db;
+        self.rows = schema::partitions(db).await?;
+        let workers = accept::workers(db).await?;
+        self.names = workers.into_iter().map(|worker| (worker.id, worker.name)).collect();
+        self.letters = observe::dead_letters(db).await?;
+        let begun = Instant::now();
+        if begun >= self.next_count {
+            self.counted = observe::jobs(db).await?;
+            self.quietest = observe::quietest(db, QUIETEST).await?;
+            let pause = (begun.elapsed() * COUNT_SHARE).max(self.between_counts);
+            self.next_count = Instant::now() + pause;
+        }
+        Ok(())
+    }
+
+    async fn streams(&self) -> Vec<Option<StreamState>> {
+        let find = async |row: &Row| {
+            let jetstream = self.sources.jetstream.as_ref()?;
+            let partition = Partition::new(u16::try_from(row.partition).ok()?);
+            let info = timeout(LIMIT, stream::find(jetstream, partition)).await.ok()?.ok()??;
+            Some(StreamState {
+                first_seq: info.state.first_sequence,
+                last_seq: info.state.last_sequence,
+                bytes: info.state.bytes,
+                max_bytes: u64::try_from(info.config.max_bytes).unwrap_or_default(),
+            })
+        };
+        join_all(self.rows.iter().map(find)).await
+    }
+
+    /// Finds out how long the first message behind each checkpoint has waited.
+    async fn wait(&mut self, partitions: &mut [PartitionState], at: DateTime<Utc>) {
+        let stored = async |state: &PartitionState| {
+            let key = (state.partition, state.applied_seq + 1);
+            if state.lag_messages? == 0 {
+                return None;
+            }
+            if let Some(stored) = self.waiting.get(&key) {
+                return Some((key, *stored));
+            }
+            let jetstream = self.sources.jetstream.as_ref()?;
+            let message = async {
+                let stream = jetstream.get_stream(state.number().stream()).await.ok()?;
+                stream.get_raw_message(u64::try_from(key.1).ok()?).await.ok()
+            };
+            Some((key, timeout(LIMIT, message).await.ok()??.time))
+        };
+        let found = join_all(partitions.iter().map(stored)).await;
+        self.waiting = found.iter().flatten().copied().collect();
+        for (state, found) in partitions.iter_mut().zip(found) {
+            state.lag_seconds = match (state.lag_messages, found) {
+                (Some(0), _) => Some(0.0),
+                (_, Some((_, stored))) => {
+                    Some(at.signed_duration_since(stored).as_seconds_f64().max(0.0))
+                }
+                _ => None,
+            };
+        }
+    }
+
+    /// Shows the metrics of what this process owns, and nothing of what it has lost.
+    fn show(&self, snapshot: &Snapshot, owned: &BTreeSet<i32>, shown: &mut BTreeSet<i32>) {
+        for state in &snapshot.partitions {
+            let number = state.number();
+            if owned.contains(&state.partition) {
+                shown.insert(state.partition);
+                if let (Some(messages), Some(seconds)) = (state.lag_messages, state.lag_seconds) {
+                    measure::lag(number, messages, seconds);
+                }
+                if let Some(stream) = state.stream {
+                    measure::stream(number, stream.bytes, stream.max_bytes);
+                }
+            } else if shown.remove(&state.partition) {
+                measure::lag(number, 0, 0.0);
+                measure::stream(number, 0, 0);
+            }
+        }
+        let is_owned = |partition: &i32| owned.contains(partition);
+        let jobs = JobCounts::sum(self.counted.iter().filter(|one| is_owned(&one.partition)));
+        for status in Status::ALL {
+            measure::jobs(status, jobs.of(status));
+        }
+        let silence = jobs.oldest_silence_seconds.unwrap_or_default();
+        measure::oldest_silence(silence);
+        let letters =
+            DeadLetterCounts::sum(self.letters.iter().filter(|one| is_owned(&one.partition)));
+        measure::dead_letters(State::Dead, letters.dead);
+        measure::dead_letters(State::Held, letters.held);
+    }
+}

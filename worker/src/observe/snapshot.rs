@@ -1,0 +1,205 @@
+//! What all workers and their partitions look like at one moment.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use shared::partition::Partition;
+use utoipa::ToSchema;
+
+use super::history::Sample;
+use super::refusals::Refusals;
+use crate::entity::job::Status;
+use crate::entity::partition::Model as Row;
+use crate::store::observe::{Counted, Letters, Quiet};
+
+/// Everything that the overview shows.
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
+pub struct Snapshot {
+    /// When it was taken.
+    pub at: DateTime<Utc>,
+    /// What can't be seen, and why; empty when all can be.
+    pub problems: Vec<String>,
+    /// How many jobs there are.
+    pub jobs: JobCounts,
+    /// The jobs in `provisioning` that have been silent for longest.
+    pub quietest: Vec<Quiet>,
+    /// How many dead letters wait for somebody, and what is held behind them.
+    pub dead_letters: DeadLetterCounts,
+    /// All partitions, by number.
+    pub partitions: Vec<PartitionState>,
+    /// What the ingresses refused.
+    pub refusals: Refusals,
+    /// The last half hour, or since this worker began, oldest first.
+    pub history: Vec<Sample>,
+}
+
+/// How many jobs there are of each status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, ToSchema)]
+pub struct JobCounts {
+    /// Waiting for their workflow.
+    pub queued: u64,
+    /// Being provisioned.
+    pub provisioning: u64,
+    /// Provisioned.
+    pub running: u64,
+    /// Failed, as reported or presumed.
+    pub failed: u64,
+    /// How long the job in `provisioning` has been silent that has been so for longest, in seconds.
+    pub oldest_silence_seconds: Option<f64>,
+    /// When they were counted: with many jobs, more rarely than the rest.
+    pub counted_at: Option<DateTime<Utc>>,
+}
+
+/// Dead letters by state, without those that were discarded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct DeadLetterCounts {
+    /// Could not be applied.
+    pub dead: u64,
+    /// Sound, but behind a dead one of their job.
+    pub held: u64,
+}
+
+/// A partition: its checkpoint beside its stream.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+pub struct PartitionState {
+    /// Its number.
+    pub partition: i32,
+    /// Grows with every acquisition.
+    pub epoch: i64,
+    /// The name of the worker that owns it, for people.
+    pub owner: Option<String>,
+    /// The random id of that process.
+    pub owner_id: Option<String>,
+    /// Until when others leave it alone.
+    pub lease_until: Option<DateTime<Utc>>,
+    /// Since when its owners have listened without a gap.
+    pub watched_since: Option<DateTime<Utc>>,
+    /// The checkpoint: the stream sequence of the last message that is applied; 0 for none.
+    pub applied_seq: i64,
+    /// How many callbacks and internal events were applied, of whatever outcome.
+    pub applied_callbacks: i64,
+    /// When the checkpoint was set.
+    pub applied_at: Option<DateTime<Utc>>,
+    /// When the stream stored the message at the checkpoint.
+    pub applied_received_at: Option<DateTime<Utc>>,
+    /// The stream; none while the broker does not describe it.
+    pub stream: Option<StreamState>,
+    /// How many messages wait behind the checkpoint.
+    pub lag_messages: Option<u64>,
+    /// How long the first of them has waited, in seconds; 0 when there is none.
+    pub lag_seconds: Option<f64>,
+    /// Its dead letters.
+    pub dead_letters: DeadLetterCounts,
+    /// Dead letters since a callback was last applied.
+    pub dead_letters_in_row: i32,
+    /// Why it is stopped; none while it is not.
+    pub stopped_reason: Option<String>,
+}
+
+/// What a partition's stream holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub struct StreamState {
+    /// The first stored sequence.
+    pub first_seq: u64,
+    /// The last one.
+    pub last_seq: u64,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// The largest size, in bytes.
+    pub max_bytes: u64,
+}
+
+impl JobCounts {
+    /// Adds up what was counted at one time.
+    pub(super) fn sum<'a>(counted: impl Iterator<Item = &'a Counted>) -> Self {
+        let mut counts = Self::default();
+        for one in counted {
+            let jobs = u64::try_from(one.jobs).unwrap_or_default();
+            match one.status {
+                Status::Queued => counts.queued += jobs,
+                Status::Provisioning => {
+                    counts.provisioning += jobs;
+                    let silence = one.now.signed_duration_since(one.oldest).as_seconds_f64();
+                    let longest = counts.oldest_silence_seconds.unwrap_or_default();
+                    counts.oldest_silence_seconds = Some(silence.max(longest));
+                }
+                Status::Running => counts.running += jobs,
+                Status::Failed => counts.failed += jobs,
+            }
+            counts.counted_at = Some(one.now);
+        }
+        counts
+    }
+
+    /// The number of jobs of a status.
+    #[must_use]
+    pub fn of(&self, status: Status) -> u64 {
+        match status {
+            Status::Queued => self.queued,
+            Status::Provisioning => self.provisioning,
+            Status::Running => self.running,
+            Status::Failed => self.failed,
+        }
+    }
+}
+
+impl DeadLetterCounts {
+    pub(super) fn sum<'a>(letters: impl Iterator<Item = &'a Letters>) -> Self {
+        use crate::entity::dead_letter::State;
+        let mut counts = Self::default();
+        for one in letters {
+            let letters = u64::try_from(one.letters).unwrap_or_default();
+            match one.state {
+                State::Dead => counts.dead += letters,
+                State::Held => counts.held += letters,
+                State::Discarded => {}
+            }
+        }
+        counts
+    }
+}
+
+impl PartitionState {
+    pub(super) fn new(
+        row: Row,
+        stream: Option<StreamState>,
+        names: &HashMap<String, String>,
+        letters: &[Letters],
+    ) -> Self {
+        let applied = u64::try_from(row.applied_seq).unwrap_or_default();
+        let own = letters.iter().filter(|letters| letters.partition == row.partition);
+        let owner = row.owner.as_ref().and_then(|owner| names.get(owner)).cloned();
+        Self {
+            partition: row.partition,
+            epoch: row.epoch,
+            owner: owner.or_else(|| row.owner.clone()),
+            owner_id: row.owner,
+            lease_until: row.lease_until,
+            watched_since: row.watched_since,
+            applied_seq: row.applied_seq,
+            applied_callbacks: row.applied_callbacks,
+            applied_at: row.applied_at,
+            applied_received_at: row.applied_received_at,
+            lag_messages: stream.map(|stream| stream.last_seq.saturating_sub(applied)),
+            lag_seconds: None,
+            stream,
+            dead_letters: DeadLetterCounts::sum(own),
+            dead_letters_in_row: row.dead_letters_in_row,
+            stopped_reason: row.stopped_reason,
+        }
+    }
+
+    /// The partition as the broker's part of the code knows it.
+    #[must_use]
+    pub fn number(&self) -> Partition {
+        Partition::new(u16::try_from(self.partition).unwrap_or_default())
+    }
+
+    /// From the stream's confirmation of the message at the checkpoint to its commit, in seconds.
+    #[must_use]
+    pub fn latency_seconds(&self) -> Option<f64> {
+        let latency = self.applied_at?.signed_duration_since(self.applied_received_at?);
+        Some((latency.as_seconds_f64()).max(0.0))
+    }
+}

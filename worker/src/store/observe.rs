@@ -1,0 +1,106 @@
+//! What is counted for those who look: jobs and dead letters, by partition.
+
+use chrono::{DateTime, Utc};
+use sea_orm::{
+    ColumnTrait, DatabaseConnection, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
+    QuerySelect,
+};
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::partitions::clock;
+use crate::entity::{dead_letter, job};
+
+/// The jobs of one partition and status.
+#[derive(Debug, FromQueryResult)]
+pub struct Counted {
+    /// The partition.
+    pub partition: i32,
+    /// The status.
+    pub status: job::Status,
+    /// How many have it.
+    pub jobs: i64,
+    /// When the one was last heard of that was heard of longest ago.
+    pub oldest: DateTime<Utc>,
+    /// Now, by the database's clock.
+    pub now: DateTime<Utc>,
+}
+
+/// Counts all jobs; what there is none of is left out. It reads an index entry for every job.
+///
+/// # Errors
+/// When the database fails.
+pub async fn jobs(db: &DatabaseConnection) -> Result<Vec<Counted>, DbErr> {
+    use job::Column;
+    job::Entity::find()
+        .select_only()
+        .column(Column::Partition)
+        .column(Column::Status)
+        .column_as(Column::Id.count(), "jobs")
+        .column_as(Column::UpdatedAt.min(), "oldest")
+        .expr_as(clock(db.get_database_backend(), std::time::Duration::ZERO), "now")
+        .group_by(Column::Partition)
+        .group_by(Column::Status)
+        .into_model()
+        .all(db)
+        .await
+}
+
+/// A job in `provisioning`, and when it was last heard of.
+#[derive(Debug, Clone, FromQueryResult, Serialize, ToSchema)]
+pub struct Quiet {
+    /// The job.
+    pub id: String,
+    /// When it was last heard of.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// The jobs in `provisioning` that were last heard of longest ago. It reads all that are in
+/// `provisioning`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn quietest(db: &DatabaseConnection, limit: u64) -> Result<Vec<Quiet>, DbErr> {
+    use job::Column;
+    job::Entity::find()
+        .select_only()
+        .columns([Column::Id, Column::UpdatedAt])
+        .filter(Column::Status.eq(job::Status::Provisioning))
+        .order_by_asc(Column::UpdatedAt)
+        .order_by_asc(Column::Id)
+        .limit(limit)
+        .into_model()
+        .all(db)
+        .await
+}
+
+/// The dead letters of one partition and state.
+#[derive(Debug, FromQueryResult)]
+pub struct Letters {
+    /// The partition.
+    pub partition: i32,
+    /// The state.
+    pub state: dead_letter::State,
+    /// How many have it.
+    pub letters: i64,
+}
+
+/// Counts dead letters, without those that were discarded.
+///
+/// # Errors
+/// When the database fails.
+pub async fn dead_letters(db: &DatabaseConnection) -> Result<Vec<Letters>, DbErr> {
+    use dead_letter::Column;
+    dead_letter::Entity::find()
+        .select_only()
+        .column(Column::Partition)
+        .column(Column::State)
+        .column_as(Column::Seq.count(), "letters")
+        .filter(Column::State.ne(dead_letter::State::Discarded))
+        .group_by(Column::Partition)
+        .group_by(Column::State)
+        .into_model()
+        .all(db)
+        .await
+}

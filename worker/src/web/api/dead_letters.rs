@@ -1,0 +1,187 @@
+//! Dead letters: the list, one, and what becomes of it.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::jobs::job_id;
+use super::page::{self, Page};
+use super::schema::DeadLetter;
+use super::{Asked, Named};
+use crate::entity::dead_letter::{Model, State as LetterState};
+use crate::event::Action;
+use crate::redrive::{self, Done, OrderError, Place};
+use crate::store::dead_letters::{self, LetterFilter};
+use crate::web::Web;
+use crate::web::problem::Problem;
+
+/// How long an order is waited for.
+const WAIT: Duration = Duration::from_secs(8);
+
+/// Which dead letters are listed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct List {
+    /// Only those of this job.
+    #[param(min_length = 1, max_length = 200)]
+    job_id: Option<String>,
+    /// Only those in this state; if it is not said, those that are `dead` or `held`.
+    #[param(inline, value_type = Option<LetterState>)]
+    state: Option<String>,
+    /// How many; 50 if it is not said.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u64>,
+    /// The `next` of the page before.
+    after: Option<String>,
+}
+
+/// Dead letters, by position.
+#[utoipa::path(
+    get,
+    path = "/api/v1/dead-letters",
+    params(List),
+    responses(
+        (status = 200, description = "A page of them.", body = Page<DeadLetter>),
+        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn list(
+    State(web): State<Web>,
+    Asked(asked): Asked<List>,
+) -> Result<Json<Page<DeadLetter>>, Problem> {
+    let limit = page::limit(asked.limit)?;
+    let filter = LetterFilter {
+        job_id: asked.job_id.map(job_id).transpose()?,
+        state: asked.state.as_deref().map(state).transpose()?,
+        discarded: false,
+    };
+    let after = asked.after.as_deref().map(place).transpose()?;
+    let after = after.map(|place| (place.partition.number().into(), place.position));
+    let found = dead_letters::list(&web.backend()?.db, &filter, after, limit + 1).await?;
+    let key = |letter: &Model| Place::of(letter).in_address();
+    Ok(Json(Page::new(found, limit, key, DeadLetter::from)))
+}
+
+fn state(text: &str) -> Result<LetterState, Problem> {
+    let states = [LetterState::Dead, LetterState::Held, LetterState::Discarded];
+    let found = states.into_iter().find(|state| state.as_str() == text);
+    found.ok_or_else(|| Problem::bad(format!("state: {text:?} is not dead, held or discarded")))
+}
+
+pub(crate) fn place(text: &str) -> Result<Place, Problem> {
+    text.parse()
+        .map_err(|_| Problem::bad(format!("{text:?} is not PARTITION-SEQUENCE-INDEX like 03-17-0")))
+}
+
+/// One dead letter.
+#[utoipa::path(
+    get,
+    path = "/api/v1/dead-letters/{position}",
+    params(("position" = String, Path, description = "PARTITION-SEQUENCE-INDEX", pattern = "^[0-9]{2}-[0-9]{1,9}-[0-9]{1,3}$")),
+    responses(
+        (status = 200, description = "The dead letter.", body = DeadLetter),
+        (status = 404, description = "Nothing is there.", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn show(
+    State(web): State<Web>,
+    Named(position): Named<String>,
+) -> Result<Json<DeadLetter>, Problem> {
+    let letter = redrive::existing(&web.backend()?.db, place(&position)?).await?;
+    Ok(Json(letter.into()))
+}
+
+/// What has become of an order.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Decided {
+    /// Which dead letter it was about.
+    position: String,
+    /// `applied`, `discarded`, `refused` (tried again, in vain), or `waiting` (no worker has reached
+    /// the order yet; it takes effect when one does).
+    outcome: &'static str,
+    /// Why it was refused again.
+    reason: Option<String>,
+}
+
+/// Try a dead letter again, and then what is held behind it, in order.
+#[utoipa::path(
+    post,
+    path = "/api/v1/dead-letters/{position}/requeue",
+    params(("position" = String, Path, description = "PARTITION-SEQUENCE-INDEX", pattern = "^[0-9]{2}-[0-9]{1,9}-[0-9]{1,3}$")),
+    responses(
+        (status = 200, description = "It was carried out.", body = Decided),
+        (status = 202, description = "No worker has reached the order yet.", body = Decided),
+        (status = 404, description = "Nothing is there.", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It is held or discarded.", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn requeue(
+    State(web): State<Web>,
+    Named(position): Named<String>,
+) -> Result<Response, Problem> {
+    answer(&web, &position, Action::Requeue).await
+}
+
+/// Let a dead letter take no effect, and apply what is held behind it, in order.
+#[utoipa::path(
+    post,
+    path = "/api/v1/dead-letters/{position}/discard",
+    params(("position" = String, Path, description = "PARTITION-SEQUENCE-INDEX", pattern = "^[0-9]{2}-[0-9]{1,9}-[0-9]{1,3}$")),
+    responses(
+        (status = 200, description = "It was carried out.", body = Decided),
+        (status = 202, description = "No worker has reached the order yet.", body = Decided),
+        (status = 404, description = "Nothing is there.", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It is held or discarded.", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn discard(
+    State(web): State<Web>,
+    Named(position): Named<String>,
+) -> Result<Response, Problem> {
+    answer(&web, &position, Action::Discard).await
+}
+
+async fn answer(web: &Web, position: &str, action: Action) -> Result<Response, Problem> {
+    let place = place(position)?;
+    let (status, outcome, reason) = match order(web, place, action).await? {
+        Done::Applied => (StatusCode::OK, "applied", None),
+        Done::Discarded => (StatusCode::OK, "discarded", None),
+        Done::Refused(reason) => (StatusCode::OK, "refused", Some(reason)),
+        Done::Waiting(_) => (StatusCode::ACCEPTED, "waiting", None),
+    };
+    let decided = Decided { position: place.in_address(), outcome, reason };
+    Ok((status, Json(decided)).into_response())
+}
+
+/// Gives an order, and puts on record who did.
+pub(crate) async fn order(web: &Web, place: Place, action: Action) -> Result<Done, Problem> {
+    let _place = web.wait()?;
+    let backend = web.backend()?;
+    let done = redrive::order(&backend.db, &backend.jetstream, place, action, WAIT).await?;
+    tracing::info!(position = %place, ?action, ?done, "an operator decided about a dead letter");
+    Ok(done)
+}
+
+impl From<OrderError> for Problem {
+    fn from(error: OrderError) -> Self {
+        let status = match error {
+            OrderError::Database(error) => return error.into(),
+            OrderError::NotThere(place) => {
+                let detail = format!("there is no dead letter at {}", place.in_address());
+                return Self::new(StatusCode::NOT_FOUND, detail);
+            }
+            OrderError::Discarded(_) | OrderError::Held { .. } => StatusCode::CONFLICT,
+            OrderError::Stream(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.to_string())
+    }
+}

@@ -1,0 +1,225 @@
+//! Jobs: the list, one, and its events.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use tokio::time::{Instant, timeout_at};
+use utoipa::IntoParams;
+
+use super::page::{self, Page};
+use super::schema::{Event, Job};
+use super::{Asked, Named};
+use crate::entity::job::{Model, Status};
+use crate::store::read::{self, JobFilter, JobKey};
+use crate::web::problem::Problem;
+use crate::web::{Backend, Web};
+use axum::http::StatusCode;
+use shared::callback::MAX_JOB_ID_BYTES;
+
+/// The longest wait for a job.
+const MOST_WAIT: Duration = Duration::from_secs(60);
+
+/// Which jobs are listed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct List {
+    /// Only those of this status.
+    #[param(inline, value_type = Option<Status>)]
+    status: Option<String>,
+    /// Only those whose id has this in it, whatever its case, or whose run's id it is.
+    #[param(max_length = 200)]
+    search: Option<String>,
+    /// Only those that were first heard of at this time or later.
+    created_from: Option<DateTime<Utc>>,
+    /// Only those that were first heard of before.
+    created_before: Option<DateTime<Utc>>,
+    /// How many; 50 if it is not said.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u64>,
+    /// The `next` of the page before.
+    after: Option<String>,
+}
+
+/// Jobs, the newest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/jobs",
+    params(List),
+    responses(
+        (status = 200, description = "A page of them.", body = Page<Job>),
+        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn list(
+    State(web): State<Web>,
+    Asked(asked): Asked<List>,
+) -> Result<Json<Page<Job>>, Problem> {
+    let limit = page::limit(asked.limit)?;
+    let after = asked.after.as_deref().map(page::job).transpose()?;
+    let filter = JobFilter {
+        status: asked.status.as_deref().map(status).transpose()?,
+        search: asked.search.map(search).transpose()?.filter(|search| !search.is_empty()),
+        created_from: asked.created_from,
+        created_before: asked.created_before,
+    };
+    let db = web.backend()?.db;
+    let found = read::jobs(&db, &filter, after.as_ref(), limit + 1).await?;
+    let key = |job: &Model| page::of_job(&JobKey::from(job));
+    Ok(Json(Page::new(found, limit, key, |job| Job::new(job, &web.settings))))
+}
+
+fn status(text: &str) -> Result<Status, Problem> {
+    text.parse().map_err(|error| Problem::bad(format!("status: {error}")))
+}
+
+/// Checks a text to search for.
+pub(crate) fn search(text: String) -> Result<String, Problem> {
+    if text.len() > MAX_JOB_ID_BYTES || text.contains('\0') {
+        let detail = format!("search: at most {MAX_JOB_ID_BYTES} bytes, without NUL");
+        return Err(Problem::bad(detail));
+    }
+    Ok(text)
+}
+
+/// Whether to wait for a job.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Show {
+    /// How long to wait for `until`, such as `30s`; 60 s at the most. The job is answered as it is
+    /// then, so look at its status.
+    #[param(pattern = "^([1-9]|[1-5][0-9]|60)s$")]
+    wait: Option<String>,
+    /// What to wait for: `finished`, which is `running` or `failed`.
+    #[param(inline, value_type = Option<UntilName>)]
+    until: Option<String>,
+}
+
+/// What can be waited for, for the document.
+#[derive(Debug, utoipa::ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "only its names are read")]
+enum UntilName {
+    Finished,
+}
+
+/// One job. With `wait` and `until`, as soon as it has finished; it need not be known yet.
+#[utoipa::path(
+    get,
+    path = "/api/v1/jobs/{id}",
+    params(("id" = String, Path, description = "The job.", min_length = 1, max_length = 200), Show),
+    responses(
+        (status = 200, description = "The job.", body = Job),
+        (status = 404, description = "There is no such job.", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn show(
+    State(web): State<Web>,
+    Named(id): Named<String>,
+    Asked(asked): Asked<Show>,
+) -> Result<Json<Job>, Problem> {
+    let id = job_id(id)?;
+    let wait = asked.wait.as_deref().map(wait).transpose()?;
+    match asked.until.as_deref() {
+        None | Some("finished") => {}
+        Some(other) => return Err(Problem::bad(format!("until: {other:?} is not finished"))),
+    }
+    if wait.is_some() != asked.until.is_some() {
+        return Err(Problem::bad("wait and until belong together: ?wait=30s&until=finished"));
+    }
+    let backend = web.backend()?;
+    let job = match wait {
+        None => read::job(&backend.db, &id).await?,
+        Some(wait) => finished(&web, &backend, &id, wait).await?,
+    };
+    let job = job.ok_or_else(|| no_job(&id))?;
+    Ok(Json(Job::new(job, &web.settings)))
+}
+
+fn wait(text: &str) -> Result<Duration, Problem> {
+    let wait = shared::config::duration(text).ok().filter(|wait| *wait <= MOST_WAIT);
+    wait.ok_or_else(|| Problem::bad(format!("wait: {text:?} is not a duration like 30s up to 60s")))
+}
+
+/// Waits until the job has finished, or the time is over.
+async fn finished(
+    web: &Web,
+    backend: &Backend,
+    id: &str,
+    wait: Duration,
+) -> Result<Option<Model>, Problem> {
+    let _place = web.wait()?;
+    let until = Instant::now() + wait;
+    let mut snapshots = web.view.watch();
+    loop {
+        let job = read::job(&backend.db, id).await?;
+        let is_finished = |job: &Model| matches!(job.status, Status::Running | Status::Failed);
+        if job.as_ref().is_some_and(is_finished) {
+            return Ok(job);
+        }
+        let next = web.ending.run_until_cancelled(timeout_at(until, snapshots.changed())).await;
+        if !matches!(next, Some(Ok(Ok(())))) {
+            return Ok(job);
+        }
+    }
+}
+
+/// Checks the id of a job.
+pub(crate) fn job_id(id: String) -> Result<String, Problem> {
+    if !(1..=MAX_JOB_ID_BYTES).contains(&id.len()) || id.contains(char::is_control) {
+        let detail =
+            format!("a job's id has 1 to {MAX_JOB_ID_BYTES} bytes without control characters");
+        return Err(Problem::bad(detail));
+    }
+    Ok(id)
+}
+
+pub(crate) fn no_job(id: &str) -> Problem {
+    let detail = format!("there is no job {id:?}; its callbacks may still be on their way");
+    Problem::new(StatusCode::NOT_FOUND, detail)
+}
+
+/// Which events are listed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListEvents {
+    /// How many; 50 if it is not said.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u64>,
+    /// The `next` of the page before.
+    after: Option<String>,
+}
+
+/// What each of a job's status callbacks did, oldest first. Heartbeats leave no event.
+#[utoipa::path(
+    get,
+    path = "/api/v1/jobs/{id}/events",
+    params(("id" = String, Path, description = "The job.", min_length = 1, max_length = 200), ListEvents),
+    responses(
+        (status = 200, description = "A page of them.", body = Page<Event>),
+        (status = 404, description = "There is no such job.", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn events(
+    State(web): State<Web>,
+    Named(id): Named<String>,
+    Asked(asked): Asked<ListEvents>,
+) -> Result<Json<Page<Event>>, Problem> {
+    let id = job_id(id)?;
+    let limit = page::limit(asked.limit)?;
+    let after = asked.after.as_deref().map(page::event).transpose()?;
+    let db = web.backend()?.db;
+    if read::job(&db, &id).await?.is_none() {
+        return Err(no_job(&id));
+    }
+    let found = read::events_after(&db, &id, after, limit + 1).await?;
+    let page = Page::new(found, limit, |event| page::of_event(event.seq, event.idx), Event::from);
+    Ok(Json(page))
+}

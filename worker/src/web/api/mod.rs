@@ -1,0 +1,89 @@
+//! `/api/v1`: what the console shows, for programs.
+
+mod dead_letters;
+mod jobs;
+mod overview;
+mod page;
+mod schema;
+mod stream;
+
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
+use axum::{Json, Router};
+use serde::de::DeserializeOwned;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Web;
+use super::problem::Problem;
+
+pub(super) use dead_letters::{order, place};
+pub(super) use jobs::{job_id, search};
+pub(super) use page::{
+    event as read_key_of_event, job as read_key_of_job, of_event as key_of_event,
+    of_job as key_of_job,
+};
+
+/// What stands above the paths.
+#[derive(Debug, OpenApi)]
+#[openapi(
+    info(
+        title = "Ackline",
+        description = "Jobs, their events, partitions and dead letters, as the worker's database \
+                       has them. All times are RFC 3339 in UTC."
+    ),
+    security((), ("token" = []))
+)]
+struct Document;
+
+/// The paths, and the document that describes them.
+pub(super) fn router() -> Router<Web> {
+    let (router, mut document) = OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(overview::overview))
+        .routes(routes!(overview::partitions))
+        .routes(routes!(jobs::list))
+        .routes(routes!(jobs::show))
+        .routes(routes!(jobs::events))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::show))
+        .routes(routes!(dead_letters::requeue))
+        .routes(routes!(dead_letters::discard))
+        .routes(routes!(stream::stream))
+        .split_for_parts();
+    let token = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+    document.components.get_or_insert_default().add_security_scheme("token", token);
+    router.route(
+        "/api/v1/openapi.json",
+        axum::routing::get(move || std::future::ready(Json(document.clone()))),
+    )
+}
+
+/// The query of a request; a name that is not known is a mistake, not a wish to be ignored.
+struct Asked<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(asked)) => Ok(Self(asked)),
+            Err(rejection) => Err(Problem::bad(rejection.body_text())),
+        }
+    }
+}
+
+/// The variable parts of a path.
+struct Named<T>(T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(named)) => Ok(Self(named)),
+            Err(rejection) => Err(Problem::bad(rejection.body_text())),
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The whole at a glance.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::page::Page;
+use crate::observe::{PartitionState, Snapshot};
+use crate::web::Web;
+use crate::web::problem::Problem;
+
+/// Everything that the overview shows, a few seconds old at the most.
+#[utoipa::path(
+    get,
+    path = "/api/v1/overview",
+    responses(
+        (status = 200, description = "The last snapshot.", body = Snapshot),
+        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn overview(State(web): State<Web>) -> Result<Json<Snapshot>, Problem> {
+    web.backend()?;
+    Ok(Json((*web.view.now()).clone()))
+}
+
+/// All partitions, by number.
+#[utoipa::path(
+    get,
+    path = "/api/v1/partitions",
+    responses(
+        (status = 200, description = "All of them.", body = Page<PartitionState>),
+        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn partitions(
+    State(web): State<Web>,
+) -> Result<Json<Page<PartitionState>>, Problem> {
+    web.backend()?;
+    Ok(Json(Page { items: web.view.now().partitions.clone(), next: None }))
+}

@@ -1,0 +1,182 @@
+//! What the API says of a job, an event and a dead letter. The names are those of the tables.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::entity::{dead_letter, job, job_event};
+use crate::redrive::Place;
+use crate::web::settings::WebSettings;
+
+/// Where a job stands.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Job {
+    /// The sender's name of the job.
+    id: String,
+    /// Where it stands.
+    status: job::Status,
+    /// How a failure is known.
+    failure: Option<job::Failure>,
+    /// Why it failed.
+    error: Option<String>,
+    /// The step that failed.
+    failed_step: Option<String>,
+    /// The current run, a number in decimal.
+    workflow_run_id: Option<String>,
+    /// The current run's attempt, from 1.
+    run_attempt: Option<i32>,
+    /// The run's page, when the worker knows where workflows run.
+    run_url: Option<String>,
+    /// How many runs the job has known.
+    run_count: i32,
+    /// Who provisions.
+    agent_id: Option<String>,
+    /// Where it is provisioned.
+    region: Option<String>,
+    /// For how many seconds the job may be silent; none for the worker's own timeout.
+    heartbeat_timeout_s: Option<i32>,
+    /// Heartbeats of the current run.
+    heartbeat_count: i32,
+    /// When the last of them was stored.
+    last_heartbeat_at: Option<DateTime<Utc>>,
+    /// When the job was queued.
+    queued_at: Option<DateTime<Utc>>,
+    /// When the current run began.
+    started_at: Option<DateTime<Utc>>,
+    /// When the current run succeeded or failed.
+    finished_at: Option<DateTime<Utc>>,
+    /// When the job was first heard of.
+    created_at: DateTime<Utc>,
+    /// When the row last changed.
+    updated_at: DateTime<Utc>,
+    /// The partition that the job belongs to.
+    partition: i32,
+}
+
+impl Job {
+    pub(crate) fn new(job: job::Model, settings: &WebSettings) -> Self {
+        Self {
+            run_url: settings.run_url(job.workflow_run_id.as_deref(), job.run_attempt),
+            id: job.id,
+            status: job.status,
+            failure: job.failure,
+            error: job.error,
+            failed_step: job.failed_step,
+            workflow_run_id: job.workflow_run_id,
+            run_attempt: job.run_attempt,
+            run_count: job.run_count,
+            agent_id: job.agent_id,
+            region: job.region,
+            heartbeat_timeout_s: job.heartbeat_timeout_s,
+            heartbeat_count: job.heartbeat_count,
+            last_heartbeat_at: job.last_heartbeat_at,
+            queued_at: job.queued_at,
+            started_at: job.started_at,
+            finished_at: job.finished_at,
+            created_at: job.created_at,
+            updated_at: job.updated_at,
+            partition: job.partition,
+        }
+    }
+}
+
+/// What one callback, or one decision of a worker or an operator, did.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Event {
+    /// The partition.
+    partition: i32,
+    /// The stream sequence.
+    seq: i64,
+    /// The index in the bundle.
+    idx: i32,
+    /// The job; empty for an order that concerns none.
+    job_id: String,
+    /// What it reports.
+    kind: job_event::Kind,
+    /// The job's status before.
+    from_status: Option<job::Status>,
+    /// The job's status after.
+    to_status: Option<job::Status>,
+    /// What became of it.
+    outcome: job_event::Effect,
+    /// Why, where that needs saying.
+    reason: Option<String>,
+    /// The sender's idempotency key.
+    event_id: Option<String>,
+    /// The run that spoke, as it was sent.
+    workflow_run_id: Option<String>,
+    /// That run's attempt.
+    run_attempt: Option<i32>,
+    /// The error that it carried.
+    error: Option<String>,
+    /// The failed step that it carried.
+    failed_step: Option<String>,
+    /// When the stream stored it.
+    received_at: DateTime<Utc>,
+}
+
+impl From<job_event::Model> for Event {
+    fn from(event: job_event::Model) -> Self {
+        Self {
+            partition: event.partition,
+            seq: event.seq,
+            idx: event.idx,
+            job_id: event.job_id,
+            kind: event.kind,
+            from_status: event.from_status,
+            to_status: event.to_status,
+            outcome: event.outcome,
+            reason: event.reason,
+            event_id: event.event_id,
+            workflow_run_id: event.workflow_run_id,
+            run_attempt: event.run_attempt,
+            error: event.error,
+            failed_step: event.failed_step,
+            received_at: event.received_at,
+        }
+    }
+}
+
+/// A callback that could not be applied, or is held behind one.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct DeadLetter {
+    /// PARTITION-SEQUENCE-INDEX: its name in addresses.
+    #[schema(example = "03-17-0")]
+    position: String,
+    /// Why it is here.
+    state: dead_letter::State,
+    /// The job; none when it could not be decoded.
+    job_id: Option<String>,
+    /// The error.
+    reason: String,
+    /// The subject that it came on.
+    subject: String,
+    /// The sender's idempotency key.
+    event_id: Option<String>,
+    /// How often it was refused.
+    refusals: i32,
+    /// When the stream stored it.
+    received_at: DateTime<Utc>,
+    /// The verbatim body; what is not UTF-8 in it is replaced.
+    payload: String,
+    /// Whether something of the payload had to be replaced.
+    payload_is_damaged: bool,
+}
+
+impl From<dead_letter::Model> for DeadLetter {
+    fn from(letter: dead_letter::Model) -> Self {
+        let payload = String::from_utf8_lossy(&letter.payload);
+        Self {
+            position: Place::of(&letter).in_address(),
+            state: letter.state,
+            job_id: letter.job_id.clone(),
+            reason: letter.reason.clone(),
+            subject: letter.subject.clone(),
+            event_id: letter.event_id.clone(),
+            refusals: letter.refusals,
+            received_at: letter.received_at,
+            payload_is_damaged: matches!(payload, std::borrow::Cow::Owned(_)),
+            payload: payload.into_owned(),
+        }
+    }
+}

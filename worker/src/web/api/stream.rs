@@ -1,0 +1,173 @@
+//! What happens, as it happens, as server-sent events.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::sse::{self, KeepAlive, Sse};
+use futures::Stream;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use utoipa::IntoParams;
+
+use super::Asked;
+use super::schema::Event;
+use crate::store::read;
+use crate::web::problem::Problem;
+use crate::web::{Backend, Web};
+
+/// How many events are read at a time.
+const PAGE: u64 = 500;
+/// How many may wait for a slow reader.
+const AHEAD: usize = 64;
+/// How often something is sent at the least, so that a reader that is gone is noticed.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// What is streamed, and from where on.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Streamed {
+    /// Whether to send what each callback did, too; so it is if nothing is said.
+    events: Option<bool>,
+    /// From behind which point on, as the `id` of an earlier message says it; from now on if nothing
+    /// is said. `Last-Event-ID` goes before it.
+    from: Option<String>,
+}
+
+/// What happens, as server-sent events.
+///
+/// `event: checkpoint` says which partitions have moved, as `{"partitions":[{"partition":3,
+/// "applied_seq":17}]}`, and its `id` is where to go on after an interruption. Before it come the
+/// events up to there, in order within each partition, each an `event: event` with what
+/// `/api/v1/jobs/{id}/events` says of it. Heartbeats move a checkpoint and leave no event.
+#[utoipa::path(
+    get,
+    path = "/api/v1/stream",
+    params(Streamed),
+    responses(
+        (status = 200, description = "A stream without an end.", body = String, content_type = "text/event-stream"),
+        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn stream(
+    State(web): State<Web>,
+    headers: HeaderMap,
+    Asked(asked): Asked<Streamed>,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    let from = last.or(asked.from.as_deref()).map(checkpoints).transpose()?;
+    let backend = web.backend()?;
+    let place = web.wait()?;
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    let follower = Follower { backend, sender, events: asked.events.unwrap_or(true), place };
+    let ending = web.ending.clone();
+    tokio::spawn(async move { ending.run_until_cancelled_owned(follower.run(web, from)).await });
+    let events = futures::stream::unfold(receiver, async |mut receiver| {
+        receiver.recv().await.map(|event| (Ok(event), receiver))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// Reads the checkpoints of all partitions.
+fn checkpoints(id: &str) -> Result<Vec<i64>, Problem> {
+    let read = |part: &str| part.parse().ok().filter(|seq| *seq >= 0);
+    let found: Option<Vec<i64>> = id.split(',').map(read).collect();
+    found.ok_or_else(|| Problem::bad("from: must be the id of an earlier message of the stream"))
+}
+
+/// Follows the checkpoints for one reader.
+struct Follower {
+    backend: Backend,
+    sender: mpsc::Sender<sse::Event>,
+    events: bool,
+    #[expect(dead_code, reason = "it is held as long as the reader is there")]
+    place: OwnedSemaphorePermit,
+}
+
+impl Follower {
+    /// Until the reader is gone.
+    async fn run(self, web: Web, from: Option<Vec<i64>>) {
+        let mut snapshots = web.view.watch();
+        let mut known = from;
+        loop {
+            let now: Vec<i64> = {
+                let snapshot = snapshots.borrow_and_update();
+                snapshot.partitions.iter().map(|state| state.applied_seq).collect()
+            };
+            if !now.is_empty() {
+                let before = match &known {
+                    Some(known) if known.len() == now.len() => known.clone(),
+                    _ => now.clone(),
+                };
+                if (known.as_ref() != Some(&now)) && self.tell(&before, &now).await.is_err() {
+                    return;
+                }
+                known = Some(now);
+            }
+            tokio::select! {
+                changed = snapshots.changed() => if changed.is_err() { return },
+                () = self.sender.closed() => return,
+            }
+        }
+    }
+
+    /// Tells what lies between two looks. An error means that nobody listens any more.
+    async fn tell(&self, before: &[i64], now: &[i64]) -> Result<(), ()> {
+        let moved: Vec<_> =
+            (0..).zip(before.iter().zip(now)).filter(|(_, (before, now))| before != now).collect();
+        if self.events {
+            for (partition, (before, now)) in &moved {
+                self.tell_events(*partition, **before, **now).await?;
+            }
+        }
+        let moved: Vec<_> = moved
+            .iter()
+            .map(|(partition, (_, now))| json!({ "partition": partition, "applied_seq": now }))
+            .collect();
+        let id: Vec<_> = now.iter().map(i64::to_string).collect();
+        let event = sse::Event::default().event("checkpoint").id(id.join(","));
+        self.send(event.json_data(json!({ "partitions": moved }))).await
+    }
+
+    async fn tell_events(&self, partition: i32, above: i64, to: i64) -> Result<(), ()> {
+        let mut above = above;
+        while above < to {
+            let read = read::events_between(&self.backend.db, partition, above, to, PAGE).await;
+            let mut events = read.map_err(|error| {
+                tracing::warn!(%error, "a reader of the event stream is sent away: {error}");
+            })?;
+            let is_last = events.len() < PAGE as usize;
+            // A message is told whole: the rest of the last one may be on the next page. None has as
+            // many callbacks as a page has room for.
+            if !is_last && let Some(last) = events.last().map(|event| event.seq) {
+                events.retain(|event| event.seq < last);
+            }
+            above = if is_last { to } else { events.last().map_or(to, |event| event.seq) };
+            for event in events {
+                let event = sse::Event::default().event("event").json_data(Event::from(event));
+                self.send(event).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&self, event: Result<sse::Event, axum::Error>) -> Result<(), ()> {
+        self.sender.send(event.map_err(drop)?).await.map_err(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_is_a_checkpoint_for_each_partition() {
+        assert_eq!(checkpoints("0,12,7").unwrap(), [0, 12, 7]);
+        for bad in ["", "a", "1,,2", "-1", "1;2"] {
+            assert!(checkpoints(bad).is_err(), "{bad}");
+        }
+    }
+}

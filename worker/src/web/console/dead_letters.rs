@@ -1,0 +1,229 @@
+//! Dead letters: the list, one with its payload, and the decision about it.
+
+use axum::Form;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Redirect, Response};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::format::{address, job_path, said, said_briefly, time};
+use super::{Failed, Page, layout};
+use crate::entity::dead_letter::{Model, State as LetterState};
+use crate::event::Action;
+use crate::redrive::{self, Done, Place};
+use crate::store::dead_letters::{self, LetterFilter};
+use crate::web::Web;
+use crate::web::api::{job_id, order, place};
+use crate::web::problem::Problem;
+
+const PAGE: u64 = 50;
+/// How much of a reason a line shows, in characters.
+const BRIEF: usize = 120;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Asked {
+    #[serde(default)]
+    job: String,
+    #[serde(default)]
+    after: String,
+    /// What was just done, and to which letter.
+    #[serde(default)]
+    done: String,
+}
+
+pub(super) async fn list(State(web): State<Web>, asked: Query<Asked>) -> Page {
+    let Query(asked) = asked;
+    let db = web.backend()?.db;
+    let given = |text: String| Some(text).filter(|text| !text.is_empty());
+    let job = given(asked.job).map(job_id).transpose()?;
+    let after = given(asked.after).map(|after| place(&after)).transpose()?;
+    let after = after.map(|place| (place.partition.number().into(), place.position));
+    let filter = LetterFilter { job_id: job.clone(), state: None, discarded: true };
+    let mut letters = dead_letters::list(&db, &filter, after, PAGE + 1).await?;
+    let has_more = letters.len() > PAGE as usize;
+    letters.truncate(PAGE as usize);
+    let next = letters.last().filter(|_| has_more).map(|letter| {
+        let after = Place::of(letter).in_address();
+        address("/dead-letters", &[("job", job.as_deref().unwrap_or_default()), ("after", &after)])
+    });
+    let body = html! {
+        h1 { "Dead letters" }
+        @if let Some(done) = said_done(&asked.done) { p.done role="status" { (done) } }
+        p { "What could not be applied, and what is held behind it. Nothing of it is lost; the other jobs go on." }
+        @if let Some(job) = &job {
+            p { "Of the job " a href=(job_path(job)) { (said(job)) } ". " a href="/dead-letters" { "Show all" } }
+        }
+        div #letters data-live="checkpoint" {
+            (table(&letters))
+            nav.pages aria-label="Pages of the list" {
+                @if let Some(next) = next { a rel="next" href=(next) { "Next" } }
+            }
+        }
+    };
+    Ok(layout::page("Dead letters", layout::Place::DeadLetters, &body))
+}
+
+fn table(letters: &[Model]) -> Markup {
+    html! {
+        @if letters.is_empty() {
+            p.lead { "There are none." }
+        } @else {
+            div.scroll tabindex="0" role="region" aria-label="Dead letters" {
+                table {
+                    thead {
+                        tr {
+                            th scope="col" { "Message" }
+                            th scope="col" { "State" }
+                            th scope="col" { "Job" }
+                            th scope="col" { "Received" }
+                            th scope="col" { "Reason" }
+                        }
+                    }
+                    tbody {
+                        @for letter in letters {
+                            tr {
+                                th scope="row" { a href=(path(letter)) { (Place::of(letter).to_string()) } }
+                                td { (letter.state.as_str()) }
+                                td { (job(letter)) }
+                                td { (time(letter.received_at)) }
+                                td { (said_briefly(&letter.reason, BRIEF)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn path(letter: &Model) -> String {
+    format!("/dead-letter?at={}", Place::of(letter).in_address())
+}
+
+fn job(letter: &Model) -> Markup {
+    match &letter.job_id {
+        Some(job) => html! { a href=(job_path(job)) { (said(job)) } },
+        None => html! { "–" },
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct At {
+    at: String,
+    /// What somebody is about to do, and is asked to confirm.
+    #[serde(default)]
+    confirm: String,
+}
+
+pub(super) async fn show(State(web): State<Web>, at: Query<At>) -> Page {
+    let db = web.backend()?.db;
+    let letter = redrive::existing(&db, place(&at.at)?).await.map_err(Problem::from)?;
+    let place = Place::of(&letter);
+    let title = format!("Dead letter {place}");
+    let body = html! {
+        h1 { (title) }
+        (choice(&letter, action(&at.confirm)))
+        dl.facts {
+            dt { "State" } dd { (letter.state.as_str()) }
+            dt { "Reason" } dd { pre tabindex="0" { (said(&letter.reason)) } }
+            dt { "Job" } dd { (job(&letter)) }
+            dt { "Received" } dd { (time(letter.received_at)) }
+            dt { "Subject" } dd { (said(&letter.subject)) }
+            @if let Some(event_id) = &letter.event_id { dt { "Event id" } dd { (said(event_id)) } }
+            dt { "Refused" } dd { (letter.refusals) " time(s)" }
+            dt { "Payload" } dd { pre tabindex="0" { (said(&String::from_utf8_lossy(&letter.payload))) } }
+        }
+        p { a href="/dead-letters" { "To all dead letters" } }
+    };
+    Ok(layout::page(&title, layout::Place::DeadLetters, &body))
+}
+
+fn action(name: &str) -> Option<Action> {
+    match name {
+        "requeue" => Some(Action::Requeue),
+        "discard" => Some(Action::Discard),
+        _ => None,
+    }
+}
+
+/// The two things that can be done, each of which is asked about once more.
+fn choice(letter: &Model, confirm: Option<Action>) -> Markup {
+    if letter.state != LetterState::Dead {
+        return html! {
+            p.note {
+                @if letter.state == LetterState::Held { "It is sound, and waits for an earlier callback of its job: decide about that one." }
+                @else { "It was discarded, and is kept on record." }
+            }
+        };
+    }
+    let path = path(letter);
+    match confirm {
+        None => html! {
+            p.actions {
+                a.button href=(format!("{path}&confirm=requeue")) { "Requeue…" }
+                a.button.danger href=(format!("{path}&confirm=discard")) { "Discard…" }
+            }
+        },
+        Some(action) => {
+            let (name, question) = match action {
+                Action::Requeue => (
+                    "requeue",
+                    "Try it again, and then what is held behind it, in order? Do so when the reason is mended.",
+                ),
+                Action::Discard => (
+                    "discard",
+                    "Let it take no effect for good, and apply what is held behind it? This can't be taken back.",
+                ),
+            };
+            html! {
+                form.confirm method="post" action="/dead-letter" {
+                    p #question { (question) }
+                    input type="hidden" name="at" value=(Place::of(letter).in_address());
+                    p.actions {
+                        button class=[(name == "discard").then_some("danger")] name="action" value=(name) aria-describedby="question" {
+                            @if name == "requeue" { "Requeue" } @else { "Discard" }
+                        }
+                        a.button href=(path) { "Cancel" }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Decision {
+    at: String,
+    action: String,
+}
+
+pub(super) async fn decide(
+    State(web): State<Web>,
+    Form(decision): Form<Decision>,
+) -> Result<Response, Failed> {
+    let place = place(&decision.at)?;
+    let Some(action) = action(&decision.action) else {
+        return Err(Failed(Problem::bad("action: must be requeue or discard")));
+    };
+    let address = place.in_address();
+    Ok(match order(&web, place, action).await? {
+        Done::Applied => Redirect::to(&format!("/dead-letters?done=applied.{address}")),
+        Done::Discarded => Redirect::to(&format!("/dead-letters?done=discarded.{address}")),
+        Done::Waiting(_) => Redirect::to(&format!("/dead-letters?done=waiting.{address}")),
+        // The letter's page says why.
+        Done::Refused(_) => Redirect::to(&format!("/dead-letter?at={address}")),
+    }
+    .into_response())
+}
+
+/// What was just done, in words; none for anything that we have not said.
+fn said_done(done: &str) -> Option<String> {
+    let (what, at) = done.split_once('.')?;
+    let place = place(at).ok()?;
+    match what {
+        "applied" => Some(format!("{place} is applied.")),
+        "discarded" => Some(format!("{place} is discarded.")),
+        "waiting" => Some(format!("No worker has reached {place} yet; one will.")),
+        _ => None,
+    }
+}

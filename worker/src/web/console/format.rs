@@ -1,0 +1,181 @@
+//! How values look on a page.
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use maud::{Markup, html};
+
+use crate::entity::job::{Failure, Model as Job, Status};
+
+/// A text from a sender: escaped, set apart from the direction of its surroundings, and with what
+/// can't be seen, or would turn what follows around, made visible.
+pub(super) fn said(text: &str) -> Markup {
+    html! {
+        bdi {
+            @for (is_hidden, part) in parts(text) {
+                @if is_hidden {
+                    @for c in part.chars() { span.hidden-char { (format!("U+{:04X}", u32::from(c))) } }
+                } @else { (part) }
+            }
+        }
+    }
+}
+
+/// The same, cut to what fits into a line.
+pub(super) fn said_briefly(text: &str, max_chars: usize) -> Markup {
+    match text.char_indices().nth(max_chars) {
+        None => said(text),
+        Some((end, _)) => html! { (said(&text[..end])) "…" },
+    }
+}
+
+/// Runs of characters, and whether they are shown by their numbers.
+fn parts(text: &str) -> Vec<(bool, &str)> {
+    let mut parts: Vec<(bool, &str)> = Vec::new();
+    let mut begin = 0;
+    for (at, c) in text.char_indices() {
+        let is_hidden = is_hidden(c);
+        match parts.last_mut() {
+            Some((hidden, part)) if *hidden == is_hidden => *part = &text[begin..at + c.len_utf8()],
+            _ => {
+                begin = at;
+                parts.push((is_hidden, &text[at..at + c.len_utf8()]));
+            }
+        }
+    }
+    parts
+}
+
+fn is_hidden(c: char) -> bool {
+    (c.is_control() && c != '\n' && c != '\t')
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{feff}' | '\u{200b}'..='\u{200f}')
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// A moment, with its date.
+pub(super) fn time(at: DateTime<Utc>) -> Markup {
+    html! {
+        time datetime=(at.to_rfc3339_opts(SecondsFormat::Millis, true)) {
+            (at.format("%Y-%m-%d %H:%M:%S").to_string())
+        }
+    }
+}
+
+/// A moment, or a dash.
+pub(super) fn time_or_dash(at: Option<DateTime<Utc>>) -> Markup {
+    match at {
+        Some(at) => time(at),
+        None => html! { "–" },
+    }
+}
+
+/// A span of time, to its two largest units.
+pub(super) fn span(delta: TimeDelta) -> String {
+    let seconds = delta.num_seconds().max(0);
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, s) => format!("{s} s"),
+        (0, 0, m, s) => format!("{m} min {s} s"),
+        (0, h, m, _) => format!("{h} h {m} min"),
+        (d, h, ..) => format!("{d} d {h} h"),
+    }
+}
+
+/// A number of seconds, in the unit that suits it.
+pub(super) fn seconds(value: f64) -> String {
+    match value {
+        value if value < 1.0 => format!("{:.0} ms", value * 1000.0),
+        value if value < 10.0 => format!("{value:.1} s"),
+        value => span(TimeDelta::seconds(value as i64)),
+    }
+}
+
+/// A rate or a quantity, short.
+pub(super) fn number(value: f64) -> String {
+    match value {
+        value if value < 10.0 && value.fract() != 0.0 => format!("{value:.1}"),
+        value if value < 10_000.0 => format!("{value:.0}"),
+        value if value < 10_000_000.0 => format!("{:.1} k", value / 1000.0),
+        value => format!("{:.1} M", value / 1_000_000.0),
+    }
+}
+
+/// A count, with its thousands apart.
+pub(super) fn count(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A status, in words and in its colour.
+pub(super) fn status(status: Status, failure: Option<Failure>) -> Markup {
+    let presumed = status == Status::Failed && failure == Some(Failure::Presumed);
+    html! {
+        span class=(format!("status {}", status.as_str())) {
+            (status.as_str()) @if presumed { " (presumed)" }
+        }
+    }
+}
+
+/// How long a job took, or has taken by now.
+pub(super) fn took(job: &Job, now: DateTime<Utc>) -> Option<String> {
+    let started = job.started_at?;
+    let end = job.finished_at.unwrap_or(now);
+    Some(span(end.signed_duration_since(started)))
+}
+
+/// The address of a page; what is empty is left out.
+pub(super) fn address(path: &str, asked: &[(&str, &str)]) -> String {
+    let begin = format!("{path}?");
+    let at = begin.len();
+    let mut query = url::form_urlencoded::Serializer::for_suffix(begin, at);
+    query.extend_pairs(asked.iter().filter(|(_, value)| !value.is_empty()));
+    query.finish()
+}
+
+/// The address of a job's page.
+pub(super) fn job_path(id: &str) -> String {
+    address("/job", &[("id", id)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_senders_say_is_text() {
+        let shown = |text| said(text).into_string();
+        assert_eq!(shown("plain ü"), "<bdi>plain ü</bdi>");
+        assert_eq!(
+            shown("<script>alert('1')</script>&\""),
+            "<bdi>&lt;script&gt;alert('1')&lt;/script&gt;&amp;&quot;</bdi>"
+        );
+        assert_eq!(
+            shown("a\u{202e}b\u{7}"),
+            "<bdi>a<span class=\"hidden-char\">U+202E</span>b<span class=\"hidden-char\">U+0007</span></bdi>"
+        );
+        assert_eq!(shown("two\nlines"), "<bdi>two\nlines</bdi>");
+        assert_eq!(said_briefly("äöü", 2).into_string(), "<bdi>äö</bdi>…");
+        assert_eq!(said_briefly("äöü", 3).into_string(), "<bdi>äöü</bdi>");
+    }
+
+    #[test]
+    fn quantities_are_short() {
+        let spans = [0, 59, 61, 3700, 90_000].map(|s| span(TimeDelta::seconds(s)));
+        assert_eq!(spans, ["0 s", "59 s", "1 min 1 s", "1 h 1 min", "1 d 1 h"]);
+        assert_eq!([0.0042, 2.26, 75.0].map(seconds), ["4 ms", "2.3 s", "1 min 15 s"]);
+        assert_eq!([0.0, 0.25, 950.0, 12_345.0].map(number), ["0", "0.2", "950", "12.3 k"]);
+        assert_eq!(
+            [0, 999, 1000, 1_234_567].map(count),
+            ["0", "999", "1\u{202f}000", "1\u{202f}234\u{202f}567"]
+        );
+    }
+
+    #[test]
+    fn every_id_has_an_address() {
+        assert_eq!(job_path("a b/../ü&x"), "/job?id=a+b%2F..%2F%C3%BC%26x");
+    }
+}

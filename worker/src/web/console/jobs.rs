@@ -1,0 +1,170 @@
+//! The list of jobs.
+
+use axum::extract::{Query, State};
+use chrono::{DateTime, TimeDelta, Utc};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::format::{address, job_path, said, said_briefly, status, time, took};
+use super::{Failed, Page, layout};
+use crate::entity::job::{Model, Status};
+use crate::store::read::{self, JobFilter, JobKey};
+use crate::web::Web;
+use crate::web::api::{key_of_job, read_key_of_job, search};
+use crate::web::problem::Problem;
+
+const PAGE: u64 = 50;
+/// How much of an error a line shows, in characters.
+const BRIEF: usize = 80;
+/// How far back the list may be cut, by name.
+const WITHIN: [(&str, &str, TimeDelta); 4] = [
+    ("1h", "last hour", TimeDelta::hours(1)),
+    ("24h", "last 24 hours", TimeDelta::hours(24)),
+    ("7d", "last 7 days", TimeDelta::days(7)),
+    ("30d", "last 30 days", TimeDelta::days(30)),
+];
+
+/// What a form sends; an empty field is none.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Asked {
+    #[serde(default)]
+    search: String,
+    #[serde(default)]
+    status: String,
+    #[serde(default)]
+    within: String,
+    #[serde(default)]
+    after: String,
+}
+
+pub(super) async fn page(State(web): State<Web>, asked: Query<Asked>) -> Page {
+    let Query(asked) = asked;
+    let db = web.backend()?.db;
+    #[expect(clippy::disallowed_methods, reason = "people ask for what is recent")]
+    let now = Utc::now();
+    let filter = asked.filter(now)?;
+    let after = Some(asked.after.as_str()).filter(|after| !after.is_empty());
+    let after = after.map(read_key_of_job).transpose()?;
+    let mut jobs = read::jobs(&db, &filter, after.as_ref(), PAGE + 1).await?;
+    let has_more = jobs.len() > PAGE as usize;
+    jobs.truncate(PAGE as usize);
+    let next = jobs.last().filter(|_| has_more).map(|job| key_of_job(&JobKey::from(job)));
+    let body = html! {
+        h1 { "Jobs" }
+        (form(&asked))
+        div #list data-live="checkpoint" {
+            (list(&jobs, now))
+            nav.pages aria-label="Pages of the list" {
+                @if after.is_some() { a href=(asked.path(None)) { "Newest" } }
+                @if let Some(next) = &next { a rel="next" href=(asked.path(Some(next))) { "Older" } }
+            }
+        }
+    };
+    Ok(layout::page("Jobs", layout::Place::Jobs, &body))
+}
+
+impl Asked {
+    fn filter(&self, now: DateTime<Utc>) -> Result<JobFilter, Failed> {
+        let search = search(self.search.trim().to_owned())?;
+        let status = match self.status.as_str() {
+            "" => None,
+            text => Some(text.parse::<Status>().map_err(Problem::bad)?),
+        };
+        let within = match self.within.as_str() {
+            "" => None,
+            text => {
+                let known = WITHIN.iter().find(|(name, ..)| *name == text);
+                Some(known.ok_or_else(|| Problem::bad("within: is not one of the list's"))?.2)
+            }
+        };
+        Ok(JobFilter {
+            status,
+            search: Some(search).filter(|search| !search.is_empty()),
+            created_from: within.map(|within| now - within),
+            created_before: None,
+        })
+    }
+
+    /// The address of a page of the same list.
+    fn path(&self, after: Option<&str>) -> String {
+        address(
+            "/jobs",
+            &[
+                ("search", &self.search),
+                ("status", &self.status),
+                ("within", &self.within),
+                ("after", after.unwrap_or_default()),
+            ],
+        )
+    }
+}
+
+fn form(asked: &Asked) -> Markup {
+    html! {
+        form.filter method="get" action="/jobs" role="search" {
+            label {
+                span { "Job or run" }
+                input type="search" name="search" value=(asked.search) maxlength="200" autocomplete="off" spellcheck="false";
+            }
+            label {
+                span { "Status" }
+                select name="status" {
+                    option value="" { "any" }
+                    @for status in Status::ALL {
+                        option value=(status.as_str()) selected[status.as_str() == asked.status] { (status.as_str()) }
+                    }
+                }
+            }
+            label {
+                span { "First heard of" }
+                select name="within" {
+                    option value="" { "at any time" }
+                    @for (name, text, _) in WITHIN {
+                        option value=(name) selected[name == asked.within] { (text) }
+                    }
+                }
+            }
+            button { "Show" }
+        }
+    }
+}
+
+fn list(jobs: &[Model], now: DateTime<Utc>) -> Markup {
+    html! {
+        @if jobs.is_empty() {
+            p.lead { "No job is like that." }
+        } @else {
+            div.scroll tabindex="0" role="region" aria-label="Jobs" {
+                table.jobs {
+                    thead {
+                        tr {
+                            th scope="col" { "Job" }
+                            th scope="col" { "Status" }
+                            th scope="col" { "First heard of" }
+                            th scope="col" { "Took" }
+                            th scope="col" { "Region" }
+                            th scope="col" { "Error" }
+                        }
+                    }
+                    tbody { @for job in jobs { (row(job, now)) } }
+                }
+            }
+        }
+    }
+}
+
+fn row(job: &Model, now: DateTime<Utc>) -> Markup {
+    html! {
+        tr {
+            th scope="row" { a href=(job_path(&job.id)) { (said(&job.id)) } }
+            td { (status(job.status, job.failure)) }
+            td { (time(job.created_at)) }
+            td { (took(job, now).unwrap_or_else(|| "–".to_owned())) }
+            td { @match &job.region { Some(region) => (said(region)), None => "–" } }
+            td {
+                @if let Some(step) = &job.failed_step { "in " (said_briefly(step, BRIEF)) @if job.error.is_some() { ": " } }
+                @if let Some(error) = &job.error { (said_briefly(error, BRIEF)) }
+            }
+        }
+    }
+}

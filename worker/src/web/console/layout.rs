@@ -1,0 +1,48 @@
+//! What all pages have around them.
+
+use maud::{DOCTYPE, Markup, html};
+
+/// Where a page stands in the navigation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Overview,
+    Jobs,
+    DeadLetters,
+    Elsewhere,
+}
+
+/// A page. What is in an element with `data-live` and an id is kept up to date.
+pub(super) fn page(title: &str, place: Place, body: &Markup) -> Markup {
+    let link = |to: Place, path: &str, text: &str| {
+        html! {
+            a href=(path) aria-current=[(to == place).then_some("page")] { (text) }
+        }
+    };
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) " · Ackline" }
+                link rel="icon" href="/assets/icon.svg" type="image/svg+xml";
+                link rel="stylesheet" href="/assets/console.css";
+                script src="/assets/console.js" type="module" {}
+            }
+            body {
+                a.skip href="#main" { "To the content" }
+                header {
+                    a.brand href="/" { "Ackline" }
+                    nav aria-label="Pages" {
+                        (link(Place::Overview, "/", "Overview"))
+                        (link(Place::Jobs, "/jobs", "Jobs"))
+                        (link(Place::DeadLetters, "/dead-letters", "Dead letters"))
+                    }
+                    p #live role="status" {}
+                }
+                main #main tabindex="-1" { (body) }
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Showing the token, once for each browser.
+
+use axum::Form;
+use axum::extract::{Query, State};
+use axum::http::header::SET_COOKIE;
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Redirect, Response};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::format::address;
+use super::layout;
+use crate::web::Web;
+use crate::web::guard::COOKIE;
+
+/// Whether a path is for those who have not shown the token yet.
+pub(in crate::web) fn is_open(path: &str) -> bool {
+    path == "/login" || path.starts_with("/assets/")
+}
+
+/// Where somebody is sent who wanted this page.
+pub(in crate::web) fn login_path(wanted: &Uri) -> String {
+    let wanted = wanted.path_and_query().map_or("/", |wanted| wanted.as_str());
+    address("/login", &[("next", wanted)])
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Asked {
+    #[serde(default)]
+    next: String,
+}
+
+pub(super) async fn page(asked: Query<Asked>) -> Markup {
+    form(&asked.next, false)
+}
+
+fn form(next: &str, is_wrong: bool) -> Markup {
+    let body = html! {
+        h1 { "Sign in" }
+        form.login method="post" action="/login" {
+            input type="hidden" name="next" value=(next);
+            label {
+                span { "Token" }
+                input type="password" name="token" required autocomplete="current-password"
+                    aria-invalid=[is_wrong.then_some("true")] aria-describedby="hint";
+            }
+            p #hint {
+                @if is_wrong { strong role="alert" { "That is not the token. " } }
+                "It is in the file that " code { "CONSOLE_TOKEN_FILE" } " names."
+            }
+            button { "Sign in" }
+        }
+    };
+    layout::page("Sign in", layout::Place::Elsewhere, &body)
+}
+
+#[derive(Deserialize)]
+pub(super) struct Shown {
+    token: String,
+    #[serde(default)]
+    next: String,
+}
+
+pub(super) async fn let_in(State(web): State<Web>, Form(shown): Form<Shown>) -> Response {
+    let Some(token) = &web.settings.token else { return Redirect::to("/").into_response() };
+    if !token.is(shown.token.trim()) {
+        tracing::warn!("somebody showed a wrong token to the console");
+        return (StatusCode::UNAUTHORIZED, form(&shown.next, true)).into_response();
+    }
+    // A path of ours, and no name of a host, which two slashes would begin.
+    let is_ours = shown.next.starts_with('/')
+        && !shown.next.starts_with("//")
+        && !shown.next.contains(['\\', '\r', '\n']);
+    let next = if is_ours { shown.next.as_str() } else { "/" };
+    let cookie = format!("{COOKIE}={}; HttpOnly; SameSite=Lax; Path=/", token.session());
+    ([(SET_COOKIE, cookie)], Redirect::to(next)).into_response()
+}

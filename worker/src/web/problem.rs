@@ -1,0 +1,105 @@
+//! What goes wrong, as RFC 9457 has it for programs, and as a page for people.
+
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use sea_orm::DbErr;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::console;
+
+/// A problem, as `application/problem+json` (RFC 9457).
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Problem {
+    /// What kind of problem it is; `about:blank` where the status says it all.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The status in words.
+    title: &'static str,
+    /// The HTTP status.
+    status: u16,
+    /// What is wrong here, and what to do.
+    detail: String,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or("Unknown"),
+            status: status.as_u16(),
+            detail: detail.into(),
+        }
+    }
+
+    pub(crate) fn bad(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    pub(crate) fn connecting() -> Self {
+        Self::unavailable(
+            "the worker is still connecting to the database and the broker: try again",
+        )
+    }
+
+    pub(crate) fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    pub(crate) fn title(&self) -> &'static str {
+        self.title
+    }
+
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+}
+
+impl From<DbErr> for Problem {
+    fn from(error: DbErr) -> Self {
+        // Whoever asks learns that it is the database; only operators may learn more.
+        tracing::warn!(%error, "the console's question to the database failed: {error}");
+        Self::unavailable("the database does not answer: try again, and see the worker's log")
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let mut response = (status, axum::Json(self)).into_response();
+        let headers = response.headers_mut();
+        let json = HeaderValue::from_static("application/problem+json");
+        headers.insert(header::CONTENT_TYPE, json);
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// Answers in the form that belongs to the path.
+pub(super) fn answer(path: &str, problem: Problem) -> Response {
+    if path.starts_with("/api/") {
+        problem.into_response()
+    } else {
+        console::problem(&problem).into_response()
+    }
+}
+
+pub(super) fn not_found(request: &Request) -> Response {
+    let problem = Problem::new(StatusCode::NOT_FOUND, "nothing is here");
+    answer(request.uri().path(), problem)
+}
+
+pub(super) fn method_not_allowed(request: &Request) -> Response {
+    let detail = format!("{} is not possible here: see Allow", request.method());
+    answer(request.uri().path(), Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail))
+}

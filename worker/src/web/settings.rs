@@ -1,0 +1,113 @@
+//! What is configured of the console, and the token that it demands off loopback.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use url::Url;
+
+/// The shortest token, in bytes.
+const MIN_TOKEN_BYTES: usize = 16;
+
+/// What is configured of the console.
+#[derive(Debug, Default)]
+pub struct WebSettings {
+    /// What a request must prove to know; none on loopback only.
+    pub token: Option<Token>,
+    /// Where the workflow runs, such as `https://github.com/owner/name`.
+    pub repository: Option<Url>,
+}
+
+impl WebSettings {
+    /// The page of a workflow run, when it is known where workflows run.
+    pub(super) fn run_url(&self, run: Option<&str>, attempt: Option<i32>) -> Option<String> {
+        let run = run.filter(|run| !run.is_empty() && run.bytes().all(|b| b.is_ascii_digit()))?;
+        let repository = self.repository.as_ref()?.as_str().trim_end_matches('/');
+        let attempt = attempt.map(|attempt| format!("/attempts/{attempt}")).unwrap_or_default();
+        Some(format!("{repository}/actions/runs/{run}{attempt}"))
+    }
+}
+
+/// A secret that people and programs show to be let in. It never shows itself.
+pub struct Token(Vec<u8>);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+impl Token {
+    /// A token, if it is long enough and can stand in a header.
+    ///
+    /// # Errors
+    /// What is wrong with it, without showing it.
+    pub fn new(text: &str) -> Result<Self, String> {
+        if text.len() < MIN_TOKEN_BYTES {
+            return Err(format!("the token must have at least {MIN_TOKEN_BYTES} characters"));
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("the token must be printable ASCII without spaces".into());
+        }
+        Ok(Self(text.as_bytes().to_vec()))
+    }
+
+    /// Whether this is the token; takes the same time whatever it is.
+    pub(super) fn is(&self, shown: &str) -> bool {
+        Sha256::digest(&self.0).ct_eq(&Sha256::digest(shown)).into()
+    }
+
+    /// What a browser keeps instead of the token. It is the same from every worker, and worth
+    /// nothing once the token is replaced.
+    pub(super) fn session(&self) -> String {
+        // Any length of key is fine.
+        let mac = <Hmac<Sha256>>::new_from_slice(&self.0)
+            .map(|mac| mac.chain_update(b"ackline console session"));
+        mac.map(|mac| hex::encode(mac.finalize().into_bytes())).unwrap_or_default()
+    }
+
+    /// Whether this is what a browser was given to keep.
+    pub(super) fn is_session(&self, kept: &str) -> bool {
+        let session = self.session();
+        !session.is_empty() && bool::from(session.as_bytes().ct_eq(kept.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_long_and_hidden_and_known_by_itself_only() {
+        for bad in ["", "short", "with a space in it", "0123456789abcde\u{e9}"] {
+            let why = Token::new(bad).unwrap_err();
+            assert!(bad.is_empty() || !why.contains(bad), "{why}");
+        }
+        let token = Token::new("0123456789abcdef").unwrap();
+        let other = Token::new("0123456789abcdeg").unwrap();
+        assert_eq!(format!("{token:?}"), "Token");
+        assert!(token.is("0123456789abcdef"));
+        assert!(!token.is("0123456789abcde") && !token.is("") && !other.is("0123456789abcdef"));
+        assert!(token.is_session(&token.session()));
+        assert!(!other.is_session(&token.session()) && !token.is_session("0123456789abcdef"));
+    }
+
+    #[test]
+    fn only_a_run_of_github_has_a_page() {
+        let repository = Some("https://github.com/owner/name/".parse().unwrap());
+        let settings = WebSettings { token: None, repository };
+        assert_eq!(
+            settings.run_url(Some("42"), Some(2)).unwrap(),
+            "https://github.com/owner/name/actions/runs/42/attempts/2"
+        );
+        assert_eq!(
+            settings.run_url(Some("42"), None).unwrap(),
+            "https://github.com/owner/name/actions/runs/42"
+        );
+        for run in [None, Some(""), Some("../../login"), Some("4x")] {
+            assert_eq!(settings.run_url(run, Some(1)), None, "{run:?}");
+        }
+        assert_eq!(WebSettings::default().run_url(Some("42"), None), None);
+    }
+}
