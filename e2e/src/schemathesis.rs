@@ -25,6 +25,7 @@ pub struct Api {
     document: String,
     base: String,
     headers: Vec<(String, String)>,
+    settled: Vec<(String, String, String)>,
     max_examples: u32,
     args: Vec<OsString>,
 }
@@ -50,6 +51,7 @@ impl Api {
             document: document.into(),
             base: base.into(),
             headers: Vec::new(),
+            settled: Vec::new(),
             max_examples: 50,
             args: Vec::new(),
         }
@@ -61,6 +63,13 @@ impl Api {
     #[must_use]
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sends this value of a parameter with every request of an operation, such as `GET /jobs/{id}`.
+    #[must_use]
+    pub fn settle(mut self, operation: &str, parameter: &str, value: &str) -> Self {
+        self.settled.push((operation.to_owned(), parameter.to_owned(), value.to_owned()));
         self
     }
 
@@ -127,13 +136,21 @@ impl Api {
         })
     }
 
-    /// The header fields, with values that only the environment knows.
+    /// The header fields, with values that only the environment knows, and what is settled.
     fn config(&self) -> Result<String> {
         let mut config = String::from("[headers]\n");
         for (number, (name, _)) in self.headers.iter().enumerate() {
             let (name, value) = (name, format!("${{{}}}", variable(number)));
             config +=
                 &format!("{} = {}\n", serde_json::to_string(name)?, serde_json::to_string(&value)?);
+        }
+        for (operation, parameter, value) in &self.settled {
+            let [operation, parameter, value] =
+                [operation, parameter, value].map(serde_json::to_string);
+            config += &format!(
+                "[[operations]]\ninclude-name = {}\nparameters = {{ {} = {} }}\n",
+                operation?, parameter?, value?
+            );
         }
         Ok(config)
     }

@@ -38,3 +38,5 @@ mod bench;
 mod faults;
 
 mod deployed;
+
+mod console;

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::jobs::job_id;
+use super::jobs::search;
 use super::page::{self, Page};
 use super::schema::DeadLetter;
 use super::{Asked, Named};
@@ -29,15 +29,16 @@ const WAIT: Duration = Duration::from_secs(8);
 #[into_params(parameter_in = Query)]
 pub(super) struct List {
     /// Only those of this job.
-    #[param(min_length = 1, max_length = 200)]
+    #[param(max_length = 200, pattern = r"^[^\x00]*$")]
     job_id: Option<String>,
     /// Only those in this state; if it is not said, those that are `dead` or `held`.
-    #[param(inline, value_type = Option<LetterState>)]
-    state: Option<String>,
+    #[param(inline)]
+    state: Option<LetterState>,
     /// How many; 50 if it is not said.
     #[param(minimum = 1, maximum = 500)]
     limit: Option<u64>,
     /// The `next` of the page before.
+    #[param(pattern = "^[0-9]{2}-[0-9]{1,9}-[0-9]{1,3}$")]
     after: Option<String>,
 }
 
@@ -57,8 +58,8 @@ pub(super) async fn list(
 ) -> Result<Json<Page<DeadLetter>>, Problem> {
     let limit = page::limit(asked.limit)?;
     let filter = LetterFilter {
-        job_id: asked.job_id.map(job_id).transpose()?,
-        state: asked.state.as_deref().map(state).transpose()?,
+        job_id: asked.job_id.map(search).transpose()?,
+        state: asked.state,
         discarded: false,
     };
     let after = asked.after.as_deref().map(place).transpose()?;
@@ -66,12 +67,6 @@ pub(super) async fn list(
     let found = dead_letters::list(&web.backend()?.db, &filter, after, limit + 1).await?;
     let key = |letter: &Model| Place::of(letter).in_address();
     Ok(Json(Page::new(found, limit, key, DeadLetter::from)))
-}
-
-fn state(text: &str) -> Result<LetterState, Problem> {
-    let states = [LetterState::Dead, LetterState::Held, LetterState::Discarded];
-    let found = states.into_iter().find(|state| state.as_str() == text);
-    found.ok_or_else(|| Problem::bad(format!("state: {text:?} is not dead, held or discarded")))
 }
 
 pub(crate) fn place(text: &str) -> Result<Place, Problem> {
@@ -83,7 +78,7 @@ pub(crate) fn place(text: &str) -> Result<Place, Problem> {
 #[utoipa::path(
     get,
     path = "/api/v1/dead-letters/{position}",
-    params(("position" = String, Path, description = "PARTITION-SEQUENCE-INDEX", pattern = "^[0-9]{2}-[0-9]{1,9}-[0-9]{1,3}$")),
+    params(("position" = String, Path, description = "PARTITION-SEQUENCE-INDEX", pattern = "^[0-9]{2}-[0-9]{1,9}-[0-9]{1,3}$", example = "00-1-0")),
     responses(
         (status = 200, description = "The dead letter.", body = DeadLetter),
         (status = 404, description = "Nothing is there.", body = Problem, content_type = "application/problem+json"),
@@ -114,7 +109,7 @@ pub(super) struct Decided {
 #[utoipa::path(
     post,
     path = "/api/v1/dead-letters/{position}/requeue",
-    params(("position" = String, Path, description = "PARTITION-SEQUENCE-INDEX", pattern = "^[0-9]{2}-[0-9]{1,9}-[0-9]{1,3}$")),
+    params(("position" = String, Path, description = "PARTITION-SEQUENCE-INDEX", pattern = "^[0-9]{2}-[0-9]{1,9}-[0-9]{1,3}$", example = "00-2-0")),
     responses(
         (status = 200, description = "It was carried out.", body = Decided),
         (status = 202, description = "No worker has reached the order yet.", body = Decided),
@@ -134,7 +129,7 @@ pub(super) async fn requeue(
 #[utoipa::path(
     post,
     path = "/api/v1/dead-letters/{position}/discard",
-    params(("position" = String, Path, description = "PARTITION-SEQUENCE-INDEX", pattern = "^[0-9]{2}-[0-9]{1,9}-[0-9]{1,3}$")),
+    params(("position" = String, Path, description = "PARTITION-SEQUENCE-INDEX", pattern = "^[0-9]{2}-[0-9]{1,9}-[0-9]{1,3}$", example = "00-1-0")),
     responses(
         (status = 200, description = "It was carried out.", body = Decided),
         (status = 202, description = "No worker has reached the order yet.", body = Decided),

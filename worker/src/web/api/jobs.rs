@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
+use shared::callback::MAX_JOB_ID_BYTES;
 use tokio::time::{Instant, timeout_at};
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use super::page::{self, Page};
 use super::schema::{Event, Job};
@@ -16,10 +18,10 @@ use crate::entity::job::{Model, Status};
 use crate::store::read::{self, JobFilter, JobKey};
 use crate::web::problem::Problem;
 use crate::web::{Backend, Web};
-use axum::http::StatusCode;
-use shared::callback::MAX_JOB_ID_BYTES;
 
-/// The longest wait for a job.
+/// How long a job is waited for, if it is not said.
+const USUAL_WAIT: Duration = Duration::from_secs(30);
+/// And at the most.
 const MOST_WAIT: Duration = Duration::from_secs(60);
 
 /// Which jobs are listed.
@@ -28,10 +30,10 @@ const MOST_WAIT: Duration = Duration::from_secs(60);
 #[into_params(parameter_in = Query)]
 pub(super) struct List {
     /// Only those of this status.
-    #[param(inline, value_type = Option<Status>)]
-    status: Option<String>,
+    #[param(inline)]
+    status: Option<Status>,
     /// Only those whose id has this in it, whatever its case, or whose run's id it is.
-    #[param(max_length = 200)]
+    #[param(max_length = 200, pattern = r"^[^\x00]*$")]
     search: Option<String>,
     /// Only those that were first heard of at this time or later.
     created_from: Option<DateTime<Utc>>,
@@ -41,6 +43,7 @@ pub(super) struct List {
     #[param(minimum = 1, maximum = 500)]
     limit: Option<u64>,
     /// The `next` of the page before.
+    #[param(pattern = "^[0-9]{1,16}-([0-9a-f]{2}){0,200}$")]
     after: Option<String>,
 }
 
@@ -61,7 +64,7 @@ pub(super) async fn list(
     let limit = page::limit(asked.limit)?;
     let after = asked.after.as_deref().map(page::job).transpose()?;
     let filter = JobFilter {
-        status: asked.status.as_deref().map(status).transpose()?,
+        status: asked.status,
         search: asked.search.map(search).transpose()?.filter(|search| !search.is_empty()),
         created_from: asked.created_from,
         created_before: asked.created_before,
@@ -72,14 +75,10 @@ pub(super) async fn list(
     Ok(Json(Page::new(found, limit, key, |job| Job::new(job, &web.settings))))
 }
 
-fn status(text: &str) -> Result<Status, Problem> {
-    text.parse().map_err(|error| Problem::bad(format!("status: {error}")))
-}
-
 /// Checks a text to search for.
 pub(crate) fn search(text: String) -> Result<String, Problem> {
-    if text.len() > MAX_JOB_ID_BYTES || text.contains('\0') {
-        let detail = format!("search: at most {MAX_JOB_ID_BYTES} bytes, without NUL");
+    if text.chars().count() > MAX_JOB_ID_BYTES || text.contains('\0') {
+        let detail = format!("search: at most {MAX_JOB_ID_BYTES} characters, without NUL");
         return Err(Problem::bad(detail));
     }
     Ok(text)
@@ -91,19 +90,19 @@ pub(crate) fn search(text: String) -> Result<String, Problem> {
 #[into_params(parameter_in = Query)]
 pub(super) struct Show {
     /// How long to wait for `until`, such as `30s`; 60 s at the most. The job is answered as it is
-    /// then, so look at its status.
-    #[param(pattern = "^([1-9]|[1-5][0-9]|60)s$")]
+    /// then, so look at its status. 30 s if only `until` is said.
+    #[param(pattern = "^(([1-9]|[1-5][0-9]|60)s|[1-9][0-9]{0,3}ms)$")]
     wait: Option<String>,
-    /// What to wait for: `finished`, which is `running` or `failed`.
-    #[param(inline, value_type = Option<UntilName>)]
-    until: Option<String>,
+    /// What to wait for: `finished`, which is `running` or `failed`; so it is if only `wait` is said.
+    #[param(inline)]
+    until: Option<Until>,
 }
 
-/// What can be waited for, for the document.
-#[derive(Debug, utoipa::ToSchema)]
-#[schema(rename_all = "lowercase")]
-#[expect(dead_code, reason = "only its names are read")]
-enum UntilName {
+/// What can be waited for.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Until {
+    /// The workflow has succeeded or failed, or is presumed to have failed.
     Finished,
 }
 
@@ -111,7 +110,7 @@ enum UntilName {
 #[utoipa::path(
     get,
     path = "/api/v1/jobs/{id}",
-    params(("id" = String, Path, description = "The job.", min_length = 1, max_length = 200), Show),
+    params(("id" = String, Path, description = "The job.", min_length = 1, max_length = 200, example = "job-1"), Show),
     responses(
         (status = 200, description = "The job.", body = Job),
         (status = 404, description = "There is no such job.", body = Problem, content_type = "application/problem+json"),
@@ -124,14 +123,11 @@ pub(super) async fn show(
     Asked(asked): Asked<Show>,
 ) -> Result<Json<Job>, Problem> {
     let id = job_id(id)?;
-    let wait = asked.wait.as_deref().map(wait).transpose()?;
-    match asked.until.as_deref() {
-        None | Some("finished") => {}
-        Some(other) => return Err(Problem::bad(format!("until: {other:?} is not finished"))),
-    }
-    if wait.is_some() != asked.until.is_some() {
-        return Err(Problem::bad("wait and until belong together: ?wait=30s&until=finished"));
-    }
+    let wait = match (asked.wait.as_deref(), asked.until) {
+        (Some(text), _) => Some(wait(text)?),
+        (None, Some(Until::Finished)) => Some(USUAL_WAIT),
+        (None, None) => None,
+    };
     let backend = web.backend()?;
     let job = match wait {
         None => read::job(&backend.db, &id).await?,
@@ -169,12 +165,10 @@ async fn finished(
     }
 }
 
-/// Checks the id of a job.
+/// Checks the id of a job. What no job can be called is not looked for.
 pub(crate) fn job_id(id: String) -> Result<String, Problem> {
     if !(1..=MAX_JOB_ID_BYTES).contains(&id.len()) || id.contains(char::is_control) {
-        let detail =
-            format!("a job's id has 1 to {MAX_JOB_ID_BYTES} bytes without control characters");
-        return Err(Problem::bad(detail));
+        return Err(no_job(&id));
     }
     Ok(id)
 }
@@ -193,6 +187,7 @@ pub(super) struct ListEvents {
     #[param(minimum = 1, maximum = 500)]
     limit: Option<u64>,
     /// The `next` of the page before.
+    #[param(pattern = "^[0-9]{1,15}-[0-9]{1,9}$")]
     after: Option<String>,
 }
 
@@ -200,7 +195,7 @@ pub(super) struct ListEvents {
 #[utoipa::path(
     get,
     path = "/api/v1/jobs/{id}/events",
-    params(("id" = String, Path, description = "The job.", min_length = 1, max_length = 200), ListEvents),
+    params(("id" = String, Path, description = "The job.", min_length = 1, max_length = 200, example = "job-1"), ListEvents),
     responses(
         (status = 200, description = "A page of them.", body = Page<Event>),
         (status = 404, description = "There is no such job.", body = Problem, content_type = "application/problem+json"),

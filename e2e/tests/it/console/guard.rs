@@ -1,0 +1,90 @@
+//! Who is answered, and for whom nothing is changed.
+
+use bytes::Bytes;
+use e2e::http::Client;
+use e2e::stack::Stack;
+use hyper::Method;
+
+use super::{get, post};
+use crate::expect::*;
+
+#[tokio::test]
+async fn a_page_of_another_origin_reads_nothing_and_changes_nothing() {
+    let stack = Stack::builder().partitions(1).start().await.unwrap();
+    let ops = stack.worker.ops;
+    // A name that an attacker's server gave this machine's address.
+    for (method, path) in [
+        (Method::GET, "/"),
+        (Method::GET, "/api/v1/jobs"),
+        (Method::GET, "/api/v1/stream"),
+        (Method::GET, "/assets/console.css"),
+        (Method::POST, "/api/v1/dead-letters/00-1-0/requeue"),
+    ] {
+        let rebound = [("host", "attacker.example")];
+        let answer =
+            Client::new(ops).send(method.clone(), path, &rebound, Bytes::new()).await.unwrap();
+        assert_eq!(answer.status, 403, "{method} {path}");
+    }
+    // Without the guard this one would be 404: there is no such dead letter.
+    let requeue = "/api/v1/dead-letters/00-1-0/requeue";
+    let own = format!("http://{ops}");
+    assert_eq!(post(&stack, requeue, &[]).await.status, 404);
+    assert_eq!(post(&stack, requeue, &[("origin", &own)]).await.status, 404);
+    for foreign in [
+        ("origin", "http://attacker.example"),
+        ("origin", "null"),
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+    ] {
+        let answer = post(&stack, requeue, &[foreign]).await;
+        assert_eq!(answer.status, 403, "{foreign:?}");
+        assert_eq!(answer.header("content-type"), "application/problem+json");
+    }
+    // What Prometheus and probes ask is not the console's.
+    let rebound = [("host", "worker.internal")];
+    for path in ["/livez", "/readyz", "/metrics"] {
+        let answer =
+            Client::new(ops).send(Method::GET, path, &rebound, Bytes::new()).await.unwrap();
+        assert_eq!(answer.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn every_answer_forbids_what_the_pages_do_not_need() {
+    let stack = Stack::builder().partitions(1).start().await.unwrap();
+    for path in ["/", "/jobs", "/job?id=none", "/assets/console.js", "/api/v1/jobs", "/nothing"] {
+        let answer = get(&stack, path).await;
+        let policy = answer.header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'"), "{path}: {policy}");
+        assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"), "{path}");
+        assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_others_can_reach_starts_only_with_a_token() {
+    let stack = Stack::builder().partitions(1).start().await.unwrap();
+    let run = async |env: &[(&str, &str)]| {
+        let program = stack.program("worker").unwrap().envs(env.iter().copied()).args(["run"]);
+        let mut process = stack.spawn(&program).unwrap();
+        let status = process.wait(SOON).await.unwrap();
+        (status.code(), process.log().text())
+    };
+    let listen = ("OPS_LISTEN", "0.0.0.0:0");
+    let (code, said) = run(&[listen]).await;
+    assert!(code == Some(2) && said.contains("CONSOLE_TOKEN_FILE"), "{code:?} {said}");
+    let file = stack.dir().join("token");
+    for (token, why) in [("hunter2", "at least 16 characters"), ("", "is empty")] {
+        std::fs::write(&file, token).unwrap();
+        let (code, said) = run(&[listen, ("CONSOLE_TOKEN_FILE", file.to_str().unwrap())]).await;
+        assert!(code == Some(2) && said.contains(why), "{code:?} {said}");
+        assert!(token.is_empty() || !said.contains(token), "{said}");
+    }
+    for (name, value, why) in [
+        ("REPOSITORY_URL", "javascript:alert(1)", "https://github.com/OWNER/NAME"),
+        ("INGRESS_OPS", "127.0.0.1", "HOST:PORT"),
+    ] {
+        let (code, said) = run(&[(name, value)]).await;
+        assert!(code == Some(2) && said.contains(why) && said.contains(name), "{code:?} {said}");
+    }
+}
