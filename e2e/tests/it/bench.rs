@@ -67,6 +67,12 @@ async fn looking_for_silent_jobs_is_measured() {
 }
 
 #[tokio::test]
+async fn showing_jobs_is_measured() {
+    let report = run("list").await;
+    check(&report, &["list, PostgreSQL", "list, SQLite"], 1);
+}
+
+#[tokio::test]
 async fn a_part_that_there_is_not_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::new("bench", tools::binary("bench").unwrap(), dir.path());

@@ -10,6 +10,7 @@ mod callbacks;
 mod growth;
 mod idle;
 mod latency;
+mod list;
 mod partitions;
 mod report;
 mod rounds;
@@ -29,8 +30,8 @@ use crate::report::Report;
 use crate::yardstick::Yardstick;
 
 /// The parts, in their order.
-const PARTS: [&str; 8] =
-    ["accept", "partitions", "apply", "latency", "backlog", "growth", "idle", "sweep"];
+const PARTS: [&str; 9] =
+    ["accept", "partitions", "apply", "latency", "backlog", "growth", "idle", "sweep", "list"];
 
 /// Callbacks that are applied of each kind, at the most.
 const APPLIED: usize = 240_000;
@@ -46,7 +47,7 @@ struct Args {
     /// Callbacks in the backlog.
     #[arg(long, env = "EVENTS", default_value_t = 1_000_000)]
     events: usize,
-    /// Jobs among which ten silent ones are looked for.
+    /// Jobs among which ten silent ones are looked for, and in the list.
     #[arg(long, env = "JOBS", default_value_t = 1_000_000)]
     jobs: u64,
     /// How long one round of a load takes, in seconds.
@@ -116,6 +117,11 @@ async fn run(args: Args) -> Result<()> {
                 growth::run(&mut report, args.jobs, events, round).await?;
             }
             "idle" => idle::run(&mut report, Duration::from_secs(args.idle)).await?,
+            "list" => {
+                for db in Db::ALL {
+                    list::run(&mut report, db, args.jobs).await?;
+                }
+            }
             _ => {
                 for db in Db::ALL {
                     sweep::run(&mut report, db, args.jobs).await?;
