@@ -15,7 +15,7 @@ ACTIONLINT ?= .tools/bin/actionlint
 SHELLCHECK ?= .tools/bin/shellcheck
 PROMTOOL ?= .tools/debian/promtool
 
-.PHONY: help tools build check image test test-faults test-door test-workflow compose-test soak fuzz demo up bench clean
+.PHONY: help tools build check image test test-faults test-door test-workflow compose-test soak fuzz demo up screenshots bench clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -86,6 +86,10 @@ demo: tools build ## Show two workflow runs, one of which fails, from their call
 
 up: tools build ## Run Ackline on its default ports with its data in .data, until Ctrl-C
 	@$(CARGO) run --quiet --bin up --locked
+
+screenshots: tools build ## Take the pictures of the console in docs/images again
+	@.ci/tools-debian chromium
+	@$(CARGO) run --quiet --bin screenshots --locked
 
 bench: tools ## Measure beside what limits it: ONLY=accept,apply,…  EVENTS=1000000  JSON=target/bench.json
 	$(CARGO) build --workspace --bins --locked --release
