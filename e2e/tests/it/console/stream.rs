@@ -65,7 +65,7 @@ impl Reader {
                 }
                 continue;
             }
-            let frame = timeout(SOON, self.body.frame()).await.expect("a message").unwrap();
+            let frame = self.body.frame().await.unwrap();
             self.text += std::str::from_utf8(frame.unwrap().data_ref().unwrap()).unwrap();
         }
     }
@@ -73,14 +73,18 @@ impl Reader {
     /// Reads up to the checkpoint that is everything, and returns where it is and the events.
     async fn until(&mut self, events: usize) -> (String, Vec<Value>) {
         let mut seen = Vec::new();
-        loop {
-            let message = self.next().await;
-            match message.event.as_str() {
-                "event" => seen.push(message.data),
-                _ if seen.len() >= events => return (message.id.unwrap(), seen),
-                _ => {}
+        let reading = async {
+            loop {
+                let message = self.next().await;
+                match message.event.as_str() {
+                    "event" => seen.push(message.data),
+                    _ if seen.len() >= events => break message.id.unwrap(),
+                    _ => {}
+                }
             }
-        }
+        };
+        let at = timeout(SOON, reading).await;
+        (at.unwrap_or_else(|_| panic!("only {} of {events} came", seen.len())), seen)
     }
 }
 
