@@ -15,7 +15,7 @@ await test(async ({ open, parameters }) => {
 
     const fact = (name) => page.locator(`.facts dt:text-is("${name}") + dd`);
     await fact('Status').filter({ hasText: /^provisioning$/ }).waitFor();
-    await page.locator('.strip figcaption').filter({ hasText: /^[1-9]\d* heartbeats/ }).waitFor();
+    await page.locator('.strip figcaption').filter({ hasText: /^[1-9]\d* heartbeats?,/ }).waitFor();
     await list.getByRole('link', { name: id }).waitFor();
     await overview.locator('.tiles li', { hasText: 'provisioning' }).filter({ hasText: '1' }).waitFor();
     await overview.locator('.quietest').getByRole('link', { name: id }).waitFor();

@@ -41,6 +41,9 @@ pub(crate) fn describe_metrics() {
         "ackline_worker_purged_messages_total",
         "Applied messages that were purged, by reason: horizon or pressure."
     );
+    for reason in ["horizon", "pressure"] {
+        metrics::counter!("ackline_worker_purged_messages_total", "reason" => reason).increment(0);
+    }
 }
 
 /// A stream as its description tells, and how far it is applied.

@@ -66,6 +66,7 @@ pub(crate) fn describe_metrics() {
         "ackline_worker_lost_total",
         "Silent jobs that the partitions' streams were told of."
     );
+    metrics::counter!("ackline_worker_lost_total").increment(0);
     describe_histogram!(
         "ackline_worker_sweep_seconds",
         Unit::Seconds,

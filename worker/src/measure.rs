@@ -159,8 +159,11 @@ pub(crate) fn lost(partition: Partition) {
     horizon_shrunk(partition, false);
 }
 
-pub(crate) fn lag(partition: Partition, messages: u64, seconds: f64) {
+pub(crate) fn lag_messages(partition: Partition, messages: u64) {
     of(LAG_MESSAGES, partition, messages as f64);
+}
+
+pub(crate) fn lag_seconds(partition: Partition, seconds: f64) {
     of(LAG_SECONDS, partition, seconds);
 }
 

@@ -172,6 +172,7 @@ pub async fn own(process: Arc<Process>, partition: Partition, shutdown: Cancella
             }
         };
         measure::acquired();
+        measure::stopped(partition, row.stopped_reason.is_some());
         tracing::debug!(%partition, epoch = row.epoch, applied_seq = row.applied_seq, "acquired");
         held = Some(row.epoch);
         let applied_before = row.applied_seq;

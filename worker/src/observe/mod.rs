@@ -261,14 +261,18 @@ impl Looker {
             let number = state.number();
             if owned.contains(&state.partition) {
                 shown.insert(state.partition);
-                if let (Some(messages), Some(seconds)) = (state.lag_messages, state.lag_seconds) {
-                    measure::lag(number, messages, seconds);
+                if let Some(messages) = state.lag_messages {
+                    measure::lag_messages(number, messages);
+                }
+                if let Some(seconds) = state.lag_seconds {
+                    measure::lag_seconds(number, seconds);
                 }
                 if let Some(stream) = state.stream {
                     measure::stream(number, stream.bytes, stream.max_bytes);
                 }
             } else if shown.remove(&state.partition) {
-                measure::lag(number, 0, 0.0);
+                measure::lag_messages(number, 0);
+                measure::lag_seconds(number, 0.0);
                 measure::stream(number, 0, 0);
             }
         }

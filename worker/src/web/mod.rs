@@ -33,6 +33,9 @@ use problem::Problem;
 /// connections, so that probes and metrics always find one.
 const MAX_WAITING: usize = 32;
 
+/// How many orders about dead letters may be on their way.
+const MAX_ORDERS: usize = 8;
+
 /// What the console needs of the worker, once it is connected.
 #[derive(Debug, Clone)]
 pub struct Backend {
@@ -49,6 +52,7 @@ pub(crate) struct Web {
     backend: watch::Receiver<Option<Backend>>,
     settings: Arc<WebSettings>,
     waiting: Arc<Semaphore>,
+    orders: Arc<Semaphore>,
     ending: CancellationToken,
 }
 
@@ -59,9 +63,18 @@ impl Web {
 
     /// A place for a request that waits for something to happen.
     fn wait(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        let place = Arc::clone(&self.waiting).try_acquire_owned();
-        place.map_err(|_| Problem::unavailable("too many requests wait already: try again later"))
+        take(&self.waiting)
     }
+
+    /// A place for an order, which those who only look can't take.
+    fn order(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        take(&self.orders)
+    }
+}
+
+fn take(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Problem> {
+    let place = Arc::clone(places).try_acquire_owned();
+    place.map_err(|_| Problem::unavailable("too many requests wait already: try again later"))
 }
 
 /// Answers what the ops listener does not; requests that wait end with `ending`.
@@ -73,7 +86,8 @@ pub fn rest(
     ending: CancellationToken,
 ) -> Rest {
     let waiting = Arc::new(Semaphore::new(MAX_WAITING));
-    let web = Web { view, backend, settings: Arc::new(settings), waiting, ending };
+    let orders = Arc::new(Semaphore::new(MAX_ORDERS));
+    let web = Web { view, backend, settings: Arc::new(settings), waiting, orders, ending };
     let router = router(web);
     Arc::new(move |request: hyper::Request<Incoming>| {
         let router = router.clone();

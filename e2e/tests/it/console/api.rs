@@ -108,6 +108,7 @@ async fn what_is_wrong_with_a_question_is_a_problem_in_words() {
         ("/api/v1/jobs/a?wait=1s&until=tea", 400, "until"),
         ("/api/v1/dead-letters/1", 400, "PARTITION-SEQUENCE-INDEX"),
         ("/api/v1/stream?from=x", 400, "from"),
+        ("/api/v1/stream?from=1,2", 400, "from"),
         ("/api/v1/nothing", 404, "nothing is here"),
     ] {
         let answer = get(&stack, path).await;

@@ -144,6 +144,9 @@ async fn readers_leave_room_for_probes_and_end_with_the_worker() {
     let refused = super::get(&stack, "/api/v1/stream").await;
     assert_eq!((refused.status, refused.header("retry-after")), (503, "1"));
     assert_eq!(super::get(&stack, "/readyz").await.status, 200);
+    // Those who decide something have places of their own.
+    let decided = super::post(&stack, "/api/v1/dead-letters/00-1-0/requeue", &[]).await;
+    assert_eq!(decided.status, 404);
     // A place is free again soon after its reader is gone.
     readers.pop();
     stack

@@ -53,6 +53,14 @@ async fn the_console_is_for_those_who_show_the_token() {
             assert_eq!(get("/jobs", &[("cookie", kept)]).await.status, 200);
         }
     }
-    let probes = get("/readyz", &[]).await;
-    assert_eq!(probes.status, 200, "what the load balancer asks needs no token");
+    assert_eq!(get("/metrics", &[]).await.status, 404, "they are each worker's own");
+    let secure = [
+        ("host", "console.example"),
+        ("origin", "https://console.example"),
+        ("content-type", "application/x-www-form-urlencoded"),
+    ];
+    let body = format!("token={}", token.trim());
+    let signed_in = Client::new(console).send(Method::POST, "/login", &secure, body.into()).await;
+    let signed_in = signed_in.unwrap();
+    assert!(signed_in.header("set-cookie").ends_with("; Secure"), "{:?}", signed_in.headers);
 }

@@ -159,7 +159,7 @@ async fn answer(web: &Web, position: &str, action: Action) -> Result<Response, P
 
 /// Gives an order, and puts on record who did.
 pub(crate) async fn order(web: &Web, place: Place, action: Action) -> Result<Done, Problem> {
-    let _place = web.wait()?;
+    let _place = web.order()?;
     let backend = web.backend()?;
     let done = redrive::order(&backend.db, &backend.jetstream, place, action, WAIT).await?;
     tracing::info!(position = %place, ?action, ?done, "an operator decided about a dead letter");

@@ -191,7 +191,8 @@ pub(super) struct ListEvents {
     after: Option<String>,
 }
 
-/// What each of a job's status callbacks did, oldest first. Heartbeats leave no event.
+/// What each of a job's status callbacks did, oldest first. Heartbeats leave an event only where
+/// they change the status.
 #[utoipa::path(
     get,
     path = "/api/v1/jobs/{id}/events",

@@ -42,7 +42,8 @@ pub(super) struct Streamed {
 /// `event: checkpoint` says which partitions have moved, as `{"partitions":[{"partition":3,
 /// "applied_seq":17}]}`, and its `id` is where to go on after an interruption. Before it come the
 /// events up to there, in order within each partition, each an `event: event` with what
-/// `/api/v1/jobs/{id}/events` says of it. Heartbeats move a checkpoint and leave no event.
+/// `/api/v1/jobs/{id}/events` says of it. Heartbeats move a checkpoint, and leave an event only where
+/// they change a job's status.
 #[utoipa::path(
     get,
     path = "/api/v1/stream",
@@ -60,6 +61,13 @@ pub(super) async fn stream(
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let from = last.or(asked.from.as_deref()).map(checkpoints).transpose()?;
     let backend = web.backend()?;
+    let partitions = web.view.now().partitions.len();
+    if partitions == 0 {
+        return Err(Problem::connecting());
+    }
+    if from.as_ref().is_some_and(|from| from.len() != partitions) {
+        return Err(not_a_point());
+    }
     let place = web.wait()?;
     let (sender, receiver) = mpsc::channel(AHEAD);
     let follower = Follower { backend, sender, events: asked.events.unwrap_or(true), place };
@@ -75,7 +83,11 @@ pub(super) async fn stream(
 fn checkpoints(id: &str) -> Result<Vec<i64>, Problem> {
     let read = |part: &str| part.parse().ok().filter(|seq| *seq >= 0);
     let found: Option<Vec<i64>> = id.split(',').map(read).collect();
-    found.ok_or_else(|| Problem::bad("from: must be the id of an earlier message of the stream"))
+    found.ok_or_else(not_a_point)
+}
+
+fn not_a_point() -> Problem {
+    Problem::bad("from: must be the id of an earlier message of this stream")
 }
 
 /// Follows the checkpoints for one reader.
@@ -97,16 +109,13 @@ impl Follower {
                 let snapshot = snapshots.borrow_and_update();
                 snapshot.partitions.iter().map(|state| state.applied_seq).collect()
             };
-            if !now.is_empty() {
-                let before = match &known {
-                    Some(known) if known.len() == now.len() => known.clone(),
-                    _ => now.clone(),
-                };
-                if (known.as_ref() != Some(&now)) && self.tell(&before, &now).await.is_err() {
+            if known.as_ref() != Some(&now) {
+                let before = known.unwrap_or_else(|| now.clone());
+                if self.tell(&before, &now).await.is_err() {
                     return;
                 }
-                known = Some(now);
             }
+            known = Some(now);
             tokio::select! {
                 changed = snapshots.changed() => if changed.is_err() { return },
                 () = self.sender.closed() => return,

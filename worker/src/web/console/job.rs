@@ -126,7 +126,8 @@ fn strip(job: &Job, now: DateTime<Utc>) -> Markup {
         Some(_) => format!("the last one {} before {}", span(silence), end_of(job)),
         None => format!("none in {}", span(silence)),
     };
-    let label = format!("{} heartbeats, {last}", job.heartbeat_count);
+    let heartbeats = if job.heartbeat_count == 1 { "heartbeat" } else { "heartbeats" };
+    let label = format!("{} {heartbeats}, {last}", job.heartbeat_count);
     html! {
         section aria-labelledby="heartbeats" {
             h2 #heartbeats { "Heartbeats" }
@@ -175,6 +176,8 @@ fn entry(event: &Event, web: &Web) -> Markup {
         Kind::Discard => "an operator discarded a dead letter",
     };
     let outcome = match event.outcome {
+        // Whether the letter itself was applied is for its own entry to say.
+        Effect::Applied if matches!(event.kind, Kind::Requeue | Kind::Discard) => "carried out",
         Effect::Applied => "applied",
         Effect::Unchanged => "unchanged",
         Effect::Ignored => "ignored",
@@ -182,11 +185,11 @@ fn entry(event: &Event, web: &Web) -> Markup {
     };
     let Position { seq, idx } = Position { seq: event.seq, idx: event.idx };
     html! {
-        li class=(outcome) {
+        li class=[(event.outcome == Effect::Ignored).then_some("ignored")] {
             p.when { (time(event.received_at)) }
             p.what {
                 strong { (kind) }
-                span class=(format!("outcome {outcome}")) { (outcome) @if let Some(reason) = &event.reason { ": " (said(reason)) } }
+                span.outcome { (outcome) @if let Some(reason) = &event.reason { ": " (said(reason)) } }
                 @if let Some(to) = event.to_status && event.from_status != Some(to) {
                     span.change {
                         @if let Some(from) = event.from_status { (status(from, None)) " → " }

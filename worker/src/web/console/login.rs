@@ -2,8 +2,8 @@
 
 use axum::Form;
 use axum::extract::{Query, State};
-use axum::http::header::SET_COOKIE;
-use axum::http::{StatusCode, Uri};
+use axum::http::header::{ORIGIN, SET_COOKIE};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -61,7 +61,11 @@ pub(super) struct Shown {
     next: String,
 }
 
-pub(super) async fn let_in(State(web): State<Web>, Form(shown): Form<Shown>) -> Response {
+pub(super) async fn let_in(
+    State(web): State<Web>,
+    headers: HeaderMap,
+    Form(shown): Form<Shown>,
+) -> Response {
     let Some(token) = &web.settings.token else { return Redirect::to("/").into_response() };
     if !token.is(shown.token.trim()) {
         tracing::warn!("somebody showed a wrong token to the console");
@@ -72,6 +76,10 @@ pub(super) async fn let_in(State(web): State<Web>, Form(shown): Form<Shown>) -> 
         && !shown.next.starts_with("//")
         && !shown.next.contains(['\\', '\r', '\n']);
     let next = if is_ours { shown.next.as_str() } else { "/" };
-    let cookie = format!("{COOKIE}={}; HttpOnly; SameSite=Lax; Path=/", token.session());
+    // Behind a proxy that speaks TLS only the browser knows that.
+    let is_secure =
+        headers.get(ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
+    let secure = if is_secure { "; Secure" } else { "" };
+    let cookie = format!("{COOKIE}={}; HttpOnly; SameSite=Lax; Path=/{secure}", token.session());
     ([(SET_COOKIE, cookie)], Redirect::to(next)).into_response()
 }
