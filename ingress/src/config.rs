@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use shared::broker::{BrokerArgs, Servers};
 use shared::config::{Invalid, Problems, duration, listen_address};
 use shared::health::HealthArgs;
+use shared::telemetry;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::limits::{LimitArgs, Limits};
@@ -143,7 +144,7 @@ impl KeySource {
 }
 
 impl ServeArgs {
-    /// Checks every setting; `variable` reads the environment, for the secrets.
+    /// Checks every setting; `variable` reads the environment, for what has no flag.
     ///
     /// # Errors
     /// Every problem at once.
@@ -166,7 +167,8 @@ impl ServeArgs {
         let servers = self.broker.check(&mut problems);
         let callback_path = problems.take("--callback-path", path(&self.callback_path));
         let tls = self.tls(&mut problems);
-        let secrets = Secrets::check(&self.secrets, &mut problems, variable);
+        let secrets = Secrets::check(&self.secrets, &mut problems, &variable);
+        telemetry::check(&mut problems, &variable);
 
         let config = (|| {
             let window =
@@ -292,9 +294,13 @@ mod tests {
             "--secrets-file=/nowhere/secrets",
             "--tls-cert=/nowhere/cert",
         ];
-        let problems = check(&args, &[("CALLBACK_SECRET", "")]).unwrap_err().to_string();
-        for arg in args {
-            let name = arg.split('=').next().unwrap();
+        let variables = [
+            ("CALLBACK_SECRET", ""),
+            ("LOG_FORMAT", "yaml"),
+        ];
+        let problems = check(&args, &variables).unwrap_err().to_string();
+        let names = args.map(|arg| arg.split('=').next().unwrap());
+        for name in names.into_iter().chain(variables.map(|(name, _)| name)) {
             let named = if name == "--secrets-file" { "CALLBACK_SECRETS_FILE" } else { name };
             assert!(problems.contains(named), "{name} in {problems}");
         }

@@ -1,10 +1,17 @@
 //! Logs and metrics.
 
+use std::ffi::OsString;
+use std::fmt::{self, Write};
 use std::io::{self, IsTerminal};
 
 pub use metrics_exporter_prometheus::PrometheusHandle;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::debug_fn;
+
+use crate::config::Problems;
 
 /// Libraries whose finer levels print addresses with credentials, or bytes of a request.
 /// async-nats' connector also reports as an error that a connection which is replaced does not
@@ -18,18 +25,78 @@ const QUIET: [&str; 6] = [
     "sqlx=warn",
 ];
 
-/// Sends logs to standard error: text on a terminal, a JSON object a line elsewhere. `RUST_LOG`
-/// chooses what is logged, `info` by default.
+const FORMAT: &str = "LOG_FORMAT";
+
+/// What a line of the log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    /// Text for people.
+    Text,
+    /// A JSON object.
+    Json,
+}
+
+impl Format {
+    /// Reads `LOG_FORMAT`; none when it is not set.
+    fn read(text: Option<OsString>) -> Result<Option<Self>, &'static str> {
+        match text.as_ref().map(|text| text.to_str()) {
+            None | Some(Some("")) => Ok(None),
+            Some(Some("text")) => Ok(Some(Self::Text)),
+            Some(Some("json")) => Ok(Some(Self::Json)),
+            _ => Err("must be json or text"),
+        }
+    }
+}
+
+/// Checks the setting that [`init_logs`] reads before there is anybody to tell of a bad one.
+pub fn check(problems: &mut Problems, variable: impl Fn(&str) -> Option<OsString>) {
+    problems.take(FORMAT, Format::read(variable(FORMAT)));
+}
+
+/// Sends logs to standard error: text on a terminal, a JSON object a line elsewhere, or what
+/// `LOG_FORMAT` says. `RUST_LOG` chooses what is logged, `info` by default.
 pub fn init_logs() {
     let filter = QUIET.iter().filter_map(|directive| directive.parse().ok()).fold(
         EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy(),
         EnvFilter::add_directive,
     );
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    if io::stderr().is_terminal() {
-        builder.init();
-    } else {
-        builder.json().flatten_event(true).with_current_span(false).init();
+    let by_default = if io::stderr().is_terminal() { Format::Text } else { Format::Json };
+    match Format::read(std::env::var_os(FORMAT)).ok().flatten().unwrap_or(by_default) {
+        Format::Text => {
+            builder.with_ansi(io::stderr().is_terminal()).fmt_fields(one_line()).init();
+        }
+        Format::Json => builder.json().flatten_event(true).with_current_span(false).init(),
+    }
+}
+
+/// The fields of a line of text, with no control character in them: the library would leave those
+/// of a message, and of what is displayed.
+fn one_line() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
+    debug_fn(|writer, field, value| {
+        let mut line = Printable(writer);
+        match field.name() {
+            "message" => write!(line, "{value:?}"),
+            name => write!(line, "{name}={value:?}"),
+        }
+    })
+    .delimited(" ")
+}
+
+/// Writes control characters as Rust does in a literal.
+struct Printable<'a, W>(&'a mut W);
+
+impl<W: Write> Write for Printable<'_, W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.split_inclusive(char::is_control) {
+            match part.char_indices().next_back() {
+                Some((at, last)) if last.is_control() => {
+                    write!(self.0, "{}{}", &part[..at], last.escape_debug())?;
+                }
+                _ => self.0.write_str(part)?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -62,4 +129,63 @@ pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
         }
     });
     Ok(handle)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn a_format_that_there_is_not_is_named() {
+        for (text, sound) in [("json", true), ("text", true), ("", true), ("JSON", false)] {
+            let mut problems = Problems::default();
+            check(&mut problems, |name| (name == "LOG_FORMAT").then(|| text.into()));
+            let checked = problems.finish(Some(())).map_err(|error| error.to_string());
+            assert_eq!(checked.is_ok(), sound, "{text}: {checked:?}");
+            assert!(sound || checked.unwrap_err().contains("LOG_FORMAT: must be json or text"));
+        }
+    }
+
+    /// What a line with such a text in it becomes.
+    fn written(format: Format, text: &str) -> String {
+        #[derive(Clone, Default)]
+        struct Memory(Arc<Mutex<Vec<u8>>>);
+        impl io::Write for Memory {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let memory = Memory::default();
+        let writer = memory.clone();
+        let builder =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+        let log = || tracing::info!(job = text, shown = %text, "about {text}");
+        match format {
+            Format::Text => {
+                tracing::subscriber::with_default(builder.fmt_fields(one_line()).finish(), log);
+            }
+            Format::Json => {
+                let builder = builder.json().flatten_event(true).with_current_span(false);
+                tracing::subscriber::with_default(builder.finish(), log);
+            }
+        }
+        String::from_utf8(memory.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn nobody_writes_a_line_of_the_log_by_what_they_send() {
+        let forged = "a\r\n2026-01-01T00:00:00Z ERROR forged\u{1b}[2J\u{7}";
+        for format in [Format::Text, Format::Json] {
+            let written = written(format, forged);
+            assert_eq!(written.matches('\n').count(), 1, "{written}");
+            let line = written.trim_end_matches('\n');
+            assert!(!line.contains(char::is_control), "{written:?}");
+            assert!(line.contains("about a") && line.contains("job"), "{written}");
+        }
+    }
 }

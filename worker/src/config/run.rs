@@ -8,6 +8,7 @@ use clap::Args;
 use shared::broker::{BrokerArgs, Servers};
 use shared::config::{Invalid, Problems, duration, listen_address, number};
 use shared::file::InFile;
+use shared::telemetry;
 use url::Url;
 
 use super::{DatabaseArgs, optional};
@@ -144,6 +145,7 @@ impl RunArgs {
             problems.take("--queued-timeout (QUEUED_TIMEOUT)", timeout(&self.queued_timeout));
         let grace =
             problems.take("--shutdown-grace (SHUTDOWN_GRACE)", duration(&self.shutdown_grace));
+        telemetry::check(&mut problems, |name| std::env::var_os(name));
         let checked = (|| {
             Some(Run {
                 database: database?,
