@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::{Bytes, BytesMut};
 use shared::bundle::{self, Metadata};
 use shared::partition::Partition;
+use shared::trace::TraceContext;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,7 +31,7 @@ impl Envelope {
         verified: Verified,
         job: String,
         event_id: Option<String>,
-        traceparent: Option<String>,
+        traceparent: Option<TraceContext>,
         received_ms: i64,
     ) -> Self {
         let key = verified.key().to_owned();

@@ -15,6 +15,7 @@ use hyper::{HeaderMap, Request};
 use shared::callback::{Callback, Fields};
 use shared::partition::Partition;
 use shared::places::{Place, Places};
+use shared::trace::TraceContext;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -189,22 +190,11 @@ fn refuse(refusal: Refusal) -> Answer {
     refusal.answer()
 }
 
-/// The request's W3C trace context, if it is a sound one.
-fn trace_parent(headers: &HeaderMap) -> Option<String> {
+/// The request's W3C trace context, if it has one and that is sound.
+fn trace_parent(headers: &HeaderMap) -> Option<TraceContext> {
     let mut values = headers.get_all("traceparent").iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
-    let value = value.to_str().ok()?;
-    let hex = |part: &str, len| {
-        part.len() == len && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let id = |part: &str, len| hex(part, len) && part.bytes().any(|byte| byte != b'0');
-    let mut parts = value.split('-');
-    let sound = parts.next() == Some("00")
-        && parts.next().is_some_and(|trace| id(trace, 32))
-        && parts.next().is_some_and(|span| id(span, 16))
-        && parts.next().is_some_and(|flags| hex(flags, 2))
-        && parts.next().is_none();
-    sound.then(|| value.to_owned())
+    TraceContext::parse(value.to_str().ok()?)
 }
 
 #[cfg(test)]
@@ -248,27 +238,17 @@ mod tests {
     }
 
     #[test]
-    fn only_a_sound_trace_context_is_passed_on() {
+    fn only_one_sound_trace_context_is_passed_on() {
         let of = |values: &[&str]| {
             let mut headers = HeaderMap::new();
             for value in values {
                 headers.append("traceparent", HeaderValue::from_str(value).unwrap());
             }
-            trace_parent(&headers)
+            trace_parent(&headers).map(|context| context.to_string())
         };
         let sound = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         assert_eq!(of(&[sound]).as_deref(), Some(sound));
-        for unsound in [
-            &[][..],
-            &[sound, sound],
-            &[""],
-            &["00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"],
-            &["01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"],
-            &["00-00000000000000000000000000000000-00f067aa0ba902b7-01"],
-            &["00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01"],
-            &["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1"],
-            &["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x"],
-        ] {
+        for unsound in [&[][..], &[sound, sound], &[""], &[&sound[..54]], &["\u{e9}"]] {
             assert_eq!(of(unsound), None, "{unsound:?}");
         }
     }

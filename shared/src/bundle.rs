@@ -6,6 +6,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
+use crate::trace::{self, TraceContext};
+
 /// The header that names the format, and its value.
 pub const VERSION_HEADER: (&str, &str) = ("Ackline-Bundle", "1");
 /// The most callbacks in a bundle.
@@ -30,9 +32,9 @@ pub struct Metadata {
     /// The sender's idempotency key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_id: Option<String>,
-    /// The W3C trace context of the request.
+    /// The W3C trace context that the callback goes on in.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub traceparent: Option<String>,
+    pub traceparent: Option<TraceContext>,
 }
 
 impl Metadata {
@@ -59,7 +61,8 @@ struct FlatLine {
     key: String,
     received_ms: i64,
     event_id: Option<String>,
-    traceparent: Option<String>,
+    #[serde(default, deserialize_with = "trace::lenient")]
+    traceparent: Option<TraceContext>,
     len: usize,
 }
 
@@ -199,13 +202,31 @@ mod tests {
     }
 
     #[test]
+    fn a_trace_context_travels_and_an_unsound_one_refuses_nothing() {
+        let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let traceparent = TraceContext::parse(text);
+        let mut traced = entry("a", b"{}");
+        traced.metadata.traceparent = traceparent;
+        let sound = payload(&[traced.clone()]);
+        let line = format!("\"traceparent\":\"{text}\"");
+        assert!(String::from_utf8_lossy(&sound).contains(&line));
+        assert_eq!(decode(&sound).unwrap(), [traced]);
+        for unsound in ["\"\"", "\"00-0-0-00\"", "null", "7", "[{}]", "{\"a\":[]}"] {
+            let payload = String::from_utf8_lossy(&sound)
+                .replace(&line, &format!("\"traceparent\":{unsound}"));
+            let decoded = decode(&payload.into_bytes().into()).unwrap();
+            assert_eq!(decoded, [entry("a", b"{}")], "{unsound}");
+        }
+    }
+
+    #[test]
     fn metadata_stays_within_its_bound() {
         let worst = Metadata {
             job: "\"".repeat(crate::callback::MAX_JOB_ID_BYTES),
             key: "k".repeat(64),
             received_ms: i64::MIN,
             event_id: Some("\u{1}".repeat(crate::callback::MAX_EVENT_ID_BYTES)),
-            traceparent: Some("0".repeat(55)),
+            traceparent: TraceContext::new([255; 16], [255; 8], 255),
         };
         assert!(encode(&worst, b"").len() <= MAX_METADATA_BYTES);
     }

@@ -17,3 +17,4 @@ pub mod ops;
 pub mod places;
 pub mod shutdown;
 pub mod telemetry;
+pub mod trace;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use shared::bundle;
 use shared::callback::{self, Callback, MAX_EVENT_ID_BYTES, MAX_JOB_ID_BYTES};
 use shared::partition::Partition;
+use shared::trace::TraceContext;
 
 use crate::entity::dead_letter;
 
@@ -70,6 +71,8 @@ pub struct Incoming {
     pub payload: Bytes,
     /// How often it was refused before.
     pub refusals: i32,
+    /// The trace that it goes on in. Nothing is decided by it.
+    pub trace: Option<TraceContext>,
     /// What it is.
     pub content: Content,
 }
@@ -172,7 +175,7 @@ pub fn without_nul(text: &str, max_bytes: usize) -> String {
 #[must_use]
 pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<Incoming> {
     let at = message.at.trunc_subsecs(6);
-    let incoming = |idx: usize, payload: Bytes, said: Result<Said, String>| {
+    let incoming = |idx: usize, payload: Bytes, trace, said: Result<Said, String>| {
         // Bundles hold at most 256 callbacks.
         let position = Position { seq: message.seq, idx: idx as i32 };
         Incoming {
@@ -181,6 +184,7 @@ pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<I
             subject: Arc::clone(&message.subject),
             payload,
             refusals: 0,
+            trace,
             content: content(said, position, at),
         }
     };
@@ -196,7 +200,7 @@ pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<I
     };
     let entries = match bundle {
         Ok(entries) => entries,
-        Err(error) => return vec![incoming(0, message.payload.clone(), Err(error))],
+        Err(error) => return vec![incoming(0, message.payload.clone(), None, Err(error))],
     };
     entries
         .into_iter()
@@ -204,7 +208,7 @@ pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<I
         .map(|(idx, entry)| {
             let event_id = entry.metadata.event_id.as_deref();
             let said = said(&entry.body, event_id, is_internal, partition, partitions);
-            incoming(idx, entry.body, said)
+            incoming(idx, entry.body, entry.metadata.traceparent, said)
         })
         .collect()
 }
@@ -223,6 +227,8 @@ pub fn decode_again(letter: dead_letter::Model, partition: Partition, partitions
         subject: letter.subject.into(),
         payload: letter.payload.into(),
         refusals: letter.refusals,
+        // The trace has ended with the refusal.
+        trace: None,
     }
 }
 

@@ -40,6 +40,7 @@ impl Rows {
                 subject: "".into(),
                 payload: Default::default(),
                 refusals: 0,
+                trace: None,
                 content: Content::Event(event.clone()),
             })
             .collect();

@@ -6,6 +6,7 @@ use proptest::sample::{Index, select};
 use serde_json::{Map, Value};
 use shared::bundle::{Entry, Metadata, decode};
 use shared::callback::{Malformed, parse};
+use shared::trace::TraceContext;
 
 /// Damages a sound input in one place.
 #[derive(Debug, Clone)]
@@ -93,7 +94,10 @@ fn object() -> impl Strategy<Value = Map<String, Value>> {
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
-    let metadata = (text(), text(), any::<i64>(), any::<Option<String>>(), any::<Option<String>>());
+    let traceparent = any::<([u8; 16], [u8; 8], u8)>();
+    let traceparent =
+        traceparent.prop_map(|(trace, span, flags)| TraceContext::new(trace, span, flags));
+    let metadata = (text(), text(), any::<i64>(), any::<Option<String>>(), traceparent);
     (metadata, vec(any::<u8>(), 0..64)).prop_map(
         |((job, key, received_ms, event_id, traceparent), body)| Entry {
             metadata: Metadata { job, key, received_ms, event_id, traceparent },

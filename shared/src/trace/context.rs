@@ -1,0 +1,247 @@
+//! A W3C trace context: which trace something belongs to, and who comes before it there.
+
+use std::fmt;
+
+use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserializer, Serialize, Serializer};
+
+/// The value of a `traceparent` of version 00, in 25 bytes. Neither of its ids is zero.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TraceContext {
+    trace: [u8; 16],
+    span: [u8; 8],
+    flags: u8,
+}
+
+/// The id of a trace; displayed as 32 lowercase hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TraceId([u8; 16]);
+
+const SAMPLED: u8 = 1;
+
+impl TraceContext {
+    /// Puts a context together; none when one of the ids is zero, which stands for no id.
+    #[must_use]
+    pub fn new(trace: [u8; 16], span: [u8; 8], flags: u8) -> Option<Self> {
+        (trace != [0; 16] && span != [0; 8]).then_some(Self { trace, span, flags })
+    }
+
+    /// Reads `00-<32 hex>-<16 hex>-<2 hex>`, all lowercase. Anything else is none: whoever sent it
+    /// is not traced, and that is all.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let text: &[u8; 55] = text.as_bytes().try_into().ok()?;
+        let dashes = [text[2], text[35], text[52]] == [b'-'; 3];
+        if text[..2] != *b"00" || !dashes {
+            return None;
+        }
+        let [flags] = hex(&text[53..])?;
+        Self::new(hex(&text[3..35])?, hex(&text[36..52])?, flags)
+    }
+
+    /// The trace.
+    #[must_use]
+    pub fn trace_id(&self) -> TraceId {
+        TraceId(self.trace)
+    }
+
+    /// The trace's id.
+    #[must_use]
+    pub fn trace(&self) -> [u8; 16] {
+        self.trace
+    }
+
+    /// The id of the span that comes before.
+    #[must_use]
+    pub fn span(&self) -> [u8; 8] {
+        self.span
+    }
+
+    /// The flags; the lowest bit says that the trace is recorded.
+    #[must_use]
+    pub fn flags(&self) -> u8 {
+        self.flags
+    }
+
+    /// Whether those before record the trace.
+    #[must_use]
+    pub fn is_sampled(&self) -> bool {
+        self.flags & SAMPLED != 0
+    }
+}
+
+/// Reads lowercase digits, two a byte.
+fn hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(bytes)
+}
+
+fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(f, &self.0)
+    }
+}
+
+/// As in a `traceparent`.
+impl fmt::Display for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("00-")?;
+        write_hex(f, &self.trace)?;
+        f.write_str("-")?;
+        write_hex(f, &self.span)?;
+        write!(f, "-{:02x}", self.flags)
+    }
+}
+
+impl fmt::Debug for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for TraceContext {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Reads a field that may hold anything: what is no trace context is none, and never a reason to
+/// refuse what it stands beside. For `#[serde(default, deserialize_with = …)]`.
+///
+/// # Errors
+/// When the input is not even well-formed.
+pub fn lenient<'de, D: Deserializer<'de>>(from: D) -> Result<Option<TraceContext>, D::Error> {
+    from.deserialize_any(Lenient)
+}
+
+struct Lenient;
+
+impl<'de> Visitor<'de> for Lenient {
+    type Value = Option<TraceContext>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(TraceContext::parse(text))
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    const SOUND: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn a_sound_context_is_written_as_it_was_read() {
+        for flags in ["00", "01", "03", "ff"] {
+            let text = format!("{}{flags}", &SOUND[..53]);
+            let context = TraceContext::parse(&text).unwrap();
+            assert_eq!(context.to_string(), text);
+            assert_eq!(context.is_sampled(), flags != "00");
+            assert_eq!(serde_json::to_value(context).unwrap(), text);
+        }
+        let context = TraceContext::parse(SOUND).unwrap();
+        assert_eq!(context.trace_id().to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!(context.span(), [0x00, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7]);
+        assert_eq!(size_of::<Option<TraceContext>>(), 26);
+    }
+
+    #[test]
+    fn what_is_not_sound_is_no_context() {
+        for unsound in [
+            "",
+            "00",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0g",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
+            "00 4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e473600f067aa0ba902b7-01--",
+            " 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0é473-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(TraceContext::parse(unsound), None, "{unsound}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_holds_anything_else_is_no_context() {
+        #[derive(Deserialize)]
+        struct Line {
+            #[serde(default, deserialize_with = "lenient")]
+            traceparent: Option<TraceContext>,
+        }
+        let read = |json: &str| serde_json::from_str::<Line>(json).map(|line| line.traceparent);
+        assert_eq!(read("{}").unwrap(), None);
+        let sound = TraceContext::parse(SOUND);
+        assert_eq!(read(&format!(r#"{{"traceparent":"{SOUND}"}}"#)).unwrap(), sound);
+        // An escape is read before it is looked at.
+        let escaped = SOUND.replace("4bf9", "\\u0034bf9");
+        assert_eq!(read(&format!(r#"{{"traceparent":"{escaped}"}}"#)).unwrap(), sound);
+        for other in [
+            "null",
+            "true",
+            "7",
+            "-7",
+            "1e300",
+            r#""""#,
+            r#""x""#,
+            "[]",
+            r#"["a",{"b":[1]}]"#,
+            r#"{"a":{"b":1}}"#,
+        ] {
+            assert_eq!(read(&format!(r#"{{"traceparent":{other}}}"#)).unwrap(), None, "{other}");
+        }
+        assert!(read(r#"{"traceparent":[}"#).is_err());
+    }
+}

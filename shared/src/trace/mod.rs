@@ -1,0 +1,5 @@
+//! Which trace a callback belongs to.
+
+mod context;
+
+pub use self::context::{TraceContext, TraceId, lenient};
