@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::answer::Refusal;
+use crate::decision::Stored;
 use crate::link::{State, Up};
 use crate::measure::InFlight;
 use crate::publish::{Bundle, Confirmed, publish};
@@ -45,7 +46,7 @@ impl Envelope {
 pub(crate) struct Pending {
     envelope: Envelope,
     /// Closed by a sender that waits no longer.
-    pub(crate) answer: oneshot::Sender<Result<(), Refusal>>,
+    pub(crate) answer: oneshot::Sender<Result<Stored, Refusal>>,
     /// Its memory counts until it is dropped, also when its sender is gone.
     _in_flight: InFlight,
     _unconfirmed: Unconfirmed,
@@ -80,7 +81,7 @@ impl Bundlers {
         partitions: u16,
         envelope: Envelope,
         in_flight: InFlight,
-    ) -> Result<oneshot::Receiver<Result<(), Refusal>>, Refusal> {
+    ) -> Result<oneshot::Receiver<Result<Stored, Refusal>>, Refusal> {
         let queues = self.queues.get_or_init(|| {
             Partition::all(partitions).map(|partition| self.start(partition)).collect()
         });
@@ -222,12 +223,12 @@ async fn settle(
             }
         }
     };
-    let answer = match outcome {
-        Confirmed::Stored => Ok(()),
-        Confirmed::Full => Err(Refusal::StreamFull),
-        Confirmed::Ended => Err(Refusal::ShuttingDown),
-    };
-    for pending in waiting {
+    for (idx, pending) in waiting.into_iter().enumerate() {
+        let answer = match outcome {
+            Confirmed::Stored { seq } => Ok(Stored { seq, idx }),
+            Confirmed::Full => Err(Refusal::StreamFull),
+            Confirmed::Ended => Err(Refusal::ShuttingDown),
+        };
         // A sender that has just stopped waiting is told nothing: the effect stands.
         let _ = pending.answer.send(answer);
     }
@@ -239,7 +240,7 @@ mod tests {
 
     use super::*;
 
-    fn pending(bytes: usize) -> (Pending, oneshot::Receiver<Result<(), Refusal>>) {
+    fn pending(bytes: usize) -> (Pending, oneshot::Receiver<Result<Stored, Refusal>>) {
         let (answer, answered) = oneshot::channel();
         let envelope = Envelope(Bytes::from(vec![b'x'; bytes]));
         let _in_flight = InFlight::new(Places::new(1).try_take().unwrap());

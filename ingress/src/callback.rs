@@ -5,7 +5,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -24,6 +24,7 @@ use crate::answer::{Answer, Refusal, received};
 use crate::body;
 use crate::bundler::{Bundlers, Envelope};
 use crate::clock;
+use crate::decision::{Decisions, Stored};
 use crate::limits::Limits;
 use crate::link::State;
 use crate::measure::{self, InFlight};
@@ -38,6 +39,7 @@ pub(crate) struct Door {
     publish_deadline: Duration,
     link: watch::Receiver<State>,
     bundlers: Arc<Bundlers>,
+    decisions: Decisions,
     in_flight: Places,
     /// For those in flight whose body does not come with the head: fewer than all, so that they
     /// leave room for those whose does, however often they come.
@@ -53,6 +55,7 @@ impl Door {
         limits: Limits,
         link: watch::Receiver<State>,
         bundlers: Arc<Bundlers>,
+        decisions: Decisions,
         stopped: CancellationToken,
     ) -> Self {
         let Limits { max_body_bytes, body_timeout, publish_deadline, .. } = limits;
@@ -65,6 +68,7 @@ impl Door {
             publish_deadline,
             link,
             bundlers,
+            decisions,
             in_flight,
             receiving,
             stopped,
@@ -73,6 +77,7 @@ impl Door {
 
     /// Answers a POST to the callback path, checking in the order of the HTTP contract.
     pub(crate) async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let began = self.decisions.now();
         let (head, mut body) = request.into_parts();
         let (partitions, mut in_flight) = match self.admit() {
             Ok(admitted) => admitted,
@@ -90,15 +95,15 @@ impl Door {
                 if refusal == Refusal::BodyTooLarge {
                     body::drain(body);
                 }
-                return refuse(refusal);
+                return refuse(refusal, &head.headers);
             }
         };
-        match self.take(&head.headers, bytes, partitions, in_flight).await {
+        match self.take(&head.headers, bytes, partitions, in_flight, began).await {
             Ok(()) => {
                 measure::accepted();
                 received()
             }
-            Err(refusal) => refuse(refusal),
+            Err(refusal) => refuse(refusal, &head.headers),
         }
     }
 
@@ -125,13 +130,15 @@ impl Door {
         }
     }
 
-    /// Verifies a body, makes it a callback, and waits until the stream has it.
+    /// Verifies a body, makes it a callback, and waits until the stream has it. Spans of it, if
+    /// there are any, `began` with the request.
     async fn take(
         &self,
         headers: &HeaderMap,
         body: Bytes,
         partitions: u16,
         in_flight: InFlight,
+        began: Option<SystemTime>,
     ) -> Result<(), Refusal> {
         let received = clock::now();
         let keys = Arc::clone(&*self.keys.borrow());
@@ -139,26 +146,31 @@ impl Door {
         for (scheme, key) in verified.signers() {
             measure::verified(scheme, key);
         }
-        let callback = read(&verified, keys.window(), received).inspect_err(|refusal| {
-            let (key, reason) = (verified.key(), refusal.reason());
-            tracing::info!(key, reason, "refused a signed body: {reason}");
-        })?;
+        // From here on it is somebody's with a secret: nobody else makes spans.
+        let request = self.decisions.request(trace_parent(headers), began);
+        let callback = match read(&verified, keys.window(), received) {
+            Ok(callback) => callback,
+            Err(refusal) => {
+                request.refused(verified.key(), refusal);
+                return Err(refusal);
+            }
+        };
 
         let Callback { job_id, event_id, .. } = callback;
         let partition = Partition::of_job(&job_id, partitions);
         let event_id = event_id.or_else(|| verified.id().map(str::to_owned));
         let (job, received_ms) = (job_id.clone(), received.timestamp_millis());
-        let envelope = Envelope::new(verified, job, event_id, trace_parent(headers), received_ms);
+        let publish = request.publish(partition, &job_id);
+        let envelope = Envelope::new(verified, job, event_id, publish.context(), received_ms);
         let confirmation = async {
             let answered = self.bundlers.submit(partition, partitions, envelope, in_flight)?;
             let outcome = timeout(self.publish_deadline, answered).await;
             // Without an answer in time, or from a bundler that has ended, the effect is unknown.
             outcome.ok().and_then(Result::ok).unwrap_or(Err(Refusal::NotConfirmed))
         };
-        confirmation.await.inspect_err(|refusal| {
-            let reason = refusal.reason();
-            tracing::info!(job = job_id, reason, "not confirmed: a callback of job {job_id}");
-        })
+        let outcome = confirmation.await;
+        publish.ended(request, partition, &job_id, outcome);
+        outcome.map(|Stored { .. }| ())
     }
 }
 
@@ -177,16 +189,20 @@ fn read(
 
 /// Refuses a request whose body nobody has looked at.
 pub(crate) fn refuse_unread(refusal: Refusal, headers: &HeaderMap, body: Incoming) -> Answer {
-    let mut answer = refuse(refusal);
+    let mut answer = refuse(refusal, headers);
     body::leave_unread(&mut answer, headers, body);
     answer
 }
 
-fn refuse(refusal: Refusal) -> Answer {
+fn refuse(refusal: Refusal, headers: &HeaderMap) -> Answer {
     let reason = refusal.reason();
     measure::refused(reason);
     // Anyone can cause these, so they are logged only for those who look closely.
-    tracing::debug!(reason, "refused a request: {reason}");
+    tracing::debug!(
+        reason,
+        trace_id = trace_parent(headers).map(|trace| tracing::field::display(trace.trace_id())),
+        "refused a request: {reason}"
+    );
     refusal.answer()
 }
 

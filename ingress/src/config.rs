@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use shared::broker::{BrokerArgs, Servers};
 use shared::config::{Invalid, Problems, duration, listen_address};
 use shared::health::HealthArgs;
-use shared::telemetry;
+use shared::{telemetry, trace};
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::limits::{LimitArgs, Limits};
@@ -119,6 +119,8 @@ pub struct Config {
     pub drain_delay: Duration,
     /// How long the end may take.
     pub shutdown_grace: Duration,
+    /// Where spans are exported to.
+    pub traces: trace::Settings,
 }
 
 /// What the active keys are made of, again and again.
@@ -168,6 +170,7 @@ impl ServeArgs {
         let callback_path = problems.take("--callback-path", path(&self.callback_path));
         let tls = self.tls(&mut problems);
         let secrets = Secrets::check(&self.secrets, &mut problems, &variable);
+        let traces = trace::Settings::check(&mut problems, &variable);
         telemetry::check(&mut problems, &variable);
 
         let config = (|| {
@@ -187,6 +190,7 @@ impl ServeArgs {
                 limits: limits?,
                 drain_delay: drain_delay?,
                 shutdown_grace: shutdown_grace?,
+                traces: traces?,
             })
         })();
         problems.finish(config)
@@ -297,6 +301,7 @@ mod tests {
         let variables = [
             ("CALLBACK_SECRET", ""),
             ("LOG_FORMAT", "yaml"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
         ];
         let problems = check(&args, &variables).unwrap_err().to_string();
         let names = args.map(|arg| arg.split('=').next().unwrap());

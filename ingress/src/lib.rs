@@ -18,6 +18,7 @@ mod callback;
 pub mod signature;
 
 mod bundler;
+mod decision;
 pub mod link;
 mod publish;
 mod turns;
@@ -42,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bundler::Bundlers;
 use crate::callback::Door;
 use crate::config::Config;
+use crate::decision::Decisions;
 use crate::link::{Link, State};
 
 /// Why ingress ended other than as it was asked to.
@@ -64,7 +66,24 @@ pub enum ServeError {
 /// # Errors
 /// [`ServeError`]; bad configuration that only the broker can reveal ends the process too.
 pub async fn serve(
+    mut config: Config,
+    listener: TcpListener,
+    ops_listener: TcpListener,
+    metrics: PrometheusHandle,
+    reload: Arc<Notify>,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let traces = std::mem::take(&mut config.traces).start("ackline-ingress");
+    let decisions = Decisions::new(traces.clone(), &config.callback_path);
+    let served =
+        serve_traced(config, decisions, listener, ops_listener, metrics, reload, shutdown).await;
+    traces.finish().await;
+    served
+}
+
+async fn serve_traced(
     config: Config,
+    decisions: Decisions,
     listener: TcpListener,
     ops_listener: TcpListener,
     metrics: PrometheusHandle,
@@ -104,7 +123,8 @@ pub async fn serve(
     let leaving = Leaving::after(&shutdown, config.drain_delay);
     let bundlers = Arc::new(Bundlers::new(link_state.clone(), limits.max_in_flight));
     let stopped = leaving.stopped.clone();
-    let door = Door::new(current_keys, limits, link_state, Arc::clone(&bundlers), stopped);
+    let door =
+        Door::new(current_keys, limits, link_state, Arc::clone(&bundlers), decisions, stopped);
     let connections = {
         let path = config.callback_path;
         let serving = server::accept(listener, tls, path, door, limits.connection, leaving);

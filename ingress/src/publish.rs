@@ -38,8 +38,8 @@ impl Bundle {
 /// What has become of a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Confirmed {
-    /// The stream has it.
-    Stored,
+    /// The stream has it, as its message of this sequence.
+    Stored { seq: u64 },
     /// The broker has no room for it, and trying again at once would change nothing.
     Full,
     /// Ingress ends, and there will be no connection any more.
@@ -65,9 +65,9 @@ pub(crate) async fn publish(bundle: &Bundle, link: &mut watch::Receiver<State>) 
         let failure = tokio::select! {
             biased;
             attempt = attempt(&up, bundle) => match attempt {
-                Ok(()) => {
+                Ok(seq) => {
                     measure::confirmed(began.elapsed(), bundle.callbacks);
-                    return Confirmed::Stored;
+                    return Confirmed::Stored { seq };
                 }
                 Err(failure) => failure,
             },
@@ -100,7 +100,8 @@ enum Failure {
     Unconfirmed(String),
 }
 
-async fn attempt(up: &Up, bundle: &Bundle) -> Result<(), Failure> {
+/// The sequence, if the stream has confirmed it.
+async fn attempt(up: &Up, bundle: &Bundle) -> Result<u64, Failure> {
     let stream = bundle.partition.stream();
     let message = PublishMessage::build()
         .payload(bundle.payload.clone())
@@ -119,7 +120,7 @@ async fn attempt(up: &Up, bundle: &Bundle) -> Result<(), Failure> {
     if ack.stream != stream {
         return Err(Failure::Unconfirmed(format!("the stream {} confirmed it", ack.stream)));
     }
-    Ok(())
+    Ok(ack.sequence)
 }
 
 impl Failure {

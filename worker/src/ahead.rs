@@ -1,6 +1,7 @@
 //! What was read of a partition's stream and is not applied yet.
 
 use std::collections::VecDeque;
+use std::time::SystemTime;
 
 use async_nats::jetstream;
 use chrono::{DateTime, Utc};
@@ -19,6 +20,8 @@ pub struct Received {
     pub msg_id: Option<String>,
     /// When the stream stored it, in microseconds.
     pub stored_at: DateTime<Utc>,
+    /// When it was read; for its span alone.
+    pub(crate) read_at: SystemTime,
     pub(crate) message: jetstream::Message,
 }
 

@@ -7,12 +7,10 @@ use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
 use shared::partition::Partition;
 
 use crate::ahead::Received;
-use crate::batch::{self, InRow, Plan};
+use crate::batch::{self, Decision, InRow, Plan};
 use crate::consumer::Basis;
 use crate::decided::Decided;
-use crate::event::{
-    Action, Content, Event, Incoming, MAX_REASON_BYTES, Order, decode_again, without_nul,
-};
+use crate::event::{Action, Content, Incoming, MAX_REASON_BYTES, Order, decode_again, without_nul};
 use crate::store::batch::{Checkpoint, Ownership};
 use crate::store::{self, StoreError, connection, dead_letters};
 
@@ -38,6 +36,10 @@ pub struct Applied {
     pub effects: BTreeMap<&'static str, u64>,
     /// How many of them were ignored for which reason.
     pub ignored: BTreeMap<&'static str, u64>,
+    /// What was decided of each, in the order in which it was.
+    pub decisions: Vec<Decision>,
+    /// Dead letters that were tried again, and what was held behind them.
+    pub redriven: Vec<Incoming>,
     in_row: InRow,
 }
 
@@ -48,6 +50,11 @@ impl Applied {
         }
         for (reason, count) in plan.ignored {
             *self.ignored.entry(reason).or_default() += count;
+        }
+        if self.decisions.is_empty() {
+            self.decisions = plan.decisions;
+        } else {
+            self.decisions.extend(plan.decisions);
         }
         self.in_row.then(plan.in_row);
     }
@@ -227,13 +234,6 @@ impl Target<'_> {
         let reason = without_nul(&refused.to_string(), MAX_REASON_BYTES);
         let plan = batch::bury(one, self.partition(), in_row, &reason);
         store::batch::write(self.transaction, &plan).await?;
-        tracing::error!(
-            partition = %self.limits.partition,
-            seq = one.position.seq,
-            idx = one.position.idx,
-            job_id = one.event().map(Event::job_id),
-            "a callback became a dead letter: the database refuses it"
-        );
         self.applied.add(plan);
         Ok(())
     }
@@ -267,6 +267,8 @@ impl Target<'_> {
         let Limits { partition, partitions, .. } = self.limits;
         let again = |letter| decode_again(letter, partition, partitions);
         let events: Vec<Incoming> = letters.into_iter().map(again).collect();
-        self.apply(&events).await
+        self.apply(&events).await?;
+        self.applied.redriven.extend(events);
+        Ok(())
     }
 }

@@ -37,8 +37,21 @@ pub struct Plan {
     pub effects: BTreeMap<&'static str, u64>,
     /// How many of them were ignored for which reason.
     pub ignored: BTreeMap<&'static str, u64>,
+    /// What was decided of each, in the order in which it was.
+    pub decisions: Vec<Decision>,
     /// Dead letters in a row at the end of the batch, and the most of them within it.
     pub in_row: InRow,
+}
+
+/// What was decided of an entry, for who follows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// Where it stands.
+    pub position: Position,
+    /// What became of it, as the metrics name it.
+    pub effect: &'static str,
+    /// Why, where that needs saying.
+    pub reason: Option<&'static str>,
 }
 
 /// Counts dead letters since a callback was last applied.
@@ -83,7 +96,7 @@ pub fn fold(
     for incoming in incoming {
         if incoming.event().is_some_and(|event| known.held.contains(event.job_id())) {
             plan.dead_letters.push(held(incoming, partition));
-            plan.count("held");
+            plan.decide(incoming.position, "held", Some(HELD));
             continue;
         }
         let refused = decided.reason(incoming.position, incoming.refusals);
@@ -105,7 +118,8 @@ pub fn fold(
         let (outcome, row) = step(job, &mut known.seen, event, partition);
         plan.in_row.now = 0;
         let presumes = matches!(event.body, Body::Lost { .. }) && outcome.changed;
-        plan.count(if presumes { "presumed" } else { name(outcome.effect) });
+        let effect = if presumes { "presumed" } else { name(outcome.effect) };
+        plan.decide(incoming.position, effect, outcome.reason);
         if let (Effect::Ignored, Some(reason)) = (outcome.effect, outcome.reason) {
             *plan.ignored.entry(reason).or_default() += 1;
         }
@@ -134,10 +148,8 @@ pub fn step(
     let kind = transition::kind(event);
     let (duplicate, reused) = look_up(seen, event, kind);
     let mut outcome = transition::apply(job, event, duplicate);
-    let row = outcome.leaves_row(kind).then(|| {
-        let reason = outcome.reason.or(reused.then_some("event_id reused"));
-        job_event(event, kind, &outcome, reason, partition)
-    });
+    outcome.reason = outcome.reason.or(reused.then_some("event_id reused"));
+    let row = outcome.leaves_row(kind).then(|| job_event(event, kind, &outcome, partition));
     if let Some(job) = outcome.job.as_mut().filter(|_| outcome.changed) {
         job.partition = partition;
     }
@@ -186,7 +198,8 @@ pub fn record(
         failed_step: None,
         received_at: asked.at,
     });
-    plan.count(name(if job_id.is_some() { Effect::Applied } else { Effect::Ignored }));
+    let effect = name(if job_id.is_some() { Effect::Applied } else { Effect::Ignored });
+    plan.decide(asked.position, effect, job_id.is_none().then_some("no such dead letter"));
     plan
 }
 
@@ -195,11 +208,13 @@ impl Plan {
         let refusals = incoming.refusals + 1;
         self.dead_letters.push(dead_letter(incoming, partition, State::Dead, refusals, reason));
         self.in_row.dead();
-        self.count("dead");
+        // The reason may quote what was sent, and stays in the database.
+        self.decide(incoming.position, "dead", None);
     }
 
-    fn count(&mut self, effect: &'static str) {
+    fn decide(&mut self, position: Position, effect: &'static str, reason: Option<&'static str>) {
         *self.effects.entry(effect).or_default() += 1;
+        self.decisions.push(Decision { position, effect, reason });
     }
 }
 
@@ -224,13 +239,7 @@ fn name(effect: Effect) -> &'static str {
     }
 }
 
-fn job_event(
-    event: &Event,
-    kind: Kind,
-    outcome: &Outcome,
-    reason: Option<&str>,
-    partition: i32,
-) -> JobEvent {
+fn job_event(event: &Event, kind: Kind, outcome: &Outcome, partition: i32) -> JobEvent {
     let callback = match &event.body {
         Body::Callback(callback) => Some(callback),
         Body::Lost { .. } => None,
@@ -247,7 +256,7 @@ fn job_event(
         from_status: outcome.from,
         to_status: outcome.to,
         outcome: outcome.effect,
-        reason: reason.map(Into::into),
+        reason: outcome.reason.map(Into::into),
         event_id: callback.and_then(|callback| callback.event_id.clone()),
         workflow_run_id: callback.and_then(|callback| callback.workflow_run_id.clone()),
         run_attempt: callback.and_then(|callback| callback.run_attempt),
@@ -257,10 +266,11 @@ fn job_event(
     }
 }
 
+const HELD: &str = "an earlier callback of the job is a dead letter";
+
 /// The row of a callback that is held behind a dead letter of its job.
 fn held(incoming: &Incoming, partition: i32) -> DeadLetter {
-    let reason = "an earlier callback of the job is a dead letter";
-    dead_letter(incoming, partition, State::Held, incoming.refusals, reason)
+    dead_letter(incoming, partition, State::Held, incoming.refusals, HELD)
 }
 
 fn dead_letter(

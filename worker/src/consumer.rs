@@ -302,8 +302,9 @@ impl Feed {
             self.next_seq += 1;
             self.remembered.add(decoded.at);
             let incoming = decode(&decoded, self.partition, self.partitions);
-            let stored_at = micros(decoded.at);
-            return Ok((Received { seq, msg_id: decoded.msg_id, stored_at, message }, incoming));
+            let (stored_at, read_at) = (micros(decoded.at), shared::trace::now());
+            let received = Received { seq, msg_id: decoded.msg_id, stored_at, read_at, message };
+            return Ok((received, incoming));
         }
     }
 

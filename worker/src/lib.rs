@@ -5,6 +5,7 @@ pub mod config;
 pub mod ahead;
 pub mod consumer;
 pub mod decided;
+mod decision;
 pub mod event;
 mod internal;
 pub mod janitor;

@@ -36,7 +36,10 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             let listener = TcpListener::bind(config.ops_listen)
                 .await
                 .with_context(|| format!("--ops-listen: {} can't be bound", config.ops_listen))?;
-            run::run(config, listener, metrics, shutdown).await
+            let traces = config.traces.clone().start("ackline-worker");
+            let ran = run::run(config, listener, metrics, traces.clone(), shutdown).await;
+            traces.finish().await;
+            ran
         }
         Command::Health(args) => Ok(args.run(OPS_LISTEN).await?),
         Command::DeadLetters { command } => {

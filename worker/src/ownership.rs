@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use sea_orm::{DatabaseConnection, DbErr};
 use shared::partition::Partition;
+use shared::trace::Traces;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ahead::{Batch, Received};
 use crate::apply::{ApplyError, Limits, apply};
 use crate::consumer::{Basis, Feed, Trouble};
+use crate::decision;
 use crate::entity::partition::Model as Row;
 use crate::event::Incoming;
 use crate::janitor;
@@ -62,6 +64,8 @@ pub struct Process {
     pub renewed: watch::Receiver<Renewed>,
     /// Changes with every connection to the broker.
     pub connected: watch::Receiver<()>,
+    /// Where the spans of what is applied go.
+    pub traces: Traces,
 }
 
 /// The result of a renewal of all leases.
@@ -392,10 +396,10 @@ async fn apply_counted(
     mine: &mut Ownership,
     batch: &Batch,
 ) -> Result<(), ApplyError> {
-    let Some(last) = batch.messages.last() else { return Ok(()) };
-    match apply_up_to(process, basis, mine, last, &batch.incoming).await {
+    match apply_up_to(process, basis, mine, &batch.messages, &batch.incoming).await {
         Err(ApplyError::DeadLetterLimit) if batch.messages.len() > 1 => {
             for (message, entries) in batch.each() {
+                let message = std::slice::from_ref(message);
                 apply_up_to(process, basis, mine, message, entries).await?;
             }
             Ok(())
@@ -408,17 +412,19 @@ async fn apply_up_to(
     process: &Process,
     basis: &Basis,
     mine: &mut Ownership,
-    last: &Received,
+    messages: &[Received],
     incoming: &[Incoming],
 ) -> Result<(), ApplyError> {
+    let Some(last) = messages.last() else { return Ok(()) };
     let limits = Limits {
         partition: basis.partition,
         partitions: process.partitions,
         lease: process.lease,
         dead_letter_limit: process.dead_letter_limit,
     };
-    let begun = Instant::now();
+    let (begun, began) = (Instant::now(), process.traces.now());
     let applied = apply(&process.db, mine, last, incoming, basis, limits).await?;
     measure::committed(begun.elapsed(), incoming, &applied);
+    decision::tell(&process.traces, basis.partition, began, messages, incoming, &applied);
     Ok(())
 }

@@ -13,6 +13,7 @@ use shared::ops::{self, Readiness};
 use shared::partition::Partition;
 use shared::stream::{self, ContractError};
 use shared::telemetry::PrometheusHandle;
+use shared::trace::Traces;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -40,7 +41,7 @@ fn describe_metrics() {
     shared::listener::describe_metrics();
 }
 
-/// Consumes and applies until `shutdown`.
+/// Consumes and applies until `shutdown`; `traces` is told of it.
 ///
 /// # Errors
 /// When the database or the streams are not what this binary needs, or the shutdown took longer
@@ -49,6 +50,7 @@ pub async fn run(
     mut config: Run,
     ops_listener: TcpListener,
     metrics: PrometheusHandle,
+    traces: Traces,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     describe_metrics();
@@ -114,6 +116,7 @@ pub async fn run(
         share: Arc::default(),
         renewed: renewals.1,
         connected: connected.1,
+        traces,
     });
     tracing::info!(
         worker = config.name, id = process.id, partitions, database = ?config.database,

@@ -8,7 +8,7 @@ use clap::Args;
 use shared::broker::{BrokerArgs, Servers};
 use shared::config::{Invalid, Problems, duration, listen_address, number};
 use shared::file::InFile;
-use shared::telemetry;
+use shared::{telemetry, trace};
 use url::Url;
 
 use super::{DatabaseArgs, optional};
@@ -96,6 +96,8 @@ pub struct Run {
     pub silence: Silence,
     /// How long a shutdown may take.
     pub grace: Duration,
+    /// Where spans are exported to.
+    pub traces: trace::Settings,
 }
 
 impl RunArgs {
@@ -145,7 +147,9 @@ impl RunArgs {
             problems.take("--queued-timeout (QUEUED_TIMEOUT)", timeout(&self.queued_timeout));
         let grace =
             problems.take("--shutdown-grace (SHUTDOWN_GRACE)", duration(&self.shutdown_grace));
-        telemetry::check(&mut problems, |name| std::env::var_os(name));
+        let environment = |name: &str| std::env::var_os(name);
+        let traces = trace::Settings::check(&mut problems, environment);
+        telemetry::check(&mut problems, environment);
         let checked = (|| {
             Some(Run {
                 database: database?,
@@ -160,6 +164,7 @@ impl RunArgs {
                 replay_horizon: replay_horizon?,
                 silence: Silence { heartbeat: heartbeat?, queued: queued? },
                 grace: grace?,
+                traces: traces?,
             })
         })();
         problems.finish(checked)

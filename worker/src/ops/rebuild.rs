@@ -10,6 +10,7 @@ use sea_orm::DatabaseConnection;
 use serde_json::json;
 use shared::partition::Partition;
 use shared::stream;
+use shared::trace::Traces;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -75,6 +76,8 @@ pub async fn run(
         share: Arc::default(),
         renewed: renewals.1,
         connected,
+        // What is applied again was traced when it was applied first.
+        traces: Traces::off(),
     });
     let stop = shutdown.child_token();
     let owners = TaskTracker::new();
