@@ -7,8 +7,8 @@ CARGO ?= cargo
 SECONDS ?= 60
 # What determines the faults of make soak; without it, it chooses one, and prints it.
 SEED ?=
-# NATS_SERVER, ACT, NODE, HAPROXY, PROMTOOL, CHROMIUM, ZIZMOR, ACTIONLINT and SHELLCHECK name programs to use instead of the
-# installed ones, FAKETIME a library, POSTGRES_BIN, SIGNING_LIBRARIES, BROWSER_MODULES (a node_modules) and SCHEMATHESIS
+# NATS_SERVER, ACT, NODE, ROTEL, HAPROXY, PROMTOOL, CHROMIUM, ZIZMOR, ACTIONLINT and SHELLCHECK name programs to use instead of
+# the installed ones, FAKETIME a library, POSTGRES_BIN, SIGNING_LIBRARIES, BROWSER_MODULES (a node_modules) and SCHEMATHESIS
 # folders. SLOWHTTPTEST and WRK name those that make test-door runs, and PYTHON the Python of .ci/tools and the tests.
 ZIZMOR ?= .tools/bin/zizmor
 ACTIONLINT ?= .tools/bin/actionlint

@@ -13,6 +13,7 @@ pub mod tools;
 pub mod usage;
 
 pub mod cluster;
+pub mod collector;
 pub mod nats;
 pub mod port;
 pub mod postgres;

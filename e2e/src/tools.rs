@@ -60,6 +60,14 @@ pub fn faketime() -> Result<PathBuf> {
     tool("FAKETIME", "bin/libfaketime.so.1")
 }
 
+/// rotel, an OpenTelemetry collector: `ROTEL`, or the pinned one.
+///
+/// # Errors
+/// When it is not there.
+pub fn rotel() -> Result<PathBuf> {
+    tool("ROTEL", "bin/rotel")
+}
+
 /// The libraries that senders sign with, in `python` and `node_modules`: `SIGNING_LIBRARIES`, or the
 /// pinned ones.
 ///

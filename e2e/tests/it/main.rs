@@ -25,6 +25,7 @@ mod limits;
 mod metrics;
 mod secrets;
 mod senders;
+mod traces;
 mod workflow;
 
 mod silence;
