@@ -9,6 +9,7 @@
 
 pub mod certificates;
 pub mod process;
+mod terminal;
 pub mod tools;
 pub mod usage;
 

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
+use crate::terminal::Terminal;
+
 const POLL: Duration = Duration::from_millis(10);
 /// How long the rest of an ended process's output is waited for: a grandchild may hold the pipe.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -29,6 +31,7 @@ pub struct Program {
     logs: PathBuf,
     user: Option<(u32, u32)>,
     kept_lines: usize,
+    has_terminal: bool,
 }
 
 impl Program {
@@ -44,6 +47,7 @@ impl Program {
             logs: dir.join("logs"),
             user: None,
             kept_lines: usize::MAX,
+            has_terminal: false,
         }
     }
 
@@ -98,6 +102,14 @@ impl Program {
         self
     }
 
+    /// Gives it a terminal for its input and both of its outputs. What it writes there counts as
+    /// its standard output.
+    #[must_use]
+    pub fn on_terminal(mut self) -> Self {
+        self.has_terminal = true;
+        self.env("TERM", "xterm-256color")
+    }
+
     /// Starts it, in a process group of its own: a terminal's Ctrl-C reaches only the harness,
     /// which then ends its children in its own order.
     ///
@@ -125,6 +137,11 @@ impl Program {
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }
+        let terminal = self.has_terminal.then(Terminal::open).transpose().with_context(failed)?;
+        if let Some(terminal) = &terminal {
+            let end = || terminal.inner.try_clone().map(Stdio::from).with_context(failed);
+            command.stdin(end()?).stdout(end()?).stderr(end()?);
+        }
         let mut child = command.spawn().with_context(failed)?;
         let outputs = (child.stdout.take(), child.stderr.take());
         let watchdog = watch(child.id());
@@ -142,7 +159,10 @@ impl Program {
             process.log.collect(Source::Stdout, stdout, Arc::clone(&file));
         }
         if let Some(stderr) = outputs.1 {
-            process.log.collect(Source::Stderr, stderr, file);
+            process.log.collect(Source::Stderr, stderr, Arc::clone(&file));
+        }
+        if let Some(terminal) = terminal {
+            process.log.collect(Source::Stdout, terminal.outer, file);
         }
         Ok(process)
     }
@@ -357,7 +377,12 @@ impl Log {
         std::thread::spawn(move || {
             let mut output = BufReader::new(output);
             let mut line = Vec::new();
-            while matches!(output.read_until(b'\n', &mut line), Ok(1..)) {
+            loop {
+                // A terminal ends with an error, and what came before it counts.
+                let is_last = !matches!(output.read_until(b'\n', &mut line), Ok(1..));
+                if line.is_empty() {
+                    break;
+                }
                 // A full disk must not stop the process for want of a reader.
                 let _ = (&*file).write_all(&line);
                 let text = String::from_utf8_lossy(&line).trim_end().to_owned();
@@ -368,6 +393,10 @@ impl Log {
                     lines.lines.pop_front();
                 }
                 log.changed.notify_all();
+                drop(lines);
+                if is_last {
+                    break;
+                }
             }
             log.lock().readers -= 1;
             log.changed.notify_all();

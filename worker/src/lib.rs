@@ -29,6 +29,7 @@ pub mod audit;
 
 pub mod observe;
 pub mod redrive;
+mod shown;
 pub mod web;
 
 pub mod ops;

@@ -10,7 +10,8 @@ use shared::{shutdown, telemetry};
 use tokio::net::TcpListener;
 use worker::config::run::OPS_LISTEN;
 use worker::config::{Cli, Command};
-use worker::{ops, run};
+use worker::ops::{self, Output};
+use worker::run;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -43,18 +44,18 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         }
         Command::Health(args) => Ok(args.run(OPS_LISTEN).await?),
         Command::DeadLetters { command } => {
-            ops::dead_letters::run(command, &mut io::stdout().lock()).await
+            ops::dead_letters::run(command, &mut Output::stdout()).await
         }
-        Command::Audit(args) => ops::audit::run(args.check()?, &mut io::stdout().lock()).await,
+        Command::Audit(args) => ops::audit::run(args.check()?, &mut Output::stdout()).await,
         Command::Rebuild(args) => {
             let (config, shutdown) = (args.check()?, shutdown::on_signal()?);
-            ops::rebuild::run(config, shutdown, &mut io::stdout().lock()).await
+            ops::rebuild::run(config, shutdown, &mut Output::stdout()).await
         }
-        Command::Prune(args) => ops::prune::run(args.check()?, &mut io::stdout().lock()).await,
+        Command::Prune(args) => ops::prune::run(args.check()?, &mut Output::stdout()).await,
         Command::Partitions { command } => {
-            ops::partitions::run(command, &mut io::stdout().lock()).await
+            ops::partitions::run(command, &mut Output::stdout()).await
         }
-        Command::Jobs { command } => ops::jobs::run(command, &mut io::stdout().lock()).await,
+        Command::Jobs { command } => ops::jobs::run(command, &mut Output::stdout()).await,
     }
 }
 

@@ -31,6 +31,7 @@ mod workflow;
 mod silence;
 
 mod audit;
+mod cli;
 mod rebuild;
 mod round_trips;
 

@@ -1,7 +1,9 @@
 //! `worker jobs`.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
-use shared::config::{Invalid, Problems};
+use shared::config::{Invalid, Problems, duration};
 
 use super::{ListArgs, ReadArgs, optional};
 use crate::entity::job::Status;
@@ -10,7 +12,7 @@ use crate::store::connection::DatabaseUrl;
 /// `worker jobs`.
 #[derive(Debug, Subcommand)]
 pub enum JobsCommand {
-    /// List jobs, the ones that changed last first.
+    /// List jobs, the newest first: those that were first heard of last.
     List(ListJobsArgs),
     /// Show one job with its timeline.
     Show {
@@ -28,6 +30,15 @@ pub struct ListJobsArgs {
     /// Only jobs in this status: queued, provisioning, running or failed.
     #[arg(long)]
     pub status: Option<String>,
+    /// Only jobs whose id has this in it, whatever its case, or whose run's id it is.
+    #[arg(long, value_name = "TEXT")]
+    pub search: Option<String>,
+    /// Only jobs that were first heard of within this time, such as 2h.
+    #[arg(long, value_name = "DURATION")]
+    pub since: Option<String>,
+    /// Only jobs that come behind this one, such as the last one of the list before.
+    #[arg(long, value_name = "ID")]
+    pub after: Option<String>,
     /// What lists share.
     #[command(flatten)]
     pub list: ListArgs,
@@ -40,6 +51,12 @@ pub struct ListJobs {
     pub database: DatabaseUrl,
     /// Only jobs in this status, where said.
     pub status: Option<Status>,
+    /// Only jobs whose id has this in it, or whose run's id it is.
+    pub search: Option<String>,
+    /// Only jobs that were first heard of within this time.
+    pub since: Option<Duration>,
+    /// Only jobs that come behind this one.
+    pub after: Option<String>,
     /// How many at the most.
     pub limit: u64,
     /// Whether to print JSON.
@@ -56,13 +73,19 @@ impl ListJobsArgs {
         let list = self.list.check(&mut problems);
         let status =
             optional(&mut problems, "--status", self.status.as_deref(), |text| text.parse());
-        let json = self.list.read.json;
-        let checked = list.zip(status).map(|((database, limit), status)| ListJobs {
-            database,
-            status,
-            limit,
-            json,
-        });
+        let since = optional(&mut problems, "--since", self.since.as_deref(), duration);
+        let checked = (|| {
+            let (database, limit) = list?;
+            Some(ListJobs {
+                database,
+                status: status?,
+                search: self.search.clone(),
+                since: since?,
+                after: self.after.clone(),
+                limit,
+                json: self.list.read.json,
+            })
+        })();
         problems.finish(checked)
     }
 }

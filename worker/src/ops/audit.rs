@@ -6,7 +6,7 @@ use anyhow::bail;
 use serde_json::json;
 
 use super::print::{Table, json, printable, text};
-use super::{broker, open};
+use super::{Output, broker, open};
 use crate::audit::{Difference, MAX_ENTRIES, Report, audit};
 use crate::config::audit::Audit;
 use crate::store::audit::Snapshot;
@@ -17,7 +17,7 @@ use crate::transition::RULES_VERSION;
 ///
 /// # Errors
 /// When the database or the broker can't be read, or something is not as the streams say.
-pub async fn run(config: Audit, out: &mut impl Write) -> anyhow::Result<()> {
+pub async fn run(config: Audit, out: &mut Output<impl Write>) -> anyhow::Result<()> {
     let db = open(&config.database, Purpose::Read).await?;
     let jetstream = broker(&config.servers).await?;
     let snapshot = Snapshot::take(&db).await?;
@@ -36,7 +36,7 @@ pub async fn run(config: Audit, out: &mut impl Write) -> anyhow::Result<()> {
     }
 }
 
-fn show(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
+fn show(out: &mut Output<impl Write>, report: &Report) -> anyhow::Result<()> {
     let mut table = Table::new(["PARTITION", "FROM", "TO", "MESSAGES", "SKIPPED", "STOPPED"]);
     for covered in &report.partitions {
         table.row([
@@ -91,7 +91,11 @@ fn show(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn list(out: &mut impl Write, verb: &str, differences: &[Difference]) -> anyhow::Result<()> {
+fn list(
+    out: &mut Output<impl Write>,
+    verb: &str,
+    differences: &[Difference],
+) -> anyhow::Result<()> {
     for difference in differences {
         writeln!(out, "{verb}: {}", printable(&difference.to_string()))?;
     }

@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::bail;
 
 use super::print::{Table, json, printable, text, time, word};
-use super::{broker, open};
+use super::{Output, broker, open};
 use crate::config::dead_letters::{DeadLettersCommand, OrderArgs, PlacedOrder};
 use crate::entity::dead_letter::Model as DeadLetter;
 use crate::event::Action;
@@ -17,7 +17,7 @@ use crate::store::dead_letters::{self, LetterFilter};
 ///
 /// # Errors
 /// When the database or the broker can't be reached, or there is no such dead letter.
-pub async fn run(command: DeadLettersCommand, out: &mut impl Write) -> anyhow::Result<()> {
+pub async fn run(command: DeadLettersCommand, out: &mut Output<impl Write>) -> anyhow::Result<()> {
     match command {
         DeadLettersCommand::List(args) => {
             let (database, limit) = args.check()?;
@@ -83,7 +83,11 @@ fn as_json(letter: &DeadLetter) -> serde_json::Value {
 }
 
 /// Gives the order, and says what has become of it.
-async fn order(args: &OrderArgs, action: Action, out: &mut impl Write) -> anyhow::Result<()> {
+async fn order(
+    args: &OrderArgs,
+    action: Action,
+    out: &mut Output<impl Write>,
+) -> anyhow::Result<()> {
     let PlacedOrder { place, database, servers, wait, json: as_object } = args.check()?;
     let db = open(&database, Purpose::Read).await?;
     // Before the broker is asked for: what can't be done needs none.

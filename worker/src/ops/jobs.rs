@@ -2,15 +2,16 @@
 
 use std::io::{self, Write};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
+use chrono::TimeDelta;
 
-use crate::config::jobs::JobsCommand;
-use crate::entity::job::{Failure, Model as Job};
-use crate::ops::open;
+use crate::config::jobs::{JobsCommand, ListJobs};
+use crate::entity::job::{Failure, Model as Job, Status};
 use crate::ops::print::{Table, json, printable, text, time, word};
+use crate::ops::{Output, open};
 use crate::store::connection::Purpose;
 use crate::store::dead_letters::{self, LetterFilter};
-use crate::store::read::{self, JobFilter};
+use crate::store::read::{self, JobFilter, JobKey};
 
 /// How many dead letters of a job are counted.
 const LETTERS: u64 = 10_000;
@@ -19,14 +20,12 @@ const LETTERS: u64 = 10_000;
 ///
 /// # Errors
 /// When the database can't be read, or there is no such job.
-pub async fn run(command: JobsCommand, out: &mut impl Write) -> anyhow::Result<()> {
+pub async fn run(command: JobsCommand, out: &mut Output<impl Write>) -> anyhow::Result<()> {
     match command {
         JobsCommand::List(args) => {
             let config = args.check()?;
-            let db = open(&config.database, Purpose::Read).await?;
-            let filter = JobFilter { status: config.status, ..JobFilter::default() };
-            let jobs = read::jobs(&db, &filter, None, config.limit).await?;
-            if config.json { json(out, &jobs) } else { list(out, &jobs) }
+            let jobs = found(&config).await?;
+            if config.json { json(out, &jobs) } else { Ok(list(out, &jobs)?) }
         }
         JobsCommand::Show { id, read } => {
             let db = open(&read.check()?, Purpose::Read).await?;
@@ -54,19 +53,19 @@ pub async fn run(command: JobsCommand, out: &mut impl Write) -> anyhow::Result<(
             let mut table =
                 Table::new(["TIME", "EVENT", "CHANGE", "OUTCOME", "REASON", "RUN", "ERROR"]);
             for event in &events {
-                table.row([
+                let status = |status: Option<Status>| status.map_or("-", Status::as_str);
+                let row = table.row([
                     time(Some(event.received_at)),
                     word(&event.kind),
-                    format!(
-                        "{} → {}",
-                        event.from_status.as_ref().map_or("-".into(), word),
-                        event.to_status.as_ref().map_or("-".into(), word)
-                    ),
+                    format!("{} → {}", status(event.from_status), status(event.to_status)),
                     word(&event.outcome),
                     text(event.reason.as_deref()),
                     run_of(event.workflow_run_id.as_deref(), event.run_attempt),
                     failure(event.failed_step.as_deref(), event.error.as_deref()),
                 ]);
+                if let Some(status) = event.to_status {
+                    row.paint(2, status);
+                }
             }
             writeln!(out)?;
             table.print(out)?;
@@ -78,23 +77,47 @@ pub async fn run(command: JobsCommand, out: &mut impl Write) -> anyhow::Result<(
     }
 }
 
-fn list(out: &mut impl Write, jobs: &[Job]) -> anyhow::Result<()> {
-    let mut table = Table::new(["JOB", "STATUS", "RUN", "HEARTBEAT", "UPDATED", "ERROR"]);
+/// The jobs that are asked for, the newest first.
+async fn found(config: &ListJobs) -> anyhow::Result<Vec<Job>> {
+    let db = open(&config.database, Purpose::Read).await?;
+    let after = match &config.after {
+        None => None,
+        Some(id) => match read::job(&db, id).await? {
+            Some(job) => Some(JobKey::from(&job)),
+            None => bail!("there is no job {id:?} to go on from"),
+        },
+    };
+    let created_from = match config.since {
+        None => None,
+        Some(since) => {
+            let since = TimeDelta::from_std(since).context("--since is too long")?;
+            Some(read::now(&db).await? - since)
+        }
+    };
+    let search = config.search.clone();
+    let filter = JobFilter { status: config.status, search, created_from, created_before: None };
+    Ok(read::jobs(&db, &filter, after.as_ref(), config.limit).await?)
+}
+
+fn list(out: &mut Output<impl Write>, jobs: &[Job]) -> io::Result<()> {
+    let mut table =
+        Table::new(["JOB", "STATUS", "RUN", "CREATED", "HEARTBEAT", "UPDATED", "ERROR"]);
     for job in jobs {
-        table.row([
+        let row = table.row([
             job.id.clone(),
             status(job),
             run_of(job.workflow_run_id.as_deref(), job.run_attempt),
+            time(Some(job.created_at)),
             time(job.last_heartbeat_at),
             time(Some(job.updated_at)),
             failure(job.failed_step.as_deref(), job.error.as_deref()),
         ]);
+        row.paint(1, job.status);
     }
-    table.print(out)?;
-    Ok(())
+    table.print(out)
 }
 
-pub(super) fn show(out: &mut impl Write, job: &Job) -> io::Result<()> {
+pub(super) fn show(out: &mut Output<impl Write>, job: &Job) -> io::Result<()> {
     for (name, value) in [
         ("job", job.id.clone()),
         ("status", status(job)),
@@ -111,17 +134,19 @@ pub(super) fn show(out: &mut impl Write, job: &Job) -> io::Result<()> {
         ("started", time(job.started_at)),
         ("finished", time(job.finished_at)),
     ] {
-        writeln!(out, "{name:<11} {}", printable(&value))?;
+        let colour = (name == "status").then(|| job.status.into());
+        let value = out.paint(&printable(&value), colour);
+        writeln!(out, "{name:<11} {value}")?;
     }
     Ok(())
 }
 
-fn status(job: &Job) -> String {
+pub(super) fn status(job: &Job) -> String {
     let presumed = if job.failure == Some(Failure::Presumed) { " (presumed)" } else { "" };
-    word(&job.status) + presumed
+    format!("{}{presumed}", job.status.as_str())
 }
 
-fn run_of(id: Option<&str>, attempt: Option<i32>) -> String {
+pub(super) fn run_of(id: Option<&str>, attempt: Option<i32>) -> String {
     match (id, attempt) {
         (None, _) => "-".into(),
         (Some(id), None) => id.to_owned(),
@@ -129,7 +154,7 @@ fn run_of(id: Option<&str>, attempt: Option<i32>) -> String {
     }
 }
 
-fn failure(step: Option<&str>, error: Option<&str>) -> String {
+pub(super) fn failure(step: Option<&str>, error: Option<&str>) -> String {
     match (step, error) {
         (None, None) => "-".into(),
         (Some(step), None) => format!("in {step}"),

@@ -4,10 +4,13 @@ pub mod audit;
 pub mod dead_letters;
 pub mod jobs;
 pub mod migrate;
+mod output;
 pub mod partitions;
 mod print;
 pub mod prune;
 pub mod rebuild;
+
+pub use output::Output;
 
 use anyhow::Context;
 use async_nats::jetstream;

@@ -11,7 +11,7 @@ use shared::partition::Partition;
 use shared::stream::{self, has_leader};
 
 use super::print::{Table, json, text, time};
-use super::{broker, open};
+use super::{Output, broker, open};
 use crate::config::partitions::{Accept, ListPartitions, PartitionsCommand};
 use crate::consumer::{kept_msg_id, micros};
 use crate::entity::partition::Model as Row;
@@ -24,14 +24,14 @@ use crate::store::schema;
 ///
 /// # Errors
 /// When the database can't be read, or the partition can't go on.
-pub async fn run(command: PartitionsCommand, out: &mut impl Write) -> anyhow::Result<()> {
+pub async fn run(command: PartitionsCommand, out: &mut Output<impl Write>) -> anyhow::Result<()> {
     match command {
         PartitionsCommand::List(args) => list(args.check()?, out).await,
         PartitionsCommand::Accept(args) => accept(args.check()?, out).await,
     }
 }
 
-async fn list(config: ListPartitions, out: &mut impl Write) -> anyhow::Result<()> {
+async fn list(config: ListPartitions, out: &mut Output<impl Write>) -> anyhow::Result<()> {
     let db = open(&config.database, Purpose::Read).await?;
     let rows = schema::partitions(&db).await?;
     let names: HashMap<String, String> =
@@ -105,7 +105,7 @@ async fn list(config: ListPartitions, out: &mut impl Write) -> anyhow::Result<()
     Ok(())
 }
 
-async fn accept(config: Accept, out: &mut impl Write) -> anyhow::Result<()> {
+async fn accept(config: Accept, out: &mut Output<impl Write>) -> anyhow::Result<()> {
     let db = open(&config.database, Purpose::Change).await?;
     let rows = schema::partitions(&db).await?;
     let Some(row) = rows.into_iter().find(|row| row.partition == i32::from(config.partition))

@@ -12,12 +12,12 @@ use shared::partition::Partition;
 use shared::stream;
 
 use super::print::json;
-use super::{broker, open};
+use super::{Output, broker, open};
 use crate::config::prune::Prune;
 use crate::consumer::micros;
 use crate::store::connection::Purpose;
 use crate::store::prune::{self, Removed};
-use crate::store::schema;
+use crate::store::{read, schema};
 
 /// Jobs that are looked at together, and removed in one transaction a partition.
 const BATCH: u64 = 500;
@@ -39,7 +39,7 @@ struct Report {
 /// # Errors
 /// When the database or the broker can't be reached, or fails; what was removed until then stays
 /// removed.
-pub async fn run(config: Prune, out: &mut impl Write) -> anyhow::Result<()> {
+pub async fn run(config: Prune, out: &mut Output<impl Write>) -> anyhow::Result<()> {
     let db = open(&config.database, Purpose::Change).await?;
     let jetstream = broker(&config.servers).await?;
 
@@ -47,7 +47,7 @@ pub async fn run(config: Prune, out: &mut impl Write) -> anyhow::Result<()> {
     let first_stored =
         first_stored(&jetstream, &schema::partitions(&db).await?, &mut report).await?;
     let age = TimeDelta::from_std(config.older_than).context("--older-than is too long")?;
-    let cutoff = prune::now(&db)
+    let cutoff = read::now(&db)
         .await?
         .checked_sub_signed(age)
         .context("--older-than is before the calendar begins")?;

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::print::{json, printable};
-use super::{broker, open};
+use super::{Output, broker, open};
 use crate::audit;
 use crate::config::rebuild::Rebuild;
 use crate::consumer::micros;
@@ -38,7 +38,7 @@ const POLL: Duration = Duration::from_millis(100);
 pub async fn run(
     config: Rebuild,
     shutdown: CancellationToken,
-    out: &mut impl Write,
+    out: &mut Output<impl Write>,
 ) -> anyhow::Result<()> {
     let jetstream = broker(&config.servers).await?;
     if let Some(id) = &config.job {
@@ -184,7 +184,7 @@ async fn one_job(
     config: &Rebuild,
     id: &str,
     jetstream: &jetstream::Context,
-    out: &mut impl Write,
+    out: &mut Output<impl Write>,
 ) -> anyhow::Result<()> {
     let db = open(&config.database, Purpose::Read).await?;
     let snapshot = Snapshot::take(&db).await?;

@@ -1,16 +1,13 @@
 //! Removing finished jobs that nothing needs any more.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, PaginatorTrait,
-    QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    ColumnTrait, DatabaseConnection, DbErr, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder,
+    QuerySelect, QueryTrait,
 };
 
 use super::connection::begin;
-use super::partitions::clock;
 use crate::entity::{dead_letter, job, job_event, partition};
 
 /// A finished job that is old enough.
@@ -29,17 +26,6 @@ pub struct Removed {
     pub jobs: u64,
     /// Their rows of `job_events`.
     pub events: u64,
-}
-
-/// The time by the database's clock.
-///
-/// # Errors
-/// When the database fails.
-pub async fn now(db: &DatabaseConnection) -> Result<DateTime<Utc>, DbErr> {
-    let statement =
-        Query::select().expr_as(clock(db.get_database_backend(), Duration::ZERO), "now").to_owned();
-    let row = db.query_one(&statement).await?;
-    row.ok_or_else(|| DbErr::Custom("the database has no clock".into()))?.try_get("", "now")
 }
 
 /// Finished jobs that have not changed since `cutoff`, by id, after the given one.

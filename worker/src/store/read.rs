@@ -3,17 +3,31 @@
 //! Pages follow keys instead of counting rows: the thousandth page costs what the first one does,
 //! and a job that comes or goes in the meantime shifts nothing.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use futures::future::try_join_all;
-use sea_orm::sea_query::{Expr, ExprTrait, Func, LikeExpr};
+use sea_orm::sea_query::{Expr, ExprTrait, Func, LikeExpr, Query};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, QueryFilter,
+    QueryOrder, QuerySelect,
 };
 
+use super::partitions::clock;
 use crate::entity::job::Status;
 use crate::entity::{job, job_event};
 use crate::event::Position;
+
+/// The time by the database's clock.
+///
+/// # Errors
+/// When the database fails.
+pub async fn now(db: &DatabaseConnection) -> Result<DateTime<Utc>, DbErr> {
+    let statement =
+        Query::select().expr_as(clock(db.get_database_backend(), Duration::ZERO), "now").to_owned();
+    let row = db.query_one(&statement).await?;
+    row.ok_or_else(|| DbErr::Custom("the database has no clock".into()))?.try_get("", "now")
+}
 
 /// Which jobs are looked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,9 +1,11 @@
 //! How values look on a page.
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use maud::{Markup, html};
 
 use crate::entity::job::{Failure, Model as Job, Status};
+use crate::shown::{is_hidden, number_of};
+pub(super) use crate::shown::{seconds, span};
 
 /// A text from a sender: escaped, set apart from the direction of its surroundings, and with what
 /// can't be seen, or would turn what follows around, made visible.
@@ -12,7 +14,7 @@ pub(super) fn said(text: &str) -> Markup {
         bdi {
             @for (is_hidden, part) in parts(text) {
                 @if is_hidden {
-                    @for c in part.chars() { span.hidden-char { (format!("U+{:04X}", u32::from(c))) } }
+                    @for c in part.chars() { span.hidden-char { (number_of(c)) } }
                 } @else { (part) }
             }
         }
@@ -44,12 +46,6 @@ fn parts(text: &str) -> Vec<(bool, &str)> {
     parts
 }
 
-fn is_hidden(c: char) -> bool {
-    (c.is_control() && c != '\n' && c != '\t')
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{feff}' | '\u{200b}'..='\u{200f}')
-        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{e0000}'..='\u{e007f}')
-}
-
 /// A moment, with its date.
 pub(super) fn time(at: DateTime<Utc>) -> Markup {
     html! {
@@ -64,26 +60,6 @@ pub(super) fn time_or_dash(at: Option<DateTime<Utc>>) -> Markup {
     match at {
         Some(at) => time(at),
         None => html! { "–" },
-    }
-}
-
-/// A span of time, to its two largest units.
-pub(super) fn span(delta: TimeDelta) -> String {
-    let seconds = delta.num_seconds().max(0);
-    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
-        (0, 0, 0, s) => format!("{s} s"),
-        (0, 0, m, s) => format!("{m} min {s} s"),
-        (0, h, m, _) => format!("{h} h {m} min"),
-        (d, h, ..) => format!("{d} d {h} h"),
-    }
-}
-
-/// A number of seconds, in the unit that suits it.
-pub(super) fn seconds(value: f64) -> String {
-    match value {
-        value if value < 1.0 => format!("{:.0} ms", value * 1000.0),
-        value if value < 10.0 => format!("{value:.1} s"),
-        value => span(TimeDelta::seconds(value as i64)),
     }
 }
 
@@ -164,9 +140,6 @@ mod tests {
 
     #[test]
     fn quantities_are_short() {
-        let spans = [0, 59, 61, 3700, 90_000].map(|s| span(TimeDelta::seconds(s)));
-        assert_eq!(spans, ["0 s", "59 s", "1 min 1 s", "1 h 1 min", "1 d 1 h"]);
-        assert_eq!([0.0042, 2.26, 75.0].map(seconds), ["4 ms", "2.3 s", "1 min 15 s"]);
         assert_eq!([0.0, 0.25, 950.0, 12_345.0].map(number), ["0", "0.2", "950", "12.3 k"]);
         assert_eq!(
             [0, 999, 1000, 1_234_567].map(count),
