@@ -46,6 +46,7 @@ async fn execute(command: Command) -> anyhow::Result<()> {
         Command::DeadLetters { command } => {
             ops::dead_letters::run(command, &mut Output::stdout()).await
         }
+        Command::Status(args) => ops::status::run(args.check()?, &mut Output::stdout()).await,
         Command::Audit(args) => ops::audit::run(args.check()?, &mut Output::stdout()).await,
         Command::Rebuild(args) => {
             let (config, shutdown) = (args.check()?, shutdown::on_signal()?);

@@ -120,3 +120,73 @@ async fn colours_are_for_terminals() {
     let shown: Value = stack.worker_cli(&["jobs", "show", "bad", "--json"]).await.unwrap();
     assert_eq!(shown["job"]["error"], error);
 }
+
+#[tokio::test]
+async fn a_status_says_whether_somebody_is_needed() {
+    let mut stack = Stack::builder().partitions(2).start().await.unwrap();
+    let database = stack.db().await.unwrap();
+    let ingress = stack.ingress.ops.to_string();
+    let status_of = |stack: &Stack, args: &[&str]| {
+        let args = [&["status"], args].concat();
+        worker(stack, &args).env("INGRESS_OPS", &ingress)
+    };
+    refuse_poison(&stack, Db::Sqlite).await;
+    accept(&stack, status("a", "provisioning")).await;
+    assert_eq!(stack.ingress.post(&[], "unsigned").await.unwrap().status, 401);
+    wait_until_applied(&stack, &database).await;
+    stack
+        .wait_until("every partition has its owner", SOON, async || {
+            partitions(&database).await.iter().all(|row| row.owner.is_some())
+        })
+        .await;
+
+    let (code, out, text) = run(&stack, &status_of(&stack, &[])).await;
+    assert_eq!(code, 0, "{text}");
+    assert!(!out.contains(ESCAPE), "{out:?}");
+    for part in
+        ["0 queued, 1 provisioning", "a for ", "1 signature_missing", "in order", "accepted 1"]
+    {
+        assert!(out.contains(part), "{part} in {out}");
+    }
+    assert!(out.ends_with("\neverything is in order\n"), "{out}");
+    let (code, out, _) = run(&stack, &status_of(&stack, &["--json"])).await;
+    let snapshot: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &snapshot["problems"]), (0, &json!([])), "{out}");
+    assert_eq!(snapshot["jobs"]["provisioning"], 1);
+    assert_eq!(snapshot["partitions"].as_array().unwrap().len(), 2);
+    let (_, seen, _) = run(&stack, &status_of(&stack, &[]).on_terminal()).await;
+    assert!(seen.contains("\x1b[33m1 provisioning\x1b[0m"), "{seen:?}");
+
+    accept(&stack, poison("bad")).await;
+    accept(&stack, heartbeat("bad")).await;
+    wait_until_applied(&stack, &database).await;
+    let (code, out, text) = run(&stack, &status_of(&stack, &["--json"])).await;
+    let snapshot: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &snapshot["dead_letters"]), (1, &json!({ "dead": 1, "held": 1 })), "{text}");
+    assert!(text.contains("1 dead letter(s) wait for a decision, and 1 callback(s)"), "{text}");
+    let place = place(&dead_letters(&database).await[0]);
+    accept_poison(&stack, Db::Sqlite).await;
+    stack.worker_cli(&["dead-letters", "requeue", &place, "--json"]).await.unwrap();
+    assert_eq!(run(&stack, &status_of(&stack, &[])).await.0, 0);
+
+    // An ingress, the broker, the workers: each is missed when it is away.
+    let nobody = status_of(&stack, &[]).env("INGRESS_OPS", "127.0.0.1:1");
+    let (code, _, text) = run(&stack, &nobody).await;
+    assert!(code == 1 && text.contains("the ingress at 127.0.0.1:1 does not answer"), "{text}");
+    assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
+    let (code, out, text) = run(&stack, &status_of(&stack, &[])).await;
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("nobody owns partition 00, 01: do workers run?"), "{text}");
+    assert!(out.contains("waiting for a worker"), "{out}");
+    stack.nats.kill9();
+    let (code, out, text) = run(&stack, &status_of(&stack, &[])).await;
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("the broker at 127.0.0.1:"), "{text}");
+    assert!(out.contains("1 queued, 1 provisioning"), "{out}");
+
+    // Without the database nothing can be said.
+    let elsewhere = status_of(&stack, &["--json"]).env("DATABASE_URL", "sqlite:nowhere.db");
+    let (code, out, text) = run(&stack, &elsewhere).await;
+    assert!(code == 1 && out.is_empty(), "{text}");
+    assert!(text.contains("worker: the database can't be reached"), "{text}");
+}

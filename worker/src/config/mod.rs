@@ -9,6 +9,7 @@ pub mod partitions;
 pub mod prune;
 pub mod rebuild;
 pub mod run;
+pub mod status;
 
 use std::ffi::OsString;
 
@@ -39,6 +40,9 @@ pub enum Command {
     Run(Box<run::RunArgs>),
     /// Ask the running worker on this machine whether it is ready; exits 1 with the reasons if not.
     Health(HealthArgs),
+    /// Say whether everything is in order: jobs, partitions, dead letters, refusals. Exits 1 with
+    /// what needs somebody if not.
+    Status(status::StatusArgs),
     /// Prove that what was accepted is what was applied. Exits 1 with the differences if not.
     Audit(audit::AuditArgs),
     /// Fold the streams into an empty database, or show what one job would be.

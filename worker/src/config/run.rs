@@ -40,9 +40,9 @@ pub struct RunArgs {
     /// Where the workflows run, for links to their pages: https://github.com/OWNER/NAME.
     #[arg(long, env = "REPOSITORY_URL", value_name = "URL")]
     pub repository_url: Option<String>,
-    /// The ops listeners of ingresses, whose refusals the console shows: HOST:PORT,…
-    #[arg(long, env = "INGRESS_OPS", value_name = "HOST:PORT,…", default_value = "")]
-    pub ingress_ops: String,
+    /// The ingresses.
+    #[command(flatten)]
+    pub ingresses: IngressArgs,
     /// A name of this process for people.
     #[arg(long, env = "WORKER_ID", default_value = "worker")]
     pub worker_id: String,
@@ -67,6 +67,20 @@ pub struct RunArgs {
     /// How long a shutdown may take.
     #[arg(long, env = "SHUTDOWN_GRACE", default_value = "25s")]
     pub shutdown_grace: String,
+}
+
+/// Which ingresses are asked for what they refused.
+#[derive(Debug, Args)]
+pub struct IngressArgs {
+    /// The ops listeners of ingresses, whose refusals are shown: HOST:PORT,…
+    #[arg(long, env = "INGRESS_OPS", value_name = "HOST:PORT,…", default_value = "")]
+    pub ingress_ops: String,
+}
+
+impl IngressArgs {
+    pub(super) fn check(&self, problems: &mut Problems) -> Option<Vec<String>> {
+        problems.take("--ingress-ops (INGRESS_OPS)", ingresses(&self.ingress_ops))
+    }
 }
 
 /// A checked `worker run`.
@@ -118,7 +132,7 @@ impl RunArgs {
             self.repository_url.as_deref(),
             repository,
         );
-        let ingresses = problems.take("--ingress-ops (INGRESS_OPS)", ingresses(&self.ingress_ops));
+        let ingresses = self.ingresses.check(&mut problems);
         let name = problems.take(
             "--worker-id (WORKER_ID)",
             if (1..=100).contains(&self.worker_id.len())

@@ -9,6 +9,7 @@ pub mod partitions;
 mod print;
 pub mod prune;
 pub mod rebuild;
+pub mod status;
 
 pub use output::Output;
 
