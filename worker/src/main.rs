@@ -10,6 +10,7 @@ use shared::{shutdown, telemetry};
 use tokio::net::TcpListener;
 use worker::config::run::OPS_LISTEN;
 use worker::config::{Cli, Command};
+use worker::ops::watch::Unfinished;
 use worker::ops::{self, Output};
 use worker::run;
 
@@ -24,7 +25,13 @@ async fn main() -> ExitCode {
     {
         eprintln!("worker: {error:#}");
     }
-    if error.is::<Invalid>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+    if error.is::<Invalid>() {
+        ExitCode::from(2)
+    } else if error.is::<Unfinished>() {
+        ExitCode::from(3)
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 async fn execute(command: Command) -> anyhow::Result<()> {

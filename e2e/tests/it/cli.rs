@@ -1,6 +1,7 @@
 //! The commands that show what is going on, as people and as scripts use them.
 
-use e2e::process::Program;
+use e2e::load::Load;
+use e2e::process::{Process, Program};
 use e2e::stack::{Db, Stack};
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
@@ -189,4 +190,192 @@ async fn a_status_says_whether_somebody_is_needed() {
     let (code, out, text) = run(&stack, &elsewhere).await;
     assert!(code == 1 && out.is_empty(), "{text}");
     assert!(text.contains("worker: the database can't be reached"), "{text}");
+}
+
+/// Waits until a command has written this.
+fn says(process: &Process, text: &str) -> String {
+    process.wait_for_line(|line| line.contains(text), SOON).unwrap()
+}
+
+#[tokio::test]
+async fn a_job_is_watched_until_it_has_finished() {
+    for db in Db::ALL {
+        let stack = Stack::builder().db(db).partitions(2).start().await.unwrap();
+        // A script that waits for a job may be earlier than the job.
+        let mut watch = stack.spawn(&worker(&stack, &["jobs", "watch", "good"])).unwrap();
+        says(&watch, "there is no job \\\"good\\\" yet");
+        for (body, said) in [
+            (status("good", "queued"), "  good  → queued"),
+            (status("good", "provisioning"), "  good  queued → provisioning"),
+            (heartbeat("good"), "  good  heartbeat (1)"),
+            (heartbeat("good"), "  good  heartbeat (2)"),
+            (status("good", "queued"), "  good  queued  unchanged"),
+            (status("good", "running"), "  good  provisioning → running"),
+        ] {
+            accept(&stack, status("other", "queued")).await;
+            accept(&stack, body).await;
+            assert!(says(&watch, said).ends_with(said));
+        }
+        assert_eq!(watch.wait(SOON).await.unwrap().code(), Some(0), "{}", watch.log().text());
+        let seen = watch.log().stdout();
+        assert_eq!(seen.lines().count(), 6, "{seen}");
+        assert!(!seen.contains("other") && !seen.contains(ESCAPE), "{seen:?}");
+        // One that has finished is told at once.
+        let (code, out, _) = run(&stack, &worker(&stack, &["jobs", "watch", "good"])).await;
+        assert!(code == 0 && out.ends_with("  good  is running\n"), "{out}");
+
+        accept(&stack, status("bad", "provisioning")).await;
+        let known = stack.db().await.unwrap();
+        wait_until_applied(&stack, &known).await;
+        let mut watch = stack.spawn(&worker(&stack, &["jobs", "watch", "bad", "--json"])).unwrap();
+        says(&watch, "\"job\"");
+        let failed = json!({
+            "job_id": "bad", "status": "failed", "failed_step": "make", "error": "no room",
+        });
+        accept(&stack, failed.to_string()).await;
+        assert_eq!(watch.wait(SOON).await.unwrap().code(), Some(1));
+        let text = watch.log().text();
+        assert!(text.contains("worker: the job \"bad\" failed: in make: no room"), "{text}");
+        let out = watch.log().stdout();
+        let lines: Vec<Value> =
+            out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 3, "{out}");
+        assert_eq!(lines[0]["job"]["status"], "provisioning");
+        assert_eq!(lines[1]["event"]["to_status"], "failed");
+        assert_eq!(
+            (&lines[2]["job"]["id"], &lines[2]["job"]["error"]),
+            (&json!("bad"), &json!("no room"))
+        );
+    }
+}
+
+/// A script must not take it for a success or a failure of the job.
+#[tokio::test]
+async fn what_is_not_known_of_a_job_has_a_code_of_its_own() {
+    let stack = Stack::builder().partitions(1).start().await.unwrap();
+    accept(&stack, status("slow", "provisioning")).await;
+    wait_until_applied(&stack, &stack.db().await.unwrap()).await;
+    let slow = worker(&stack, &["jobs", "watch", "slow", "--timeout", "100ms"]);
+    let (code, out, text) = run(&stack, &slow).await;
+    assert!(code == 3 && text.contains("the job \"slow\" is provisioning after 100ms"), "{text}");
+    assert!(out.ends_with("  slow  is provisioning\n"), "{out}");
+    let nobody = worker(&stack, &["jobs", "watch", "nobody", "--timeout", "100ms"]);
+    let (code, _, text) = run(&stack, &nobody).await;
+    assert!(code == 3 && text.contains("the job \"nobody\" is not known after"), "{text}");
+    let elsewhere = worker(&stack, &["jobs", "watch", "slow"]).env("DATABASE_URL", "sqlite:no.db");
+    let (code, _, text) = run(&stack, &elsewhere).await;
+    assert!(code == 3 && text.contains("the database can't be reached"), "{text}");
+    let mut watch = stack.spawn(&worker(&stack, &["jobs", "watch", "slow"])).unwrap();
+    says(&watch, "is provisioning");
+    assert_eq!(watch.interrupt(SOON).await.unwrap().code(), Some(3));
+    let (code, _, text) = run(&stack, &worker(&stack, &["jobs", "watch", "--timeout", "1s"])).await;
+    assert!(code == 2 && text.contains("<ID>"), "{text}");
+}
+
+#[tokio::test]
+async fn all_jobs_are_watched_line_by_line() {
+    let stack = Stack::builder().partitions(4).start().await.unwrap();
+    let database = stack.db().await.unwrap();
+    accept(&stack, status("before", "running")).await;
+    wait_until_applied(&stack, &database).await;
+    let watch = |args: &[&str]| {
+        let args = [&["jobs", "watch"], args].concat();
+        stack.spawn(&worker(&stack, &args)).unwrap()
+    };
+    let (mut lines, mut objects) = (watch(&[]), watch(&["--json"]));
+    // They begin with what comes after their first look, so one has to be seen first.
+    let mut sent = 0;
+    stack
+        .wait_until("both have begun to watch", SOON, async || {
+            sent += 1;
+            accept(&stack, status(&format!("first-{sent}"), "queued")).await;
+            let began = |process: &Process| process.log().stdout().contains("first-");
+            began(&lines) && began(&objects)
+        })
+        .await;
+    let report = Load::new(stack.ingress.addr, stack.secret(), 60).start().finish().await.unwrap();
+    assert_eq!(report.accepted(), 600);
+    wait_until_applied(&stack, &database).await;
+    accept(&stack, status("last", "failed")).await;
+    for process in [&lines, &objects] {
+        says(process, "last");
+    }
+    for process in [&mut lines, &mut objects] {
+        assert_eq!(process.interrupt(SOON).await.unwrap().code(), Some(0));
+    }
+    let text = lines.log().stdout();
+    assert!(!text.contains("before") && !text.contains(ESCAPE), "{text}");
+    let objects: Vec<Value> = objects
+        .log()
+        .stdout()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["event"].clone())
+        .collect();
+    // Every event of the load once, and those of a job in their order.
+    let told = |id: &str| {
+        let of_job = objects.iter().filter(|event| event["job_id"] == id);
+        of_job.map(|event| (event["seq"].as_i64(), event["idx"].as_i64())).collect::<Vec<_>>()
+    };
+    for job in &report.jobs {
+        let expected: Vec<_> = events(&database)
+            .await
+            .into_iter()
+            .filter(|event| event.job_id == job.job_id)
+            .map(|event| (Some(event.seq), Some(event.idx.into())))
+            .collect();
+        assert!(!expected.is_empty());
+        assert_eq!(told(&job.job_id), expected);
+        let lines = text.lines().filter(|line| line.contains(&format!("  {}  ", job.job_id)));
+        assert_eq!(lines.count(), expected.len(), "{}", job.job_id);
+    }
+}
+
+#[tokio::test]
+async fn all_jobs_are_watched_in_a_table_on_a_terminal() {
+    let stack = Stack::builder().partitions(1).start().await.unwrap();
+    accept(&stack, status("a", "provisioning")).await;
+    let watch = worker(&stack, &["jobs", "watch"]).on_terminal();
+    let mut watch = stack.spawn(&watch).unwrap();
+    says(&watch, "\x1b[33mprovisioning\x1b[0m");
+    says(&watch, "Ctrl-C ends");
+    accept(&stack, status("a", "running")).await;
+    accept(&stack, status("b", "queued")).await;
+    let line = says(&watch, "\x1b[32mrunning\x1b[0m");
+    assert!(line.starts_with("\ra ") && line.ends_with("\x1b[K"), "{line:?}");
+    says(&watch, "\x1b[2mqueued\x1b[0m");
+    assert_eq!(watch.interrupt(SOON).await.unwrap().code(), Some(0));
+    // Each table is drawn over the one before.
+    let seen = watch.log().stdout();
+    assert!(seen.contains("\x1b[3A\rJOB"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn watching_outlives_the_database() {
+    let mut stack = Stack::builder().db(Db::Postgres).partitions(1).start().await.unwrap();
+    accept(&stack, status("a", "provisioning")).await;
+    wait_until_applied(&stack, &stack.db().await.unwrap()).await;
+    let mut one = stack.spawn(&worker(&stack, &["jobs", "watch", "a"])).unwrap();
+    let mut all = stack.spawn(&worker(&stack, &["jobs", "watch"])).unwrap();
+    says(&one, "is provisioning");
+    stack
+        .wait_until("it watches all", SOON, async || {
+            accept(&stack, heartbeat("a")).await;
+            accept(&stack, status("b", "provisioning")).await;
+            all.log().stdout().contains("  b  ")
+        })
+        .await;
+    stack.postgres.as_mut().unwrap().kill9();
+    for process in [&one, &all] {
+        says(process, "the database does not answer, and is asked again");
+    }
+    accept(&stack, status("a", "running")).await;
+    stack.postgres.as_mut().unwrap().restart().await.unwrap();
+    assert_eq!(one.wait(SOON).await.unwrap().code(), Some(0), "{}", one.log().text());
+    says(&all, "  a  provisioning → running");
+    assert_eq!(all.interrupt(SOON).await.unwrap().code(), Some(0));
+    for process in [&one, &all] {
+        let text = process.log().text();
+        assert_eq!(text.matches("the database does not answer").count(), 1, "{text}");
+        assert!(text.contains("the database answers again"), "{text}");
+    }
 }

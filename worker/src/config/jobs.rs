@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use shared::config::{Invalid, Problems, duration};
 
-use super::{ListArgs, ReadArgs, optional};
+use super::{DatabaseArgs, ListArgs, ReadArgs, optional};
 use crate::entity::job::Status;
 use crate::store::connection::DatabaseUrl;
 
@@ -22,6 +22,9 @@ pub enum JobsCommand {
         #[command(flatten)]
         read: ReadArgs,
     },
+    /// Watch what happens, as it happens. With an ID, until that job has finished: exits 0 when it is
+    /// running, 1 when it failed, and 3 when that is not known. Without one, all jobs, until Ctrl-C.
+    Watch(WatchJobsArgs),
 }
 
 /// `worker jobs list`.
@@ -61,6 +64,54 @@ pub struct ListJobs {
     pub limit: u64,
     /// Whether to print JSON.
     pub json: bool,
+}
+
+/// `worker jobs watch`.
+#[derive(Debug, Args)]
+pub struct WatchJobsArgs {
+    /// The job; it need not be known yet.
+    pub id: Option<String>,
+    /// For how long to watch a job at the most, such as 20m; exits 3 then.
+    #[arg(long, value_name = "DURATION", requires = "id")]
+    pub timeout: Option<String>,
+    /// The database.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// Print JSON objects, one a line, instead of a table or sentences.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A checked `worker jobs watch`.
+#[derive(Debug)]
+pub struct WatchJobs {
+    /// The database.
+    pub database: DatabaseUrl,
+    /// The one job, if it is only one.
+    pub id: Option<String>,
+    /// For how long at the most.
+    pub timeout: Option<Duration>,
+    /// Whether to print JSON.
+    pub json: bool,
+}
+
+impl WatchJobsArgs {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn check(&self) -> Result<WatchJobs, Invalid> {
+        let mut problems = Problems::default();
+        let database = self.database.check(&mut problems);
+        let timeout = optional(&mut problems, "--timeout", self.timeout.as_deref(), duration);
+        let checked = database.zip(timeout).map(|(database, timeout)| WatchJobs {
+            database,
+            id: self.id.clone(),
+            timeout,
+            json: self.json,
+        });
+        problems.finish(checked)
+    }
 }
 
 impl ListJobsArgs {

@@ -1,14 +1,15 @@
-//! `worker jobs list` and `worker jobs show`: tables for people, JSON for programs.
+//! `worker jobs`: tables for people, JSON for programs.
 
 use std::io::{self, Write};
 
 use anyhow::{Context, bail};
 use chrono::TimeDelta;
+use shared::shutdown;
 
 use crate::config::jobs::{JobsCommand, ListJobs};
 use crate::entity::job::{Failure, Model as Job, Status};
 use crate::ops::print::{Table, json, printable, text, time, word};
-use crate::ops::{Output, open};
+use crate::ops::{Output, open, watch};
 use crate::store::connection::Purpose;
 use crate::store::dead_letters::{self, LetterFilter};
 use crate::store::read::{self, JobFilter, JobKey};
@@ -26,6 +27,10 @@ pub async fn run(command: JobsCommand, out: &mut Output<impl Write>) -> anyhow::
             let config = args.check()?;
             let jobs = found(&config).await?;
             if config.json { json(out, &jobs) } else { Ok(list(out, &jobs)?) }
+        }
+        JobsCommand::Watch(args) => {
+            let (config, shutdown) = (args.check()?, shutdown::on_signal()?);
+            watch::run(config, shutdown, out).await
         }
         JobsCommand::Show { id, read } => {
             let db = open(&read.check()?, Purpose::Read).await?;

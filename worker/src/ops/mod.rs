@@ -10,6 +10,7 @@ mod print;
 pub mod prune;
 pub mod rebuild;
 pub mod status;
+pub mod watch;
 
 pub use output::Output;
 

@@ -8,6 +8,7 @@ use crate::entity::job::Status;
 #[derive(Debug)]
 pub struct Output<W> {
     writer: W,
+    is_terminal: bool,
     has_colours: bool,
 }
 
@@ -29,11 +30,23 @@ impl Output<StdoutLock<'static>> {
         let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let is_terminal = io::stdout().is_terminal() && !is_dumb;
         let has_colours = is_terminal && !is_set("NO_COLOR");
-        Self { writer: io::stdout().lock(), has_colours }
+        Self { writer: io::stdout().lock(), is_terminal, has_colours }
     }
 }
 
 impl<W> Output<W> {
+    /// Whether a person sits before it.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
+    /// How many columns and rows the terminal has.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+        let known = size.filter(|size| size.ws_col > 0 && size.ws_row > 0);
+        known.map_or((80, 24), |size| (size.ws_col.into(), size.ws_row.into()))
+    }
+
     /// The text in that colour, or as it is where there are none. Its width stays the same.
     pub(crate) fn paint(&self, text: &str, colour: Option<Colour>) -> String {
         match colour.filter(|_| self.has_colours && !text.is_empty()) {
@@ -84,7 +97,7 @@ pub(crate) mod tests {
         has_colours: bool,
         write: impl FnOnce(&mut Output<Vec<u8>>) -> io::Result<()>,
     ) -> String {
-        let mut out = Output { writer: Vec::new(), has_colours };
+        let mut out = Output { writer: Vec::new(), is_terminal: has_colours, has_colours };
         write(&mut out).unwrap();
         String::from_utf8(out.writer).unwrap()
     }
