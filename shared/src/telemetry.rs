@@ -56,11 +56,17 @@ pub fn check(problems: &mut Problems, variable: impl Fn(&str) -> Option<OsString
 /// Sends logs to standard error: text on a terminal, a JSON object a line elsewhere, or what
 /// `LOG_FORMAT` says. `RUST_LOG` chooses what is logged, `info` by default.
 pub fn init_logs() {
+    init_logs_to(io::stderr);
+}
+
+/// The same, by a writer that stands for standard error: made anew for each line, which it gets
+/// whole.
+pub fn init_logs_to<W: io::Write>(writer: impl Fn() -> W + Send + Sync + 'static) {
     let filter = QUIET.iter().filter_map(|directive| directive.parse().ok()).fold(
         EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy(),
         EnvFilter::add_directive,
     );
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let by_default = if io::stderr().is_terminal() { Format::Text } else { Format::Json };
     match Format::read(std::env::var_os(FORMAT)).ok().flatten().unwrap_or(by_default) {
         Format::Text => {

@@ -23,6 +23,7 @@ pub mod store;
 pub mod entity;
 pub mod migration;
 
+pub mod progress;
 pub mod replay;
 
 pub mod audit;

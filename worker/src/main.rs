@@ -11,13 +11,15 @@ use tokio::net::TcpListener;
 use worker::config::run::OPS_LISTEN;
 use worker::config::{Cli, Command};
 use worker::ops::watch::Unfinished;
-use worker::ops::{self, Output};
+use worker::ops::{self, Bars, Output};
 use worker::run;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    telemetry::init_logs();
-    let Err(error) = execute(Cli::parse().command).await else { return ExitCode::SUCCESS };
+    let bars = Bars::on_stderr();
+    let beside = bars.clone();
+    telemetry::init_logs_to(move || beside.beside());
+    let Err(error) = execute(Cli::parse().command, &bars).await else { return ExitCode::SUCCESS };
     if is_closed_pipe(&error) {
         return ExitCode::SUCCESS;
     }
@@ -34,7 +36,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn execute(command: Command) -> anyhow::Result<()> {
+async fn execute(command: Command, bars: &Bars) -> anyhow::Result<()> {
     match command {
         Command::Migrate(args) => ops::migrate::migrate(args.check()?).await,
         Command::Run(args) => {
@@ -54,12 +56,12 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             ops::dead_letters::run(command, &mut Output::stdout()).await
         }
         Command::Status(args) => ops::status::run(args.check()?, &mut Output::stdout()).await,
-        Command::Audit(args) => ops::audit::run(args.check()?, &mut Output::stdout()).await,
+        Command::Audit(args) => ops::audit::run(args.check()?, bars, &mut Output::stdout()).await,
         Command::Rebuild(args) => {
             let (config, shutdown) = (args.check()?, shutdown::on_signal()?);
-            ops::rebuild::run(config, shutdown, &mut Output::stdout()).await
+            ops::rebuild::run(config, shutdown, bars, &mut Output::stdout()).await
         }
-        Command::Prune(args) => ops::prune::run(args.check()?, &mut Output::stdout()).await,
+        Command::Prune(args) => ops::prune::run(args.check()?, bars, &mut Output::stdout()).await,
         Command::Partitions { command } => {
             ops::partitions::run(command, &mut Output::stdout()).await
         }

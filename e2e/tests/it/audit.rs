@@ -1,5 +1,6 @@
 //! `worker audit` finds whatever is not as the streams say, and nothing else.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -9,6 +10,7 @@ use e2e::stack::{Db, Stack};
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 use serde_json::Value;
 use worker::audit::audit;
+use worker::progress::{Progress, Step};
 use worker::store::audit::Snapshot;
 use worker::transition::RULES_VERSION;
 
@@ -71,11 +73,26 @@ async fn a_sound_system_is_clean(db: Db) {
     assert_eq!([&counts["dead"], &counts["held"], &counts["discarded"]], [3, 2, 1], "{report}");
     assert_eq!([&counts["orders"], &counts["without_job"]], [4, 0], "{report}");
 
-    // A partition whose jobs do not fit into memory is read in slices, with the same result.
+    // A partition whose jobs do not fit into memory is read in slices, with the same result. How
+    // large they are is looked at after every hundred messages, so these come one by one.
+    for n in 0..300 {
+        accept(&stack, status(&format!("alone-{n}"), "queued")).await;
+    }
+    wait_until_applied(&stack, &database).await;
     let jetstream = jetstream::new(stack.nats.client().await.unwrap());
     let snapshot = Snapshot::take(&database).await.unwrap();
-    let whole = audit(&snapshot, &jetstream, 1_000_000).await.unwrap();
-    let sliced = audit(&snapshot, &jetstream, 5).await.unwrap();
+    let whole = audit(&snapshot, &jetstream, 1_000_000, &Progress::default()).await.unwrap();
+    let steps = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&steps);
+    let progress = Progress::to(move |step| heard.lock().unwrap().push(step));
+    let sliced = audit(&snapshot, &jetstream, 50, &progress).await.unwrap();
+    // Whoever listens hears of every reading, and in the end of nothing that is left.
+    let (done, left) = steps.lock().unwrap().iter().fold((0, 0), |(done, left), step| match step {
+        Step::Remaining(amount) => (done, *amount),
+        Step::Done(amount) => (done + amount, left - amount),
+    });
+    let held: u64 = whole.partitions.iter().map(|partition| partition.messages).sum();
+    assert!(done > 2 * held && left == 0, "{done} of {held}, {left} left");
     assert_eq!(serde_json::to_value(&sliced).unwrap(), serde_json::to_value(&whole).unwrap());
 }
 

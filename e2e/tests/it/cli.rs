@@ -7,6 +7,7 @@ use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 
 use crate::expect::*;
+use crate::rebuild::another;
 
 /// The beginning of every colour and every other order to a terminal.
 const ESCAPE: char = '\x1b';
@@ -377,5 +378,40 @@ async fn watching_outlives_the_database() {
         let text = process.log().text();
         assert_eq!(text.matches("the database does not answer").count(), 1, "{text}");
         assert!(text.contains("the database answers again"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn long_commands_show_their_progress_on_a_terminal_and_only_there() {
+    let stack = Stack::builder().db(Db::Postgres).partitions(2).start().await.unwrap();
+    let report = Load::new(stack.ingress.addr, stack.secret(), 50).start().finish().await.unwrap();
+    assert_eq!(report.accepted(), 500);
+    wait_until_applied(&stack, &stack.db().await.unwrap()).await;
+    let messages: u64 = stream_ends(&stack).await.iter().sum();
+    let (piped_url, _) = another(&stack, Db::Postgres, "piped").await;
+    let (url, _) = another(&stack, Db::Postgres, "rebuilt").await;
+    let prune = ["prune", "--older-than", "1ms", "--dry-run"];
+    for (args, url, bar, said) in [
+        (&["audit"][..], None, format!("/{messages} messages"), "jobs folded from their beginning"),
+        (&["rebuild"], Some((&piped_url, &url)), format!("/{messages} messages"), "rebuilt from "),
+        (&prune, None, "/50 jobs".to_owned(), "0 jobs with 0 events would be removed"),
+    ] {
+        let program = worker(&stack, args);
+        let own = stack.database_url();
+        let piped = program.clone().env("DATABASE_URL", url.map_or(own, |(piped, _)| piped));
+        let (code, _, text) = run(&stack, &piped).await;
+        assert_eq!(code, 0, "{text}");
+        assert!(text.contains(said) && !text.contains(&bar) && !text.contains(ESCAPE), "{text:?}");
+
+        let seen = program.env("DATABASE_URL", url.map_or(own, |(_, seen)| seen));
+        let seen = seen.env("RUST_LOG", "worker=debug").on_terminal();
+        let (code, seen, _) = run(&stack, &seen).await;
+        assert_eq!(code, 0, "{seen}");
+        assert!(seen.contains(&bar), "{bar} in {seen:?}");
+        // Nothing of it is left beside what is said then, or beside what is logged meanwhile.
+        for line in seen.lines().filter(|line| line.contains(said) || line.contains("DEBUG")) {
+            let shown = line.rsplit("\x1b[2K").next().unwrap();
+            assert!(!shown.contains(&bar), "{line:?}");
+        }
     }
 }

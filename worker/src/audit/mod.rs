@@ -23,6 +23,7 @@ use crate::entity::job::Model as Job;
 use crate::entity::partition::Model as Row;
 use crate::entity::partition_gap::Model as Gap;
 use crate::event::Position;
+use crate::progress::Progress;
 use crate::store::audit::Snapshot;
 use crate::transition::RULES_VERSION;
 use differ::Differences;
@@ -92,7 +93,7 @@ impl Report {
     }
 }
 
-/// Audits everything, with at most so many entries in memory.
+/// Audits everything, with at most so many entries in memory. Progress is told in messages.
 ///
 /// # Errors
 /// When the database or the broker fails, or a stream is not the one that was applied.
@@ -100,14 +101,17 @@ pub async fn audit(
     snapshot: &Snapshot,
     jetstream: &jetstream::Context,
     max_entries: usize,
+    progress: &Progress,
 ) -> anyhow::Result<Report> {
     let rows = snapshot.partitions().await?;
     let gaps = snapshot.gaps().await?;
     let partitions = u16::try_from(rows.len()).context("too many partitions")?;
     let mut report = Report::default();
-    let context = Context { snapshot, jetstream, gaps: &gaps, partitions, max_entries };
-    for row in &rows {
-        audit_partition(&context, row, &mut report).await?;
+    let context = Context { snapshot, jetstream, gaps: &gaps, partitions, max_entries, progress };
+    let sizes = sizes(&context, &rows).await;
+    for (index, row) in rows.iter().enumerate() {
+        let later = sizes.iter().skip(index + 1).sum();
+        audit_partition(&context, row, later, &mut report).await?;
     }
     report.jobs_partly_covered = snapshot.count_jobs().await?.saturating_sub(report.jobs_covered);
     audit_unheard(snapshot, &mut report).await?;
@@ -122,6 +126,17 @@ struct Context<'a> {
     gaps: &'a [Gap],
     partitions: u16,
     max_entries: usize,
+    progress: &'a Progress,
+}
+
+/// How many messages of each partition there are to read, for who wants to know the progress. A
+/// stream that can't be described has none here; it fails the audit later, which says why.
+async fn sizes(context: &Context<'_>, rows: &[Row]) -> Vec<u64> {
+    let mut sizes = Vec::new();
+    for row in rows.iter().filter(|_| context.progress.is_heard()) {
+        sizes.push(Source::find(context, row).await.map_or(0, |source| source.size()));
+    }
+    sizes
 }
 
 /// What one job would be by the stream, and what it is.
@@ -150,8 +165,8 @@ pub async fn one_job(
     ensure!(partitions > 0, "the database has no partitions: run `worker migrate`");
     let row = &rows[usize::from(Partition::of_job(id, partitions).number())];
     let gaps = snapshot.gaps().await?;
-    let context =
-        Context { snapshot, jetstream, gaps: &gaps, partitions, max_entries: MAX_ENTRIES };
+    let (max_entries, progress) = (MAX_ENTRIES, &Progress::default());
+    let context = Context { snapshot, jetstream, gaps: &gaps, partitions, max_entries, progress };
     let source = Source::find(&context, row).await?;
     source.identify(row).await?;
     let is = snapshot.jobs(&[id]).await?.pop();
@@ -184,6 +199,7 @@ pub async fn one_job(
 async fn audit_partition(
     context: &Context<'_>,
     row: &Row,
+    later: u64,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let mut slices = 1;
@@ -191,6 +207,8 @@ async fn audit_partition(
     'begin: while restarts < RESTARTS {
         let source = Source::find(context, row).await?;
         source.identify(row).await?;
+        // Each slice reads everything; whatever was read in vain was done all the same.
+        context.progress.remaining(source.size() * slices + later);
         let rules_from_seq = match row.rules_version {
             RULES_VERSION => row.rules_from_seq,
             _ => row.applied_seq + 1,

@@ -71,6 +71,11 @@ impl Source {
         Ok(())
     }
 
+    /// How many messages there are to read.
+    pub(super) fn size(&self) -> u64 {
+        u64::try_from(self.applied_seq - self.first_seq + 1).unwrap_or(0)
+    }
+
     fn number(&self) -> i32 {
         i32::from(self.partition.number())
     }
@@ -161,7 +166,10 @@ pub(super) async fn pass(
         let mut range = Range::new(source.stream.clone(), first_seq, applied_seq);
         while let Some(next) = range.next().await? {
             match next {
-                Next::Message(message) => reading.message(&message).await?,
+                Next::Message(message) => {
+                    reading.message(&message).await?;
+                    context.progress.done(1);
+                }
                 Next::Missing { from, to } => {
                     if source.stream.clone().info().await?.state.first_sequence
                         > from.unsigned_abs()
@@ -170,6 +178,7 @@ pub(super) async fn pass(
                         return Ok(Err(Again::Purged));
                     }
                     reading.missing(from, to, gaps);
+                    context.progress.done((to - from + 1).unsigned_abs());
                 }
             }
             let is_due = reading.messages.is_multiple_of(SIZE_CHECK);

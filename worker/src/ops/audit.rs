@@ -6,7 +6,7 @@ use anyhow::bail;
 use serde_json::json;
 
 use super::print::{Table, json, printable, text};
-use super::{Output, broker, open};
+use super::{Bars, Output, broker, open};
 use crate::audit::{Difference, MAX_ENTRIES, Report, audit};
 use crate::config::audit::Audit;
 use crate::store::audit::Snapshot;
@@ -17,11 +17,13 @@ use crate::transition::RULES_VERSION;
 ///
 /// # Errors
 /// When the database or the broker can't be read, or something is not as the streams say.
-pub async fn run(config: Audit, out: &mut Output<impl Write>) -> anyhow::Result<()> {
+pub async fn run(config: Audit, bars: &Bars, out: &mut Output<impl Write>) -> anyhow::Result<()> {
     let db = open(&config.database, Purpose::Read).await?;
     let jetstream = broker(&config.servers).await?;
     let snapshot = Snapshot::take(&db).await?;
-    let report = audit(&snapshot, &jetstream, MAX_ENTRIES).await?;
+    let bar = bars.begin("auditing", "messages");
+    let report = audit(&snapshot, &jetstream, MAX_ENTRIES, &bar.progress).await?;
+    drop(bar);
     if config.json {
         let mut value = serde_json::to_value(&report)?;
         value["clean"] = json!(report.is_clean());

@@ -1,6 +1,7 @@
 //! The commands of those who run Ackline.
 
 pub mod audit;
+mod bars;
 pub mod dead_letters;
 pub mod jobs;
 pub mod migrate;
@@ -12,6 +13,7 @@ pub mod rebuild;
 pub mod status;
 pub mod watch;
 
+pub use bars::Bars;
 pub use output::Output;
 
 use anyhow::Context;

@@ -12,7 +12,7 @@ use shared::partition::Partition;
 use shared::stream;
 
 use super::print::json;
-use super::{Output, broker, open};
+use super::{Bars, Output, broker, open};
 use crate::config::prune::Prune;
 use crate::consumer::micros;
 use crate::store::connection::Purpose;
@@ -39,7 +39,7 @@ struct Report {
 /// # Errors
 /// When the database or the broker can't be reached, or fails; what was removed until then stays
 /// removed.
-pub async fn run(config: Prune, out: &mut Output<impl Write>) -> anyhow::Result<()> {
+pub async fn run(config: Prune, bars: &Bars, out: &mut Output<impl Write>) -> anyhow::Result<()> {
     let db = open(&config.database, Purpose::Change).await?;
     let jetstream = broker(&config.servers).await?;
 
@@ -53,6 +53,10 @@ pub async fn run(config: Prune, out: &mut Output<impl Write>) -> anyhow::Result<
         .context("--older-than is before the calendar begins")?;
     report.older_than = Some(cutoff);
 
+    let bar = bars.begin("pruning", "jobs");
+    if bar.progress.is_heard() {
+        bar.progress.remaining(prune::count(&db, cutoff).await?);
+    }
     let mut after = String::new();
     loop {
         let candidates = prune::candidates(&db, cutoff, &after, BATCH).await?;
@@ -73,7 +77,9 @@ pub async fn run(config: Prune, out: &mut Output<impl Write>) -> anyhow::Result<
         report.jobs += removed.jobs;
         report.job_events += removed.events;
         report.kept += found - removed.jobs;
+        bar.progress.done(found);
     }
+    drop(bar);
 
     if config.json {
         return json(out, &report);

@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::print::{json, printable};
-use super::{Output, broker, open};
+use super::{Bars, Output, broker, open};
 use crate::audit;
 use crate::config::rebuild::Rebuild;
 use crate::consumer::micros;
 use crate::ownership::{Process, Renewed, own};
+use crate::progress::Progress;
 use crate::run::{Health, renew};
 use crate::store::accept::{self, Skip};
 use crate::store::audit::Snapshot;
@@ -38,6 +39,7 @@ const POLL: Duration = Duration::from_millis(100);
 pub async fn run(
     config: Rebuild,
     shutdown: CancellationToken,
+    bars: &Bars,
     out: &mut Output<impl Write>,
 ) -> anyhow::Result<()> {
     let jetstream = broker(&config.servers).await?;
@@ -86,10 +88,12 @@ pub async fn run(
     }
     owners.close();
     let renewing = tokio::spawn(renew(Arc::clone(&process), "rebuild".into(), renewals.0, health));
-    let done = until_applied(&db, &ends, &stop).await;
+    let bar = bars.begin("rebuilding", "messages");
+    let done = until_applied(&db, &ends, &stop, &bar.progress).await;
     stop.cancel();
     owners.wait().await;
     renewing.abort();
+    drop(bar);
     partitions::leave(&db, &process.id).await?;
     done?;
 
@@ -163,14 +167,22 @@ async fn until_applied(
     db: &DatabaseConnection,
     ends: &[i64],
     stop: &CancellationToken,
+    progress: &Progress,
 ) -> anyhow::Result<()> {
+    let mut before: Option<u64> = None;
     loop {
         let rows = schema::partitions(db).await?;
         if let Some(row) = rows.iter().find(|row| row.stopped_reason.is_some()) {
             let reason = row.stopped_reason.as_deref().unwrap_or_default();
             bail!("partition {:02} stopped: {reason}", row.partition);
         }
-        if rows.iter().zip(ends).all(|(row, end)| row.applied_seq >= *end) {
+        let left = rows.iter().zip(ends).map(|(row, end)| Ord::max(end - row.applied_seq, 0));
+        let left = left.sum::<i64>().unsigned_abs();
+        match before.replace(left) {
+            None => progress.remaining(left),
+            Some(before) => progress.done(before.saturating_sub(left)),
+        }
+        if left == 0 {
             return Ok(());
         }
         tokio::select! {

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ColumnTrait, DatabaseConnection, DbErr, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait,
+    QuerySelect, QueryTrait, Select,
 };
 
 use super::connection::begin;
@@ -28,6 +28,14 @@ pub struct Removed {
     pub events: u64,
 }
 
+/// How many finished jobs have not changed since `cutoff`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn count(db: &DatabaseConnection, cutoff: DateTime<Utc>) -> Result<u64, DbErr> {
+    old_enough(cutoff).count(db).await
+}
+
 /// Finished jobs that have not changed since `cutoff`, by id, after the given one.
 ///
 /// # Errors
@@ -39,11 +47,9 @@ pub async fn candidates(
     limit: u64,
 ) -> Result<Vec<Candidate>, DbErr> {
     use job::Column;
-    let rows: Vec<(String, i32)> = job::Entity::find()
+    let rows: Vec<(String, i32)> = old_enough(cutoff)
         .select_only()
         .columns([Column::Id, Column::Partition])
-        .filter(Column::Status.is_in([job::Status::Running, job::Status::Failed]))
-        .filter(Column::UpdatedAt.lt(cutoff))
         .filter(Column::Id.gt(after))
         .order_by_asc(Column::Id)
         .limit(limit)
@@ -51,6 +57,13 @@ pub async fn candidates(
         .all(db)
         .await?;
     Ok(rows.into_iter().map(|(id, partition)| Candidate { id, partition }).collect())
+}
+
+fn old_enough(cutoff: DateTime<Utc>) -> Select<job::Entity> {
+    use job::Column;
+    job::Entity::find()
+        .filter(Column::Status.is_in([job::Status::Running, job::Status::Failed]))
+        .filter(Column::UpdatedAt.lt(cutoff))
 }
 
 /// Removes those of these jobs, all of one partition, of which the stream holds nothing any more
