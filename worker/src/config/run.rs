@@ -37,7 +37,7 @@ pub struct RunArgs {
     /// reach it.
     #[arg(long, env = "CONSOLE_TOKEN_FILE", value_name = "FILE")]
     pub console_token_file: Option<OsString>,
-    /// Where the workflows run, for links to their pages: https://github.com/OWNER/NAME.
+    /// Where the workflows run, for links to their pages: `https://github.com/OWNER/NAME`.
     #[arg(long, env = "REPOSITORY_URL", value_name = "URL")]
     pub repository_url: Option<String>,
     /// The ingresses.
