@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures::future::try_join_all;
-use sea_orm::sea_query::{Expr, ExprTrait, Func, LikeExpr, Query};
+use sea_orm::sea_query::{
+    Asterisk, Expr, ExprTrait, Func, LikeExpr, Query, SelectStatement, UnionType,
+};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, QueryFilter,
-    QueryOrder, QuerySelect,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait,
+    FromQueryResult, Order, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
 };
 
 use super::partitions::clock;
@@ -67,22 +68,26 @@ pub async fn jobs(
     after: Option<&JobKey>,
     limit: u64,
 ) -> Result<Vec<job::Model>, DbErr> {
-    // Each status has its own range of the index `jobs_age`, read from its end.
+    use job::Column;
+    // Each status has its own range of the index `jobs_age`, read from its end. The database puts
+    // them together, because only it knows the order of ids that `after` is compared by.
     let statuses = filter.status.map_or_else(|| Status::ALL.to_vec(), |status| vec![status]);
-    let of_status = |status| of_status(db, filter, status, after, limit);
-    let mut jobs = try_join_all(statuses.into_iter().map(of_status)).await?.concat();
-    jobs.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
-    jobs.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    Ok(jobs)
+    let ranges = statuses.into_iter().map(|status| {
+        let range = of_status(filter, status, after, limit);
+        Query::select().column(Asterisk).from_subquery(range, "range").take()
+    });
+    let select = ranges.reduce(|mut all, range| all.union(UnionType::All, range).take());
+    let Some(mut select) = select else { return Ok(Vec::new()) };
+    select.order_by(Column::CreatedAt, Order::Desc).order_by(Column::Id, Order::Desc).limit(limit);
+    job::Model::find_by_statement(db.get_database_backend().build(&select)).all(db).await
 }
 
-async fn of_status(
-    db: &impl ConnectionTrait,
+fn of_status(
     filter: &JobFilter,
     status: Status,
     after: Option<&JobKey>,
     limit: u64,
-) -> Result<Vec<job::Model>, DbErr> {
+) -> SelectStatement {
     use job::Column;
     let mut query = job::Entity::find().filter(Column::Status.eq(status));
     if let Some(after) = after {
@@ -104,7 +109,7 @@ async fn of_status(
                 .add(Column::WorkflowRunId.eq(search.as_str())),
         );
     }
-    query.order_by_desc(Column::CreatedAt).order_by_desc(Column::Id).limit(limit).all(db).await
+    query.order_by_desc(Column::CreatedAt).order_by_desc(Column::Id).limit(limit).into_query()
 }
 
 /// A pattern for texts that have this in them, whatever it is.
