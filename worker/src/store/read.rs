@@ -19,6 +19,9 @@ use crate::entity::job::Status;
 use crate::entity::{job, job_event};
 use crate::event::Position;
 
+/// How many events of a partition are read at a time: more than a message has callbacks.
+const BETWEEN: usize = 500;
+
 /// The time by the database's clock.
 ///
 /// # Errors
@@ -176,7 +179,17 @@ pub async fn events_before(
     Ok(events)
 }
 
-/// At most `limit` events of a partition above a stream sequence, up to and with another, in order.
+/// Some events of a partition, in order.
+#[derive(Debug)]
+pub struct Between {
+    /// The events, those of each message whole.
+    pub events: Vec<job_event::Model>,
+    /// Up to and with which stream sequence they are all there are.
+    pub up_to: i64,
+}
+
+/// The events of a partition above a stream sequence, up to and with another; where they are many,
+/// the first of them.
 ///
 /// # Errors
 /// When the database fails.
@@ -185,18 +198,27 @@ pub async fn events_between(
     partition: i32,
     above_seq: i64,
     to_seq: i64,
-    limit: u64,
-) -> Result<Vec<job_event::Model>, DbErr> {
+) -> Result<Between, DbErr> {
     use job_event::Column;
-    job_event::Entity::find()
+    let mut events = job_event::Entity::find()
         .filter(Column::Partition.eq(partition))
         .filter(Column::Seq.gt(above_seq))
         .filter(Column::Seq.lte(to_seq))
         .order_by_asc(Column::Seq)
         .order_by_asc(Column::Idx)
-        .limit(limit)
+        .limit(BETWEEN as u64)
         .all(db)
-        .await
+        .await?;
+    let mut up_to = to_seq;
+    // The rest of the last message may be among those that follow. None has as many callbacks as
+    // are read here.
+    if events.len() == BETWEEN
+        && let Some(last) = events.last().map(|event| event.seq)
+    {
+        events.retain(|event| event.seq < last);
+        up_to = last - 1;
+    }
+    Ok(Between { events, up_to })
 }
 
 fn place() -> Expr {

@@ -11,9 +11,6 @@ use crate::entity::job_event::Model as Event;
 use crate::ops::Output;
 use crate::store::{read, schema};
 
-/// How many events of a partition are read at a time.
-const PAGE: u64 = 500;
-
 /// Tells every event from now on, in order within each partition, until the user has seen enough.
 ///
 /// # Errors
@@ -74,20 +71,12 @@ impl Told {
                 told.push(to);
                 continue;
             }
-            let mut page = read::events_between(db, number, above, to, PAGE).await?;
-            if page.len() < usize::try_from(PAGE).unwrap_or(usize::MAX) {
-                told.push(to);
-            } else {
-                // A message is told whole: the rest of the last one may be on the next page. None
-                // has as many callbacks as a page has room for.
-                let last = page.last().map_or(to, |event| event.seq);
-                page.retain(|event| event.seq < last);
-                told.push(last - 1);
-                news.is_all = false;
-            }
+            let between = read::events_between(db, number, above, to).await?;
+            told.push(between.up_to);
+            news.is_all &= between.up_to == to;
             // The order within a partition counts, even if a clock was set back.
             let mut time = DateTime::UNIX_EPOCH;
-            news.events.extend(page.into_iter().map(|event| {
+            news.events.extend(between.events.into_iter().map(|event| {
                 time = time.max(event.received_at);
                 (time, event)
             }));

@@ -18,8 +18,6 @@ use crate::store::read;
 use crate::web::problem::Problem;
 use crate::web::{Backend, Web};
 
-/// How many events are read at a time.
-const PAGE: u64 = 500;
 /// How many may wait for a slow reader.
 const AHEAD: usize = 64;
 /// How often something is sent at the least, so that a reader that is gone is noticed.
@@ -144,18 +142,12 @@ impl Follower {
     async fn tell_events(&self, partition: i32, above: i64, to: i64) -> Result<(), ()> {
         let mut above = above;
         while above < to {
-            let read = read::events_between(&self.backend.db, partition, above, to, PAGE).await;
-            let mut events = read.map_err(|error| {
+            let read = read::events_between(&self.backend.db, partition, above, to).await;
+            let between = read.map_err(|error| {
                 tracing::warn!(%error, "a reader of the event stream is sent away: {error}");
             })?;
-            let is_last = events.len() < PAGE as usize;
-            // A message is told whole: the rest of the last one may be on the next page. None has as
-            // many callbacks as a page has room for.
-            if !is_last && let Some(last) = events.last().map(|event| event.seq) {
-                events.retain(|event| event.seq < last);
-            }
-            above = if is_last { to } else { events.last().map_or(to, |event| event.seq) };
-            for event in events {
+            above = between.up_to;
+            for event in between.events {
                 let event = sse::Event::default().event("event").json_data(Event::from(event));
                 self.send(event).await?;
             }
