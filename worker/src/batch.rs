@@ -7,7 +7,7 @@ use crate::decided::Decided;
 use crate::entity::dead_letter::{Model as DeadLetter, State};
 use crate::entity::job::Model as Job;
 use crate::entity::job_event::{Effect, Kind, Model as JobEvent};
-use crate::event::{Action, Body, Content, Event, Incoming, Order, Position};
+use crate::event::{Body, Content, Event, Incoming, Order, Position};
 use crate::transition::{self, Outcome};
 
 /// The kinds that each (job, `event_id`) has been seen with.
@@ -118,7 +118,7 @@ pub fn fold(
         let (outcome, row) = step(job, &mut known.seen, event, partition);
         plan.in_row.now = 0;
         let presumes = matches!(event.body, Body::Lost { .. }) && outcome.changed;
-        let effect = if presumes { "presumed" } else { name(outcome.effect) };
+        let effect = if presumes { "presumed" } else { outcome.effect.as_str() };
         plan.decide(incoming.position, effect, outcome.reason);
         if let (Effect::Ignored, Some(reason)) = (outcome.effect, outcome.reason) {
             *plan.ignored.entry(reason).or_default() += 1;
@@ -175,18 +175,16 @@ pub fn record(
 ) -> Plan {
     let mut plan = Plan { in_row: InRow::from(in_row), ..Plan::default() };
     let Position { seq, idx } = order.target;
+    let outcome = if job_id.is_some() { Effect::Applied } else { Effect::Ignored };
     plan.events.push(JobEvent {
         partition,
         seq: asked.position.seq,
         idx: asked.position.idx,
         job_id: job_id.flatten().unwrap_or_default().to_owned(),
-        kind: match order.action {
-            Action::Requeue => Kind::Requeue,
-            Action::Discard => Kind::Discard,
-        },
+        kind: order.action.kind(),
         from_status: None,
         to_status: None,
-        outcome: if job_id.is_some() { Effect::Applied } else { Effect::Ignored },
+        outcome,
         reason: Some(match job_id {
             Some(_) => format!("dead letter {seq}/{idx}"),
             None => format!("no dead letter at {seq}/{idx}"),
@@ -198,8 +196,11 @@ pub fn record(
         failed_step: None,
         received_at: asked.at,
     });
-    let effect = name(if job_id.is_some() { Effect::Applied } else { Effect::Ignored });
-    plan.decide(asked.position, effect, job_id.is_none().then_some("no such dead letter"));
+    plan.decide(
+        asked.position,
+        outcome.as_str(),
+        job_id.is_none().then_some("no such dead letter"),
+    );
     plan
 }
 
@@ -228,15 +229,6 @@ fn look_up(seen: &mut Seen, event: &Event, kind: Kind) -> (bool, bool) {
     let reused = !kinds.is_empty();
     let duplicate = !kinds.insert(kind);
     (duplicate, reused)
-}
-
-fn name(effect: Effect) -> &'static str {
-    match effect {
-        Effect::Applied => "applied",
-        Effect::Unchanged => "unchanged",
-        Effect::Ignored => "ignored",
-        Effect::Revived => "revived",
-    }
 }
 
 fn job_event(event: &Event, kind: Kind, outcome: &Outcome, partition: i32) -> JobEvent {

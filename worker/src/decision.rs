@@ -14,8 +14,7 @@ use tracing::Level;
 use crate::ahead::Received;
 use crate::apply::Applied;
 use crate::batch::Decision;
-use crate::entity::job_event;
-use crate::event::{Action, Body, Content, Incoming, Position};
+use crate::event::{Body, Content, Incoming, Position};
 use crate::transition;
 
 /// What is logged by default; an error, if it needs somebody.
@@ -93,36 +92,16 @@ impl<'a> About<'a> {
                     job: Some(event.job_id()),
                     run: callback.and_then(|callback| callback.workflow_run_id.as_deref()),
                     attempt: callback.and_then(|callback| callback.run_attempt),
-                    kind: kind(transition::kind(event)),
+                    kind: transition::kind(event).as_str(),
                 }
             }
-            Content::Order(order) => Self {
-                job: None,
-                run: None,
-                attempt: None,
-                kind: match order.action {
-                    Action::Requeue => "requeue",
-                    Action::Discard => "discard",
-                },
-            },
+            Content::Order(order) => {
+                Self { job: None, run: None, attempt: None, kind: order.action.kind().as_str() }
+            }
             Content::Undecodable(_) => {
                 Self { job: None, run: None, attempt: None, kind: "undecodable" }
             }
         }
-    }
-}
-
-/// The name of a kind, as `job_events` has it.
-fn kind(kind: job_event::Kind) -> &'static str {
-    match kind {
-        job_event::Kind::Queued => "queued",
-        job_event::Kind::Provisioning => "provisioning",
-        job_event::Kind::Running => "running",
-        job_event::Kind::Failed => "failed",
-        job_event::Kind::Heartbeat => "heartbeat",
-        job_event::Kind::Lost => "lost",
-        job_event::Kind::Requeue => "requeue",
-        job_event::Kind::Discard => "discard",
     }
 }
 

@@ -11,6 +11,7 @@ use shared::partition::Partition;
 use shared::trace::TraceContext;
 
 use crate::entity::dead_letter;
+use crate::entity::job_event::Kind;
 
 /// Where a callback stands in its partition's stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -111,6 +112,17 @@ pub enum Action {
     Requeue,
     /// Let it take no effect, and go on with what is held behind it.
     Discard,
+}
+
+impl Action {
+    /// What it is on record as.
+    #[must_use]
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Requeue => Kind::Requeue,
+            Self::Discard => Kind::Discard,
+        }
+    }
 }
 
 /// The body that tells the partition's stream of a silence.

@@ -31,6 +31,23 @@ pub enum Kind {
     Discard,
 }
 
+impl Kind {
+    /// The word that stands for it everywhere.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Provisioning => "provisioning",
+            Self::Running => "running",
+            Self::Failed => "failed",
+            Self::Heartbeat => "heartbeat",
+            Self::Lost => "lost",
+            Self::Requeue => "requeue",
+            Self::Discard => "discard",
+        }
+    }
+}
+
 /// What became of an event.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, DeriveActiveEnum, Serialize, ToSchema,
@@ -46,6 +63,19 @@ pub enum Effect {
     Ignored,
     /// It took a presumed failure back.
     Revived,
+}
+
+impl Effect {
+    /// The word that stands for it everywhere.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Unchanged => "unchanged",
+            Self::Ignored => "ignored",
+            Self::Revived => "revived",
+        }
+    }
 }
 
 /// One event at its position (partition, stream sequence, index in the bundle).

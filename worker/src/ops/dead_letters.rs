@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anyhow::bail;
 
-use super::print::{Table, json, printable, text, time, word};
+use super::print::{Table, json, printable, text, time};
 use super::{Output, broker, open};
 use crate::config::dead_letters::{DeadLettersCommand, OrderArgs, PlacedOrder};
 use crate::entity::dead_letter::Model as DeadLetter;
@@ -31,7 +31,7 @@ pub async fn run(command: DeadLettersCommand, out: &mut Output<impl Write>) -> a
             for letter in &letters {
                 table.row([
                     Place::of(letter).to_string(),
-                    word(&letter.state),
+                    letter.state.as_str().to_owned(),
                     text(letter.job_id.as_deref()),
                     time(Some(letter.received_at)),
                     letter.reason.clone(),
@@ -47,7 +47,7 @@ pub async fn run(command: DeadLettersCommand, out: &mut Output<impl Write>) -> a
             }
             for (name, value) in [
                 ("position", place.to_string()),
-                ("state", word(&letter.state)),
+                ("state", letter.state.as_str().to_owned()),
                 ("job", text(letter.job_id.as_deref())),
                 ("event", text(letter.event_id.as_deref())),
                 ("received", time(Some(letter.received_at))),

@@ -8,7 +8,7 @@ use shared::shutdown;
 
 use crate::config::jobs::{JobsCommand, ListJobs};
 use crate::entity::job::{Failure, Model as Job, Status};
-use crate::ops::print::{Table, json, printable, text, time, word};
+use crate::ops::print::{Table, json, printable, text, time};
 use crate::ops::{Output, open, watch};
 use crate::store::connection::Purpose;
 use crate::store::dead_letters::{self, LetterFilter};
@@ -61,9 +61,9 @@ pub async fn run(command: JobsCommand, out: &mut Output<impl Write>) -> anyhow::
                 let status = |status: Option<Status>| status.map_or("-", Status::as_str);
                 let row = table.row([
                     time(Some(event.received_at)),
-                    word(&event.kind),
+                    event.kind.as_str().to_owned(),
                     format!("{} → {}", status(event.from_status), status(event.to_status)),
-                    word(&event.outcome),
+                    event.outcome.as_str().to_owned(),
                     text(event.reason.as_deref()),
                     run_of(event.workflow_run_id.as_deref(), event.run_attempt),
                     failure(event.failed_step.as_deref(), event.error.as_deref()),

@@ -18,14 +18,6 @@ pub(crate) fn json(out: &mut impl Write, value: &impl serde::Serialize) -> anyho
     Ok(())
 }
 
-/// The word that stands for a value in JSON.
-pub(crate) fn word(value: &impl serde::Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => "-".into(),
-    }
-}
-
 /// A text, or a dash.
 pub(crate) fn text(value: Option<&str>) -> String {
     value.unwrap_or("-").to_owned()

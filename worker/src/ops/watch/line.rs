@@ -9,7 +9,7 @@ use crate::entity::job::Model as Job;
 use crate::entity::job_event::{Effect, Model as Event};
 use crate::ops::Output;
 use crate::ops::jobs::{failure, run_of, status};
-use crate::ops::print::{printable, time, word};
+use crate::ops::print::{printable, time};
 
 /// One thing that is said; as JSON an object whose only field names what it is.
 #[derive(Debug, Serialize)]
@@ -75,7 +75,7 @@ impl Line {
 fn change(event: &Event, out: &Output<impl Write>) -> String {
     let to = event.to_status.filter(|to| event.from_status != Some(*to));
     match (event.from_status, to) {
-        (_, None) => word(&event.kind),
+        (_, None) => event.kind.as_str().to_owned(),
         (None, Some(to)) => format!("→ {}", out.paint(to.as_str(), Some(to.into()))),
         (Some(from), Some(to)) => {
             format!("{} → {}", from.as_str(), out.paint(to.as_str(), Some(to.into())))
@@ -87,8 +87,8 @@ fn details(event: &Event) -> Vec<String> {
     let is_plain = event.outcome == Effect::Applied && event.reason.is_none();
     let outcome = match &event.reason {
         _ if is_plain => None,
-        None => Some(word(&event.outcome)),
-        Some(reason) => Some(format!("{}: {reason}", word(&event.outcome))),
+        None => Some(event.outcome.as_str().to_owned()),
+        Some(reason) => Some(format!("{}: {reason}", event.outcome.as_str())),
     };
     let run = event.workflow_run_id.as_deref();
     let run = run.map(|run| format!("run {}", run_of(Some(run), event.run_attempt)));

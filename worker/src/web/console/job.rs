@@ -9,7 +9,6 @@ use super::format::{address, said, span, status, time, time_or_dash, took};
 use super::{Page, layout, not_found};
 use crate::entity::job::{Model as Job, Status};
 use crate::entity::job_event::Model as Event;
-use crate::event::Position;
 use crate::store::dead_letters::{self, LetterFilter};
 use crate::store::read;
 use crate::web::Web;
@@ -166,24 +165,17 @@ fn timeline(events: &[Event], web: &Web) -> Markup {
 fn entry(event: &Event, web: &Web) -> Markup {
     use crate::entity::job_event::{Effect, Kind};
     let kind = match event.kind {
-        Kind::Queued => "queued",
-        Kind::Provisioning => "provisioning",
-        Kind::Running => "running",
-        Kind::Failed => "failed",
-        Kind::Heartbeat => "heartbeat",
         Kind::Lost => "silent for too long",
         Kind::Requeue => "an operator had a dead letter tried again",
         Kind::Discard => "an operator discarded a dead letter",
+        said => said.as_str(),
     };
     let outcome = match event.outcome {
         // Whether the letter itself was applied is for its own entry to say.
         Effect::Applied if matches!(event.kind, Kind::Requeue | Kind::Discard) => "carried out",
-        Effect::Applied => "applied",
-        Effect::Unchanged => "unchanged",
-        Effect::Ignored => "ignored",
-        Effect::Revived => "revived",
+        outcome => outcome.as_str(),
     };
-    let Position { seq, idx } = Position { seq: event.seq, idx: event.idx };
+    let place = format!("{:02}/{}/{}", event.partition, event.seq, event.idx);
     html! {
         li class=[(event.outcome == Effect::Ignored).then_some("ignored")] {
             p.when { (time(event.received_at)) }
@@ -203,7 +195,7 @@ fn entry(event: &Event, web: &Web) -> Markup {
                 @if event.workflow_run_id.is_some() {
                     "run " (run_of(event.workflow_run_id.as_deref(), event.run_attempt, web)) ", "
                 }
-                "message " (format!("{:02}/{seq}/{idx}", event.partition))
+                "message " (place)
                 @if let Some(event_id) = &event.event_id { ", id " (said(event_id)) }
             }
         }
