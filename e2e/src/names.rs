@@ -1,7 +1,7 @@
 //! A name server for the names of a deployment's own hosts, as Docker has one for containers.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
@@ -32,10 +32,18 @@ impl Names {
         Ok(Self { records, task })
     }
 
-    /// Gives a name these addresses from now on.
-    pub fn set(&self, name: &str, addresses: Vec<Ipv4Addr>) {
+    /// Gives a name one more address.
+    pub fn add(&self, name: &str, address: Ipv4Addr) {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        records.insert(name.to_owned(), addresses);
+        records.entry(name.to_owned()).or_default().push(address);
+    }
+
+    /// Takes an address from a name.
+    pub fn remove(&self, name: &str, address: IpAddr) {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(addresses) = records.get_mut(name) {
+            addresses.retain(|known| *known != address);
+        }
     }
 }
 

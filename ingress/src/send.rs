@@ -1,7 +1,6 @@
 //! `ingress send`: sends one signed callback, with the retries of a workflow.
 
 use std::io::Write;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -16,13 +15,12 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value};
 use shared::callback::MAX_HEARTBEAT_TIMEOUT_S;
 use shared::config::{Invalid, Problems, duration};
+use shared::tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use url::Url;
 
 use crate::clock;
@@ -143,7 +141,7 @@ impl Sender {
     ) -> Result<Self, Invalid> {
         let url = problems.take("--url", target(&args.url));
         let is_secure = url.as_ref().is_some_and(|url| url.scheme() == "https");
-        let tls = if is_secure { problems.take("--url", connector()) } else { None };
+        let tls = if is_secure { problems.take("--url", tls::connector(None)) } else { None };
         let retry_for = match args.retry_for.trim() {
             "0" => Some(Duration::ZERO),
             text => problems.take("--retry-for", duration(text)),
@@ -210,23 +208,6 @@ async fn exchange(
     let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
     connection.abort();
     Ok(Answered { status: head.status, retry_after: retry_after(&head.headers), body })
-}
-
-/// Believes the machine's certificate authorities, or those that SSL_CERT_FILE or SSL_CERT_DIR
-/// name.
-fn connector() -> Result<TlsConnector, String> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    if roots.add_parsable_certificates(found.certs).0 == 0 {
-        let why = found.errors.first().map_or_else(String::new, |error| format!(": {error}"));
-        return Err(format!("https needs certificate authorities, and none was found{why}"));
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 fn target(text: &str) -> Result<Url, String> {

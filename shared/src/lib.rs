@@ -17,4 +17,5 @@ pub mod ops;
 pub mod places;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;
 pub mod trace;

@@ -25,21 +25,12 @@ pub(super) struct Hosts {
     hosts: u8,
     /// What texts name, as `HOST:PORT`, and where it is.
     pub(super) known: Vec<(String, SocketAddr)>,
-    ingresses: Vec<Ipv4Addr>,
-    workers: Vec<Ipv4Addr>,
 }
 
 impl Hosts {
     pub(super) fn new(dir: &Path) -> Result<Self> {
         let (dir, network) = (dir.to_owned(), Port::lease()?);
-        Ok(Self {
-            dir,
-            network,
-            hosts: 0,
-            known: Vec::new(),
-            ingresses: Vec::new(),
-            workers: Vec::new(),
-        })
+        Ok(Self { dir, network, hosts: 0, known: Vec::new() })
     }
 
     /// A new host.
@@ -204,21 +195,14 @@ impl Hosts {
         let ip = self.host();
         let image = self.image("ingress", ip)?;
         // Containers have their names from the beginning.
-        self.ingresses.push(ip);
-        names.set("ingress", self.ingresses.clone());
+        names.add("ingress", ip);
         parts.start_ingress(&borrowed(&image), &[]).await
-    }
-
-    pub(super) fn forget_ingress(&mut self, addr: SocketAddr, names: &Names) {
-        self.ingresses.retain(|ip| addr.ip() != *ip);
-        names.set("ingress", self.ingresses.clone());
     }
 
     pub(super) async fn start_worker(&mut self, parts: &Parts, names: &Names) -> Result<Worker> {
         let ip = self.host();
         let image = self.image("worker", ip)?;
-        self.workers.push(ip);
-        names.set("worker", self.workers.clone());
+        names.add("worker", ip);
         parts.start_worker(&borrowed(&image), &[]).await
     }
 

@@ -174,9 +174,9 @@ impl Deployment {
     /// # Errors
     /// When one does not end by itself.
     pub async fn stop_workers(&mut self) -> Result<()> {
-        end(&mut self.stack.worker.process).await?;
-        for worker in &mut self.workers {
+        for worker in [&mut self.stack.worker].into_iter().chain(&mut self.workers) {
             end(&mut worker.process).await?;
+            self.names.remove("worker", worker.ops.ip());
         }
         Ok(())
     }
@@ -218,7 +218,7 @@ impl Deployment {
     /// When it does not end by itself, or the other one does not become ready.
     pub async fn replace_ingress(&mut self) -> Result<()> {
         end(&mut self.stack.ingress.process).await?;
-        self.hosts.forget_ingress(self.stack.ingress.addr, &self.names);
+        self.names.remove("ingress", self.stack.ingress.addr.ip());
         let new = self.hosts.start_ingress(&self.stack.parts, &self.names).await?;
         self.ingresses.push(new);
         self.stack.ingress = self.ingresses.remove(0);
@@ -231,6 +231,7 @@ impl Deployment {
     /// When it does not end by itself, or the other one does not become ready.
     pub async fn replace_worker(&mut self) -> Result<()> {
         end(&mut self.stack.worker.process).await?;
+        self.names.remove("worker", self.stack.worker.ops.ip());
         let new = self.hosts.start_worker(&self.stack.parts, &self.names).await?;
         self.workers.push(new);
         self.stack.worker = self.workers.remove(0);

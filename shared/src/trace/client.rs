@@ -18,10 +18,9 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use crate::tls;
 
 /// What is read of an answer: nothing in it is of interest.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -65,7 +64,7 @@ impl Client {
         authorities: Option<&Path>,
     ) -> Result<Self, String> {
         let is_https = endpoint.scheme_str() == Some("https");
-        let tls = is_https.then(|| connector(authorities)).transpose()?;
+        let tls = is_https.then(|| tls::connector(authorities)).transpose()?;
         let authority = endpoint.authority().map_or("", |authority| authority.as_str());
         let host = HeaderValue::from_str(authority).map_err(|error| error.to_string())?;
         let (connection, trouble) = Default::default();
@@ -169,32 +168,4 @@ async fn handshake(
     // Its errors reach the caller through the request; it ends with the sender.
     tokio::spawn(connection);
     Ok(sender)
-}
-
-fn connector(authorities: Option<&Path>) -> Result<TlsConnector, String> {
-    let (certificates, why) = match authorities {
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            (found.certs, found.errors.first().map(ToString::to_string))
-        }
-        Some(file) => {
-            let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
-            let read: Result<Vec<_>, _> = read;
-            match read {
-                Ok(certificates) => (certificates, None),
-                Err(error) => (Vec::new(), Some(error.to_string())),
-            }
-        }
-    };
-    let mut roots = RootCertStore::empty();
-    if roots.add_parsable_certificates(certificates).0 == 0 {
-        let why = why.map_or_else(String::new, |why| format!(": {why}"));
-        return Err(format!("https needs certificate authorities, and none was found{why}"));
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }

@@ -237,7 +237,7 @@ impl Looker {
             }
             let jetstream = self.sources.jetstream.as_ref()?;
             let message = async {
-                let stream = jetstream.get_stream(state.number().stream()).await.ok()?;
+                let stream = jetstream.get_stream_no_info(state.number().stream()).await.ok()?;
                 stream.get_raw_message(u64::try_from(key.1).ok()?).await.ok()
             };
             Some((key, timeout(LIMIT, message).await.ok()??.time))

@@ -13,39 +13,25 @@ const JOBS: usize = 100_000;
 
 /// Puts so many jobs into a database, a second apart from each other and long ago; every tenth has
 /// failed.
-pub(crate) async fn fill(db: &DatabaseConnection, jobs: usize) {
-    let (numbers, id, created) = match db.get_database_backend() {
+async fn fill(db: &DatabaseConnection, jobs: usize) {
+    let (id, created) = match db.get_database_backend() {
         DbBackend::Sqlite => (
-            format!(
-                "WITH RECURSIVE numbers(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers \
-                 WHERE n + 1 < {jobs})"
-            ),
             "printf('bulk-%07d', n)",
             "strftime('%Y-%m-%dT%H:%M:%S+00:00', 1700000000 + n, 'unixepoch')",
         ),
-        _ => (
-            format!("WITH numbers AS (SELECT generate_series(0, {jobs} - 1) AS n)"),
-            "'bulk-' || lpad(n::text, 7, '0')",
-            "to_timestamp(1700000000 + n)",
-        ),
+        _ => ("'bulk-' || lpad(n::text, 7, '0')", "to_timestamp(1700000000 + n)"),
     };
-    let sql = format!(
-        "{numbers} INSERT INTO jobs (id, status, failure, error, run_count, heartbeat_count, \
+    db.execute_unprepared(&format!(
+        "INSERT INTO jobs (id, status, failure, error, run_count, heartbeat_count, \
          created_at, updated_at, partition, first_seq, first_idx, last_seq, last_idx) \
+         WITH RECURSIVE numbers (n) AS \
+         (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < {jobs}) \
          SELECT {id}, CASE WHEN n % 10 = 0 THEN 'failed' ELSE 'running' END, \
          CASE WHEN n % 10 = 0 THEN 'reported' END, CASE WHEN n % 10 = 0 THEN 'no capacity' END, \
          0, 0, {created}, {created}, n % 2, n, 0, n, 0 FROM numbers"
-    );
-    // SQLite wants what follows INSERT to begin with the recursion.
-    let (recursion, insert) = sql.split_once(" INSERT ").unwrap();
-    let sql = match db.get_database_backend() {
-        DbBackend::Sqlite => {
-            let (head, select) = insert.split_once(" SELECT ").unwrap();
-            format!("INSERT {head} {recursion} SELECT {select}")
-        }
-        _ => sql,
-    };
-    db.execute_unprepared(&sql).await.unwrap();
+    ))
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
