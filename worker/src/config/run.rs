@@ -183,9 +183,7 @@ impl RunArgs {
         })();
         problems.finish(checked)
     }
-}
 
-impl RunArgs {
     /// The console's token. Whoever reaches the ops listener from elsewhere must show one.
     fn token(&self, problems: &mut Problems, ops: Option<SocketAddr>) -> Option<Option<Token>> {
         match InFile::take(problems, TOKEN, self.console_token_file.as_ref())? {

@@ -5,6 +5,7 @@
 //! shared snapshot.
 
 mod api;
+mod asked;
 mod console;
 mod guard;
 mod problem;

@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sea_orm::DbErr;
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{IntoResponses, ToSchema};
 
 use super::console;
 
@@ -22,6 +22,16 @@ pub(crate) struct Problem {
     /// What is wrong here, and what to do.
     detail: String,
 }
+
+/// What any operation may answer, for the document.
+#[derive(Debug, IntoResponses)]
+#[response(
+    status = "default",
+    description = "What is wrong.",
+    content_type = "application/problem+json"
+)]
+#[expect(dead_code, reason = "only its description is read")]
+pub(crate) struct Wrong(Problem);
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {

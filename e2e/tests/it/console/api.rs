@@ -125,3 +125,21 @@ async fn what_is_wrong_with_a_question_is_a_problem_in_words() {
     assert_eq!((deleted.status, deleted.header("allow")), (405, "GET,HEAD"));
     assert_eq!(deleted.header("content-type"), "application/problem+json");
 }
+
+#[tokio::test]
+async fn people_are_told_on_a_page_what_is_wrong() {
+    let stack = Stack::builder().partitions(1).start().await.unwrap();
+    for (path, code, words) in [
+        ("/job", 400, "missing field `id`"),
+        ("/job?id=none", 404, "there is no such job"),
+        ("/jobs?status=done", 400, "&quot;done&quot;"),
+        ("/jobs?after=nonsense", 400, "after"),
+        ("/dead-letter?at=1", 400, "PARTITION-SEQUENCE-INDEX"),
+        ("/nothing", 404, "nothing is here"),
+    ] {
+        let answer = get(&stack, path).await;
+        assert_eq!(answer.status, code, "{path}: {}", answer.text());
+        assert_eq!(answer.header("content-type"), "text/html; charset=utf-8", "{path}");
+        assert!(answer.text().contains(words), "{path}: {}", answer.text());
+    }
+}

@@ -12,13 +12,13 @@ use utoipa::{IntoParams, ToSchema};
 use super::jobs::search;
 use super::page::{self, Page};
 use super::schema::DeadLetter;
-use super::{Asked, Named};
 use crate::entity::dead_letter::{Model, State as LetterState};
 use crate::event::Action;
 use crate::redrive::{self, Done, OrderError, Place};
 use crate::store::dead_letters::{self, LetterFilter};
 use crate::web::Web;
-use crate::web::problem::Problem;
+use crate::web::asked::{InPath, InQuery};
+use crate::web::problem::{Problem, Wrong};
 
 /// How long an order is waited for.
 const WAIT: Duration = Duration::from_secs(8);
@@ -49,12 +49,12 @@ pub(super) struct List {
     params(List),
     responses(
         (status = 200, description = "A page of them.", body = Page<DeadLetter>),
-        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+        Wrong
     )
 )]
 pub(super) async fn list(
     State(web): State<Web>,
-    Asked(asked): Asked<List>,
+    InQuery(asked): InQuery<List>,
 ) -> Result<Json<Page<DeadLetter>>, Problem> {
     let limit = page::limit(asked.limit)?;
     let filter = LetterFilter {
@@ -82,12 +82,12 @@ pub(crate) fn place(text: &str) -> Result<Place, Problem> {
     responses(
         (status = 200, description = "The dead letter.", body = DeadLetter),
         (status = 404, description = "Nothing is there.", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+        Wrong
     )
 )]
 pub(super) async fn show(
     State(web): State<Web>,
-    Named(position): Named<String>,
+    InPath(position): InPath<String>,
 ) -> Result<Json<DeadLetter>, Problem> {
     let letter = redrive::existing(&web.backend()?.db, place(&position)?).await?;
     Ok(Json(letter.into()))
@@ -115,12 +115,12 @@ pub(super) struct Decided {
         (status = 202, description = "No worker has reached the order yet.", body = Decided),
         (status = 404, description = "Nothing is there.", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "It is held or discarded.", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+        Wrong
     )
 )]
 pub(super) async fn requeue(
     State(web): State<Web>,
-    Named(position): Named<String>,
+    InPath(position): InPath<String>,
 ) -> Result<Response, Problem> {
     answer(&web, &position, Action::Requeue).await
 }
@@ -135,12 +135,12 @@ pub(super) async fn requeue(
         (status = 202, description = "No worker has reached the order yet.", body = Decided),
         (status = 404, description = "Nothing is there.", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "It is held or discarded.", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+        Wrong
     )
 )]
 pub(super) async fn discard(
     State(web): State<Web>,
-    Named(position): Named<String>,
+    InPath(position): InPath<String>,
 ) -> Result<Response, Problem> {
     answer(&web, &position, Action::Discard).await
 }

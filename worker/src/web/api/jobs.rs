@@ -13,10 +13,10 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::page::{self, Page};
 use super::schema::{Event, Job};
-use super::{Asked, Named};
 use crate::entity::job::{Model, Status};
 use crate::store::read::{self, JobFilter, JobKey};
-use crate::web::problem::Problem;
+use crate::web::asked::{InPath, InQuery};
+use crate::web::problem::{Problem, Wrong};
 use crate::web::{Backend, Web};
 
 /// How long a job is waited for, if it is not said.
@@ -54,12 +54,12 @@ pub(super) struct List {
     params(List),
     responses(
         (status = 200, description = "A page of them.", body = Page<Job>),
-        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+        Wrong
     )
 )]
 pub(super) async fn list(
     State(web): State<Web>,
-    Asked(asked): Asked<List>,
+    InQuery(asked): InQuery<List>,
 ) -> Result<Json<Page<Job>>, Problem> {
     let limit = page::limit(asked.limit)?;
     let after = asked.after.as_deref().map(page::job).transpose()?;
@@ -114,13 +114,13 @@ enum Until {
     responses(
         (status = 200, description = "The job.", body = Job),
         (status = 404, description = "There is no such job.", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+        Wrong
     )
 )]
 pub(super) async fn show(
     State(web): State<Web>,
-    Named(id): Named<String>,
-    Asked(asked): Asked<Show>,
+    InPath(id): InPath<String>,
+    InQuery(asked): InQuery<Show>,
 ) -> Result<Json<Job>, Problem> {
     let id = job_id(id)?;
     let wait = match (asked.wait.as_deref(), asked.until) {
@@ -200,13 +200,13 @@ pub(super) struct ListEvents {
     responses(
         (status = 200, description = "A page of them.", body = Page<Event>),
         (status = 404, description = "There is no such job.", body = Problem, content_type = "application/problem+json"),
-        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+        Wrong
     )
 )]
 pub(super) async fn events(
     State(web): State<Web>,
-    Named(id): Named<String>,
-    Asked(asked): Asked<ListEvents>,
+    InPath(id): InPath<String>,
+    InQuery(asked): InQuery<ListEvents>,
 ) -> Result<Json<Page<Event>>, Problem> {
     let id = job_id(id)?;
     let limit = page::limit(asked.limit)?;

@@ -7,17 +7,13 @@ mod page;
 mod schema;
 mod stream;
 
-use axum::extract::{FromRequestParts, Path, Query};
-use axum::http::request::Parts;
 use axum::{Json, Router};
-use serde::de::DeserializeOwned;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Web;
-use super::problem::Problem;
 
 pub(super) use dead_letters::{order, place};
 pub(super) use jobs::{job_id, search};
@@ -58,36 +54,4 @@ pub(super) fn router() -> Router<Web> {
         "/api/v1/openapi.json",
         axum::routing::get(move || std::future::ready(Json(document.clone()))),
     )
-}
-
-/// The query of a request; a name that is not known is a mistake, not a wish to be ignored.
-struct Asked<T>(T);
-
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        match Query::from_request_parts(parts, state).await {
-            Ok(Query(asked)) => Ok(Self(asked)),
-            Err(rejection) => {
-                let text = rejection.body_text();
-                let why = text.strip_prefix("Failed to deserialize query string: ");
-                Err(Problem::bad(why.unwrap_or(&text)))
-            }
-        }
-    }
-}
-
-/// The variable parts of a path.
-struct Named<T>(T);
-
-impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        match Path::from_request_parts(parts, state).await {
-            Ok(Path(named)) => Ok(Self(named)),
-            Err(rejection) => Err(Problem::bad(rejection.body_text())),
-        }
-    }
 }

@@ -6,7 +6,7 @@ use axum::extract::State;
 use super::page::Page;
 use crate::observe::{PartitionState, Snapshot};
 use crate::web::Web;
-use crate::web::problem::Problem;
+use crate::web::problem::{Problem, Wrong};
 
 /// Everything that the overview shows, a few seconds old at the most.
 #[utoipa::path(
@@ -14,7 +14,7 @@ use crate::web::problem::Problem;
     path = "/api/v1/overview",
     responses(
         (status = 200, description = "The last snapshot.", body = Snapshot),
-        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+        Wrong
     )
 )]
 pub(super) async fn overview(State(web): State<Web>) -> Result<Json<Snapshot>, Problem> {
@@ -28,7 +28,7 @@ pub(super) async fn overview(State(web): State<Web>) -> Result<Json<Snapshot>, P
     path = "/api/v1/partitions",
     responses(
         (status = 200, description = "All of them.", body = Page<PartitionState>),
-        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+        Wrong
     )
 )]
 pub(super) async fn partitions(

@@ -12,10 +12,10 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use utoipa::IntoParams;
 
-use super::Asked;
 use super::schema::Event;
 use crate::store::read;
-use crate::web::problem::Problem;
+use crate::web::asked::InQuery;
+use crate::web::problem::{Problem, Wrong};
 use crate::web::{Backend, Web};
 
 /// How many may wait for a slow reader.
@@ -48,13 +48,13 @@ pub(super) struct Streamed {
     params(Streamed),
     responses(
         (status = 200, description = "A stream without an end.", body = String, content_type = "text/event-stream"),
-        (status = "default", description = "What is wrong.", body = Problem, content_type = "application/problem+json"),
+        Wrong
     )
 )]
 pub(super) async fn stream(
     State(web): State<Web>,
     headers: HeaderMap,
-    Asked(asked): Asked<Streamed>,
+    InQuery(asked): InQuery<Streamed>,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let from = last.or(asked.from.as_deref()).map(checkpoints).transpose()?;

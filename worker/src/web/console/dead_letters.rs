@@ -1,7 +1,7 @@
 //! Dead letters: the list, one with its payload, and the decision about it.
 
 use axum::Form;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -14,6 +14,7 @@ use crate::redrive::{self, Done, Place};
 use crate::store::dead_letters::{self, LetterFilter};
 use crate::web::Web;
 use crate::web::api::{job_id, order, place};
+use crate::web::asked::InQuery;
 use crate::web::problem::Problem;
 
 const PAGE: u64 = 50;
@@ -31,8 +32,7 @@ pub(super) struct Asked {
     done: String,
 }
 
-pub(super) async fn list(State(web): State<Web>, asked: Query<Asked>) -> Page {
-    let Query(asked) = asked;
+pub(super) async fn list(State(web): State<Web>, InQuery(asked): InQuery<Asked>) -> Page {
     let db = web.backend()?.db;
     let given = |text: String| Some(text).filter(|text| !text.is_empty());
     let job = given(asked.job).map(job_id).transpose()?;
@@ -115,7 +115,7 @@ pub(super) struct At {
     confirm: String,
 }
 
-pub(super) async fn show(State(web): State<Web>, at: Query<At>) -> Page {
+pub(super) async fn show(State(web): State<Web>, InQuery(at): InQuery<At>) -> Page {
     let db = web.backend()?.db;
     let letter = redrive::existing(&db, place(&at.at)?).await.map_err(Problem::from)?;
     let place = Place::of(&letter);

@@ -1,6 +1,6 @@
 //! One job: where it stands, its heartbeats, and its timeline.
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use chrono::{DateTime, TimeDelta, Utc};
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -13,6 +13,7 @@ use crate::store::dead_letters::{self, LetterFilter};
 use crate::store::read;
 use crate::web::Web;
 use crate::web::api::{job_id, key_of_event, read_key_of_event};
+use crate::web::asked::InQuery;
 
 /// How many events are on a page.
 const PAGE: u64 = 100;
@@ -26,8 +27,7 @@ pub(super) struct Asked {
     before: String,
 }
 
-pub(super) async fn page(State(web): State<Web>, asked: Query<Asked>) -> Page {
-    let Query(asked) = asked;
+pub(super) async fn page(State(web): State<Web>, InQuery(asked): InQuery<Asked>) -> Page {
     let id = job_id(asked.id)?;
     let db = web.backend()?.db;
     let before = Some(asked.before.as_str()).filter(|before| !before.is_empty());

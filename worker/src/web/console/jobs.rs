@@ -1,6 +1,6 @@
 //! The list of jobs.
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use chrono::{DateTime, TimeDelta, Utc};
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -11,6 +11,7 @@ use crate::entity::job::{Model, Status};
 use crate::store::read::{self, JobFilter, JobKey};
 use crate::web::Web;
 use crate::web::api::{key_of_job, read_key_of_job, search};
+use crate::web::asked::InQuery;
 use crate::web::problem::Problem;
 
 const PAGE: u64 = 50;
@@ -37,8 +38,7 @@ pub(super) struct Asked {
     after: String,
 }
 
-pub(super) async fn page(State(web): State<Web>, asked: Query<Asked>) -> Page {
-    let Query(asked) = asked;
+pub(super) async fn page(State(web): State<Web>, InQuery(asked): InQuery<Asked>) -> Page {
     let db = web.backend()?.db;
     #[expect(clippy::disallowed_methods, reason = "people ask for what is recent")]
     let now = Utc::now();

@@ -1,7 +1,7 @@
 //! Showing the token, once for each browser.
 
 use axum::Form;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::header::{ORIGIN, SET_COOKIE};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::format::address;
 use super::layout;
 use crate::web::Web;
+use crate::web::asked::InQuery;
 use crate::web::guard::COOKIE;
 
 /// Whether a path is for those who have not shown the token yet.
@@ -30,7 +31,7 @@ pub(super) struct Asked {
     next: String,
 }
 
-pub(super) async fn page(asked: Query<Asked>) -> Markup {
+pub(super) async fn page(InQuery(asked): InQuery<Asked>) -> Markup {
     form(&asked.next, false)
 }
 
