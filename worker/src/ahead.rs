@@ -20,8 +20,8 @@ pub struct Received {
     pub msg_id: Option<String>,
     /// When the stream stored it, in microseconds.
     pub stored_at: DateTime<Utc>,
-    /// When it was read; for its span alone.
-    pub(crate) read_at: SystemTime,
+    /// When it was read, for its span alone; none where spans go nowhere.
+    pub(crate) read_at: Option<SystemTime>,
     pub(crate) message: jetstream::Message,
 }
 

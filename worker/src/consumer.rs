@@ -16,6 +16,7 @@ use futures::{FutureExt, StreamExt};
 use shared::bundle;
 use shared::partition::Partition;
 use shared::stream::has_leader;
+use shared::trace::Traces;
 use tokio::time::Instant;
 
 use crate::ahead::{Ahead, Batch, Received};
@@ -80,6 +81,7 @@ pub struct Feed {
     next_seq: i64,
     remembered: Remembered,
     ahead: Ahead,
+    traces: Traces,
     /// What went wrong while it was read ahead: the next batch will not come.
     trouble: Option<Trouble>,
     /// A message that came too early. It is remembered, because whoever asks for its reason may
@@ -149,6 +151,7 @@ impl Feed {
         owner: &str,
         partition: Partition,
         partitions: u16,
+        traces: &Traces,
     ) -> Result<(Self, Basis), Trouble> {
         // Before anything is checked: all of that is known of this connection only.
         let connection = Connection::current(&jetstream.client());
@@ -199,6 +202,7 @@ impl Feed {
             next_seq: start.max(1),
             remembered: Remembered::default(),
             ahead: Ahead::default(),
+            traces: traces.clone(),
             trouble: None,
             gap: None,
         };
@@ -302,7 +306,7 @@ impl Feed {
             self.next_seq += 1;
             self.remembered.add(decoded.at);
             let incoming = decode(&decoded, self.partition, self.partitions);
-            let (stored_at, read_at) = (micros(decoded.at), shared::trace::now());
+            let (stored_at, read_at) = (micros(decoded.at), self.traces.now());
             let received = Received { seq, msg_id: decoded.msg_id, stored_at, read_at, message };
             return Ok((received, incoming));
         }

@@ -48,7 +48,7 @@ pub(crate) fn tell(
     }
     if let Some(began) = began.filter(|_| is_traced) {
         let read_at: HashMap<i64, SystemTime> =
-            messages.iter().map(|message| (message.seq, message.read_at)).collect();
+            messages.iter().filter_map(|message| Some((message.seq, message.read_at?))).collect();
         let traced = applied.decisions.iter().filter_map(|decision| {
             let entry = entry(decision)?;
             Some((decision, entry, entry.trace?))

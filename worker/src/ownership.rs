@@ -286,7 +286,8 @@ async fn serve(
     shutdown: &CancellationToken,
 ) -> End {
     let acquired_at = Instant::now();
-    let opened = Feed::open(&process.jetstream, row, &process.id, partition, process.partitions);
+    let Process { jetstream, id, partitions, traces, .. } = process;
+    let opened = Feed::open(jetstream, row, id, partition, *partitions, traces);
     let (mut feed, basis) = tokio::select! {
         opened = opened => match opened {
             Ok(opened) => opened,

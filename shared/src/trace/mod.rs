@@ -20,4 +20,4 @@ mod export;
 
 pub use self::context::{TraceContext, TraceId, lenient};
 pub use self::settings::Settings;
-pub use self::span::{Kind, NewSpan, Span, Traces, Value, now};
+pub use self::span::{Kind, NewSpan, Span, Traces, Value};

@@ -71,10 +71,12 @@ impl Traces {
         self.0.is_some()
     }
 
-    /// The time, for a span that may begin now; none where none will.
+    /// The time by this machine's clock, for a span that may begin now; none where none will. Spans
+    /// alone are told it: nothing is decided by them.
     #[must_use]
     pub fn now(&self) -> Option<SystemTime> {
-        self.0.as_ref().map(|_| now())
+        #[expect(clippy::disallowed_methods, reason = "this is the edge that reads the clock")]
+        self.0.as_ref().map(|_| SystemTime::now())
     }
 
     /// Begins a span; none where spans go nowhere. `new` is called only if there is one.
@@ -166,13 +168,6 @@ impl From<u16> for Value {
     fn from(number: u16) -> Self {
         Self::Number(number.into())
     }
-}
-
-/// The time, by this machine's clock. Spans alone are told it: nothing is decided by them.
-#[must_use]
-#[expect(clippy::disallowed_methods, reason = "this is the edge that reads the clock")]
-pub fn now() -> SystemTime {
-    SystemTime::now()
 }
 
 #[cfg(test)]
