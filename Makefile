@@ -32,7 +32,8 @@ check: tools image ## Check the formatting, the lints, the documentation, the wo
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 	"$(ZIZMOR)" --persona pedantic --offline --no-progress .github/
 	"$(ACTIONLINT)" -shellcheck "$(SHELLCHECK)"
-	"$(SHELLCHECK)" .ci/compose-test .ci/fuzz .ci/run .ci/tools .ci/tools-debian .github/actions/*/*.sh deploy/*.sh
+	"$(SHELLCHECK)" .ci/compose-test .ci/fuzz .ci/line-endings .ci/run .ci/tools .ci/tools-debian .github/actions/*/*.sh deploy/*.sh
+	.ci/line-endings
 	.ci/deploy
 	@.ci/tools-debian promtool=prometheus
 	"$(PROMTOOL)" check rules deploy/prometheus/ackline.rules.yml
