@@ -7,15 +7,16 @@ CARGO ?= cargo
 SECONDS ?= 60
 # What determines the faults of make soak; without it, it chooses one, and prints it.
 SEED ?=
-# NATS_SERVER, ACT, NODE, ROTEL, HAPROXY, PROMTOOL, CHROMIUM, ZIZMOR, ACTIONLINT and SHELLCHECK name programs to use instead of
-# the installed ones, FAKETIME a library, POSTGRES_BIN, SIGNING_LIBRARIES, BROWSER_MODULES (a node_modules) and SCHEMATHESIS
+# NATS_SERVER, ACT, NODE, ROTEL, HAPROXY, PROMTOOL, CHROMIUM, CARGO_DENY, ZIZMOR, ACTIONLINT and SHELLCHECK name programs to use
+# instead of the installed ones, FAKETIME a library, POSTGRES_BIN, SIGNING_LIBRARIES, BROWSER_MODULES (a node_modules) and SCHEMATHESIS
 # folders. SLOWHTTPTEST and WRK name those that make test-door runs, and PYTHON the Python of .ci/tools and the tests.
+CARGO_DENY ?= .tools/bin/cargo-deny
 ZIZMOR ?= .tools/bin/zizmor
 ACTIONLINT ?= .tools/bin/actionlint
 SHELLCHECK ?= .tools/bin/shellcheck
 PROMTOOL ?= .tools/debian/promtool
 
-.PHONY: help tools build check image test test-faults test-door test-workflow compose-test soak fuzz demo up screenshots bench clean
+.PHONY: help tools build check advisories image test test-faults test-door test-workflow compose-test soak fuzz demo up screenshots bench clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -26,10 +27,11 @@ tools: ## Install nats-server, PostgreSQL, act, linters, node, schemathesis and 
 build: ## Build the programs
 	$(CARGO) build --workspace --bins --locked
 
-check: tools image ## Check the formatting, the lints, the documentation, the workflows, the scripts, the deployment
+check: tools image ## Check the formatting, the lints, the documentation, the dependencies, the workflows, the scripts, the deployment
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+	"$(CARGO_DENY)" --locked check licenses bans sources
 	"$(ZIZMOR)" --persona pedantic --offline --no-progress .github/
 	"$(ACTIONLINT)" -shellcheck "$(SHELLCHECK)"
 	"$(SHELLCHECK)" .ci/compose-test .ci/fuzz .ci/line-endings .ci/run .ci/tools .ci/tools-debian .github/actions/*/*.sh deploy/*.sh
@@ -38,6 +40,9 @@ check: tools image ## Check the formatting, the lints, the documentation, the wo
 	@.ci/tools-debian promtool=prometheus
 	"$(PROMTOOL)" check rules deploy/prometheus/ackline.rules.yml
 	"$(PROMTOOL)" test rules deploy/prometheus/test.yml
+
+advisories: tools ## Look for advisories about the dependencies: downloads RustSec's database
+	"$(CARGO_DENY)" --locked check advisories
 
 image: ## Run the Dockerfile's steps without a container engine: PROFILE=release to build as it does
 	.ci/image
