@@ -28,7 +28,7 @@ use crate::decision::{Decisions, Stored};
 use crate::limits::Limits;
 use crate::link::State;
 use crate::measure::{self, InFlight};
-use crate::signature::{Keys, ReplayWindow, Verified, verify};
+use crate::signature::{Keys, Refused, ReplayWindow, Verified, verify};
 
 /// What all requests share.
 #[derive(Debug)]
@@ -181,8 +181,10 @@ fn read(
 ) -> Result<Callback, Refusal> {
     let fields = Fields::parse(verified.body()).map_err(Refusal::Malformed)?;
     // A `sent_at` that is no time is refused below, in its turn.
-    if let Ok(sent_at) = fields.sent_at() {
-        window.check(now, verified.signed_at(), sent_at).map_err(Refusal::Signature)?;
+    if let Ok(sent_at) = fields.sent_at()
+        && !window.allows(now, verified.signed_at(), sent_at)
+    {
+        return Err(Refusal::Signature(Refused::Replay));
     }
     fields.into_callback().map_err(Refusal::Malformed)
 }
@@ -219,7 +221,7 @@ mod tests {
     use shared::callback::Malformed;
 
     use super::*;
-    use crate::signature::{PLAIN_HEADER, Refused, Schemes, Secret};
+    use crate::signature::{PLAIN_HEADER, Schemes, Secret};
 
     #[test]
     fn the_replay_window_is_judged_after_the_json_and_before_its_meaning() {

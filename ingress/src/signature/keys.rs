@@ -12,7 +12,8 @@ use hmac::digest::FixedOutput;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use super::{ReplayWindow, Scheme, Schemes};
+use super::scheme::{NO_PREFIX, Prefix, Scheme, Schemes, standard_prefix};
+use super::window::ReplayWindow;
 
 /// What a secret begins with whose rest is base64, for Standard Webhooks.
 const STANDARD_PREFIX: &[u8] = b"whsec_";
@@ -63,14 +64,13 @@ impl Secret {
     }
 
     /// The tag of a body, preceded by what its scheme signs before it.
-    pub(super) fn tag(&self, scheme: Scheme, prefix: Option<[&[u8]; 2]>, body: &[u8]) -> [u8; 32] {
+    pub(super) fn tag(&self, scheme: Scheme, prefix: Prefix<'_>, body: &[u8]) -> [u8; 32] {
         let mut mac = match scheme {
             Scheme::Plain | Scheme::GitHub => self.verbatim.clone(),
             Scheme::Standard => self.standard.clone(),
         };
-        for part in prefix.into_iter().flatten() {
+        for part in prefix {
             mac.update(part);
-            mac.update(b".");
         }
         mac.update(body);
         mac.finalize_fixed().into()
@@ -79,13 +79,13 @@ impl Secret {
     /// Signs a body: the value of `X-Signature`.
     #[must_use]
     pub fn sign_plain(&self, body: &[u8]) -> String {
-        hex::encode(self.tag(Scheme::Plain, None, body))
+        hex::encode(self.tag(Scheme::Plain, NO_PREFIX, body))
     }
 
     /// Signs a body: the value of `X-Hub-Signature-256`.
     #[must_use]
     pub fn sign_github(&self, body: &[u8]) -> String {
-        format!("sha256={}", hex::encode(self.tag(Scheme::GitHub, None, body)))
+        format!("sha256={}", hex::encode(self.tag(Scheme::GitHub, NO_PREFIX, body)))
     }
 
     /// Signs a body: the value of `webhook-signature` beside that id, and that time as
@@ -93,7 +93,7 @@ impl Secret {
     #[must_use]
     pub fn sign_standard(&self, id: &str, at: DateTime<Utc>, body: &[u8]) -> String {
         let at = at.timestamp().to_string();
-        let tag = self.tag(Scheme::Standard, Some([id.as_bytes(), at.as_bytes()]), body);
+        let tag = self.tag(Scheme::Standard, standard_prefix(id, at.as_bytes()), body);
         format!("v1,{}", BASE64.encode(tag))
     }
 }

@@ -46,23 +46,15 @@ impl Scheme {
         }
     }
 
-    /// What the headers claim; nothing when there is none of this scheme.
+    /// What the headers claim; nothing when there is no header of this scheme.
     pub(super) fn claim(self, headers: &HeaderMap) -> Option<Claim<'_>> {
-        let header = match self {
-            Self::Plain => PLAIN_HEADER,
-            Self::GitHub => GITHUB_HEADER,
-            Self::Standard => STANDARD_HEADER,
+        let (header, claim): (_, fn(_) -> _) = match self {
+            Self::Plain => (PLAIN_HEADER, Claim::plain),
+            Self::GitHub => (GITHUB_HEADER, Claim::github),
+            Self::Standard => (STANDARD_HEADER, Claim::standard),
         };
-        headers.contains_key(header).then(|| {
-            let claim = || match self {
-                Self::Plain => Claim::of_body(self, only(headers, header)?),
-                Self::GitHub => {
-                    Claim::of_body(self, only(headers, header)?.strip_prefix(b"sha256=")?)
-                }
-                Self::Standard => Claim::of_message(headers),
-            };
-            claim().unwrap_or(Claim::malformed(self))
-        })
+        let is_there = headers.contains_key(header);
+        is_there.then(|| claim(headers).unwrap_or(Claim::malformed(self)))
     }
 }
 
@@ -114,7 +106,15 @@ impl fmt::Display for Schemes {
     }
 }
 
-/// What the headers of one scheme claim.
+/// What is signed before a body, piece by piece; the pieces that a scheme does not need are empty.
+pub(super) type Prefix<'a> = [&'a [u8]; 4];
+
+/// The body alone is signed.
+pub(super) const NO_PREFIX: Prefix<'static> = [b""; 4];
+
+/// What the headers of one scheme claim: that the secret's owner signed this prefix and the body,
+/// and at which time. A scheme that signs a time names it here, and nowhere else, so that
+/// [`verify`](super::verify()) judges it.
 #[derive(Debug)]
 pub(super) struct Claim<'a> {
     pub(super) scheme: Scheme,
@@ -122,40 +122,39 @@ pub(super) struct Claim<'a> {
     pub(super) tags: Vec<[u8; 32]>,
     /// Whether it can be believed at all.
     pub(super) is_well_formed: bool,
-    /// What is signed beside the body.
-    pub(super) message: Option<Message<'a>>,
-}
-
-/// The signed headers of Standard Webhooks.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Message<'a> {
-    pub(super) id: &'a str,
-    /// The header's very bytes, which are signed.
-    pub(super) timestamp: &'a [u8],
-    pub(super) sent_at: DateTime<Utc>,
+    /// The headers' very bytes, as they are signed before the body.
+    pub(super) prefix: Prefix<'a>,
+    /// The signed time, in a scheme that has one.
+    pub(super) signed_at: Option<DateTime<Utc>>,
+    /// The signed id of the message, in a scheme that has one.
+    pub(super) id: Option<&'a str>,
 }
 
 impl<'a> Claim<'a> {
     /// A claim that is compared like every other, and then not believed.
     pub(super) fn malformed(scheme: Scheme) -> Self {
-        Self { scheme, tags: vec![[0; 32]], is_well_formed: false, message: None }
+        Self { is_well_formed: false, ..Self::of_body(scheme, [0; 32]) }
     }
 
-    fn of_body(scheme: Scheme, digits: &[u8]) -> Option<Self> {
-        let mut tag = [0; 32];
-        // Refuses every other length than 64 digits, too.
-        hex::decode_to_slice(digits, &mut tag).ok()?;
-        Some(Self { scheme, tags: vec![tag], is_well_formed: true, message: None })
+    /// A claim of a scheme that signs the body alone: it says nothing of time.
+    fn of_body(scheme: Scheme, tag: [u8; 32]) -> Self {
+        let (prefix, tags) = (NO_PREFIX, vec![tag]);
+        Self { scheme, tags, is_well_formed: true, prefix, signed_at: None, id: None }
     }
 
-    fn of_message(headers: &'a HeaderMap) -> Option<Self> {
-        let id = only(headers, STANDARD_ID_HEADER)?;
+    fn plain(headers: &HeaderMap) -> Option<Self> {
+        Some(Self::of_body(Scheme::Plain, tag(only(headers, PLAIN_HEADER)?)?))
+    }
+
+    fn github(headers: &HeaderMap) -> Option<Self> {
+        let digits = only(headers, GITHUB_HEADER)?.strip_prefix(b"sha256=")?;
+        Some(Self::of_body(Scheme::GitHub, tag(digits)?))
+    }
+
+    fn standard(headers: &'a HeaderMap) -> Option<Self> {
+        let id = str::from_utf8(only(headers, STANDARD_ID_HEADER)?).ok();
+        let id = id.filter(|id| is_message_id(id))?;
         let timestamp = only(headers, STANDARD_TIMESTAMP_HEADER)?;
-        let message = Message {
-            id: str::from_utf8(id).ok().filter(|id| is_message_id(id))?,
-            timestamp,
-            sent_at: seconds(timestamp)?,
-        };
         // Signatures of other versions may stand beside ours.
         let signatures = only(headers, STANDARD_HEADER)?.split(|byte| *byte == b' ');
         let tags: Vec<_> = signatures
@@ -165,12 +164,27 @@ impl<'a> Claim<'a> {
                 (decoded == Ok(tag.len())).then_some(tag)
             })
             .collect();
-        if tags.is_empty() {
-            return None;
-        }
-        let scheme = Scheme::Standard;
-        Some(Self { scheme, tags, is_well_formed: true, message: Some(message) })
+        (!tags.is_empty()).then_some(Self {
+            scheme: Scheme::Standard,
+            tags,
+            is_well_formed: true,
+            prefix: standard_prefix(id, timestamp),
+            signed_at: Some(seconds(timestamp)?),
+            id: Some(id),
+        })
     }
+}
+
+/// What Standard Webhooks signs before the body.
+pub(super) fn standard_prefix<'a>(id: &'a str, timestamp: &'a [u8]) -> Prefix<'a> {
+    [id.as_bytes(), b".", timestamp, b"."]
+}
+
+/// Reads 64 hex digits.
+fn tag(digits: &[u8]) -> Option<[u8; 32]> {
+    let mut tag = [0; 32];
+    // Refuses every other length, too.
+    hex::decode_to_slice(digits, &mut tag).ok().map(|()| tag)
 }
 
 /// The value of a header that must come exactly once.

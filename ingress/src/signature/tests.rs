@@ -1,6 +1,10 @@
-use chrono::TimeDelta;
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 
+use super::scheme::{Claim, NO_PREFIX, Prefix, standard_prefix};
+use super::verify::judge as judge_claims;
 use super::*;
 
 const BODY: &[u8] = br#"{"job_id":"a"}"#;
@@ -189,6 +193,33 @@ fn the_time_of_a_standard_webhook_is_within_the_window() {
 }
 
 #[test]
+fn every_time_that_is_signed_is_within_the_window() {
+    // A scheme that is not there yet: it signs its version and a time.
+    let claim = |prefix: Prefix<'static>, at: DateTime<Utc>| Claim {
+        scheme: Scheme::Plain,
+        tags: vec![secret("n").tag(Scheme::Plain, prefix, BODY)],
+        is_well_formed: true,
+        prefix,
+        signed_at: Some(at),
+        id: None,
+    };
+    let old = now() - TimeDelta::seconds(301);
+    let in_time = || claim([b"v0:", b"1700000000", b":", b""], now());
+    let too_old = || claim([b"v0:", b"1699999699", b":", b""], old);
+    for (claims, judged) in [
+        (vec![in_time()], None),
+        (vec![in_time(), in_time()], None),
+        (vec![too_old()], Some(Refused::Replay)),
+        (vec![in_time(), too_old()], Some(Refused::Replay)),
+        (vec![too_old(), in_time()], Some(Refused::Replay)),
+    ] {
+        let what = format!("{claims:?}");
+        let found = judge_claims(&keys_for(Schemes::ALL), claims, BODY.into(), now());
+        assert_eq!(found.err(), judged, "{what}");
+    }
+}
+
+#[test]
 fn every_signature_that_is_there_must_hold() {
     let (good, wrong) = (plain("n"), plain("x"));
     let (good_github, wrong_github) = (format!("sha256={good}"), format!("sha256={wrong}"));
@@ -236,8 +267,8 @@ fn no_signed_text_of_one_scheme_passes_as_a_body_of_another() {
     let signature = standard("n");
     let text = [b"msg_1.1700000000.", BODY].concat();
     assert_eq!(
-        secret("n").tag(Scheme::Plain, None, &text),
-        secret("n").tag(Scheme::Standard, Some([b"msg_1", b"1700000000"]), BODY),
+        secret("n").tag(Scheme::Plain, NO_PREFIX, &text),
+        secret("n").tag(Scheme::Standard, standard_prefix("msg_1", b"1700000000"), BODY),
         "{signature}"
     );
     assert!(shared::callback::parse(&text).is_err(), "begins with an id, which is no JSON object");

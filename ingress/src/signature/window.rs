@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::Refused;
-
 /// How old, or how far ahead, a callback may be that says when it was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplayWindow {
@@ -16,35 +14,50 @@ pub struct ReplayWindow {
 }
 
 impl ReplayWindow {
-    /// Whether a time of sending is believed `now`.
-    #[must_use]
-    pub fn contains(self, now: DateTime<Utc>, sent_at: DateTime<Utc>) -> bool {
-        let window = TimeDelta::from_std(self.window).unwrap_or(TimeDelta::MAX);
-        now.signed_duration_since(sent_at).abs() <= window
+    /// Judges the time that a signature names, if it names one; nothing when it is not believed
+    /// `now`.
+    pub(super) fn judge(
+        self,
+        now: DateTime<Utc>,
+        signed_at: Option<DateTime<Utc>>,
+    ) -> Option<InTime> {
+        let is_in_time = signed_at.is_none_or(|signed_at| self.contains(now, signed_at));
+        is_in_time.then_some(InTime(signed_at))
     }
 
-    /// Judges a callback that arrives `now`, by the time that its signature names, which
-    /// [`verify`](super::verify) has judged, and the one that its body does.
-    ///
-    /// # Errors
-    /// [`Refused::Replay`] when the body's time is outside the window, or when there is neither
-    /// although one is required.
-    pub fn check(
+    /// Whether a callback that arrives `now` may be believed, by the time in its body, and the one
+    /// that a signature names and [`verify`](super::verify()) has judged.
+    #[must_use]
+    pub fn allows(
         self,
         now: DateTime<Utc>,
         signed_at: Option<DateTime<Utc>>,
         sent_at: Option<DateTime<Utc>>,
-    ) -> Result<(), Refused> {
-        let holds = match sent_at {
+    ) -> bool {
+        match sent_at {
             Some(sent_at) => self.contains(now, sent_at),
             None => signed_at.is_some() || !self.require_timestamp,
-        };
-        if holds { Ok(()) } else { Err(Refused::Replay) }
+        }
+    }
+
+    fn contains(self, now: DateTime<Utc>, sent_at: DateTime<Utc>) -> bool {
+        let window = TimeDelta::from_std(self.window).unwrap_or(TimeDelta::MAX);
+        now.signed_duration_since(sent_at).abs() <= window
     }
 
     #[cfg(test)]
     pub(crate) fn for_tests() -> Self {
         Self { window: Duration::from_secs(300), require_timestamp: false }
+    }
+}
+
+/// The time that a signature names, if it names one, judged: only [`ReplayWindow::judge`] makes one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct InTime(Option<DateTime<Utc>>);
+
+impl InTime {
+    pub(super) fn time(self) -> Option<DateTime<Utc>> {
+        self.0
     }
 }
 
@@ -66,12 +79,12 @@ mod tests {
             (at(-300_000_001), false),
         ] {
             for signed_at in [None, at(0)] {
-                assert_eq!(lax.check(now, signed_at, sent_at).is_ok(), holds, "{sent_at:?}");
-                assert_eq!(strict.check(now, signed_at, sent_at).is_ok(), holds, "{sent_at:?}");
+                assert_eq!(lax.allows(now, signed_at, sent_at), holds, "{sent_at:?}");
+                assert_eq!(strict.allows(now, signed_at, sent_at), holds, "{sent_at:?}");
             }
         }
-        assert_eq!(lax.check(now, None, None), Ok(()));
-        assert_eq!(strict.check(now, None, None), Err(Refused::Replay));
-        assert_eq!(strict.check(now, at(0), None), Ok(()));
+        assert!(lax.allows(now, None, None));
+        assert!(!strict.allows(now, None, None));
+        assert!(strict.allows(now, at(0), None));
     }
 }
