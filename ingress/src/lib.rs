@@ -1,9 +1,9 @@
 //! Ingress: takes signed callbacks over HTTP and answers 200 once the stream has stored them.
 //!
-//! A callback's way through this crate: `server` accepts its connection and finds the path,
-//! `callback` reads the body and decides, [`signature`] verifies it, `bundler` puts it together
-//! with its neighbours, `publish` sends them until the stream confirms, and [`link`] keeps the
-//! connection that they are sent on.
+//! A callback's way through this crate: `listener` accepts its connection and finds the path,
+//! `callback` reads the body and decides, [`signature`] verifies it, `publish` puts it together
+//! with its neighbours and sends them until the stream confirms, and [`link`] keeps the connection
+//! that they are sent on. `answer` has every refusal.
 
 pub mod config;
 pub mod limits;
@@ -11,21 +11,18 @@ pub mod secrets;
 pub mod tls;
 
 mod reload;
-mod server;
 
-mod body;
 mod callback;
+mod listener;
 pub mod signature;
 
-mod bundler;
-mod decision;
 pub mod link;
 mod publish;
-mod turns;
 
 mod answer;
 mod clock;
-mod measure;
+mod decision_log;
+mod metrics;
 
 pub mod send;
 pub mod sign;
@@ -40,11 +37,11 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::bundler::Bundlers;
-use crate::callback::Door;
+use crate::callback::Handler;
 use crate::config::Config;
-use crate::decision::Decisions;
+use crate::decision_log::DecisionLog;
 use crate::link::{Link, State};
+use crate::publish::Bundlers;
 
 /// Why ingress ended other than as it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -74,24 +71,24 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let traces = std::mem::take(&mut config.traces).start("ackline-ingress");
-    let decisions = Decisions::new(traces.clone(), &config.callback_path);
+    let decision_log = DecisionLog::new(traces.clone(), &config.callback_path);
     let served =
-        serve_traced(config, decisions, listener, ops_listener, metrics, reload, shutdown).await;
+        serve_traced(config, decision_log, listener, ops_listener, metrics, reload, shutdown).await;
     traces.finish().await;
     served
 }
 
 async fn serve_traced(
     config: Config,
-    decisions: Decisions,
+    decision_log: DecisionLog,
     listener: TcpListener,
     ops_listener: TcpListener,
     metrics: PrometheusHandle,
     reload: Arc<Notify>,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    measure::describe();
-    measure::keys(&config.keys);
+    metrics::describe();
+    metrics::keys(&config.keys);
     tracing::info!(
         keys = ?config.keys,
         schemes = %config.keys.schemes(),
@@ -123,11 +120,17 @@ async fn serve_traced(
     let leaving = Leaving::after(&shutdown, config.drain_delay);
     let bundlers = Arc::new(Bundlers::new(link_state.clone(), limits.max_in_flight));
     let stopped = leaving.stopped.clone();
-    let door =
-        Door::new(current_keys, limits, link_state, Arc::clone(&bundlers), decisions, stopped);
+    let handler = Handler::new(
+        current_keys,
+        limits,
+        link_state,
+        Arc::clone(&bundlers),
+        decision_log,
+        stopped,
+    );
     let connections = {
         let path = config.callback_path;
-        let serving = server::accept(listener, tls, path, door, limits.connection, leaving);
+        let serving = listener::accept(listener, tls, path, handler, limits.connection, leaving);
         tokio::select! {
             connections = serving => connections,
             // It ends by itself only when it can't go on.

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::measure;
+use crate::metrics;
 
 /// How long one answer of the broker is waited for: a confirmation, or a stream's description.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(3);
@@ -71,6 +71,15 @@ impl State {
             Self::Unfit(why) => Some(format!("the broker can't be used: {why}")),
             Self::Up(_) => None,
         }
+    }
+}
+
+/// The connection, as soon as there is one; none when ingress ends.
+pub(crate) async fn up(link: &mut watch::Receiver<State>) -> Option<Up> {
+    let up = link.wait_for(|state| matches!(state, State::Up(_))).await.ok()?;
+    match &*up {
+        State::Up(up) => Some(Up::clone(up)),
+        _ => None,
     }
 }
 
@@ -273,7 +282,7 @@ impl Link {
             }
             _ => {}
         }
-        measure::broker_up(matches!(state, State::Up(_)));
+        metrics::broker_up(matches!(state, State::Up(_)));
         self.state.send_if_modified(|now| {
             let same = match (&*now, &state) {
                 (State::Up(now), State::Up(new)) => now.generation == new.generation,

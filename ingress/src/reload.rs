@@ -6,7 +6,7 @@ use tokio::sync::{Notify, watch};
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::config::KeySource;
-use crate::measure;
+use crate::metrics;
 use crate::signature::Keys;
 use crate::tls::TlsFiles;
 
@@ -25,7 +25,7 @@ pub(crate) async fn run(
             source.load().map(|new| {
                 let new = Arc::new(new);
                 keys.send_replace(Arc::clone(&new));
-                measure::keys(&new);
+                metrics::keys(&new);
                 let ids = new.ids().map(|id| &**id).collect::<Vec<_>>().join(", ");
                 tracing::info!(keys = ids, "read the secrets again: {ids} are active");
             }),
@@ -43,7 +43,7 @@ pub(crate) async fn run(
 }
 
 fn outcome(what: &'static str, read: Result<(), String>) {
-    measure::reloaded(what, read.is_ok());
+    metrics::reloaded(what, read.is_ok());
     if let Err(problem) = read {
         tracing::error!("the {what} can't be read again, the former stay in use: {problem}");
     }

@@ -25,7 +25,7 @@ const SENDER: &str = "00f067aa0ba902b7";
 
 /// Two partitions and all decisions in the log.
 fn builder() -> Builder {
-    let log = "info,ingress::decision=debug,worker::decision=debug";
+    let log = "info,ingress::decision_log=debug,worker::decision=debug";
     Stack::builder().partitions(2).env("RUST_LOG", log)
 }
 

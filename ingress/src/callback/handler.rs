@@ -1,4 +1,4 @@
-//! One request's way from its head to its answer.
+//! Decides on a request.
 //!
 //! Nothing is parsed before the signature holds, and 200 is answered only after the stream has
 //! confirmed the callback.
@@ -20,26 +20,26 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::body;
 use crate::answer::{Answer, Refusal, received};
-use crate::body;
-use crate::bundler::{Bundlers, Envelope};
 use crate::clock;
-use crate::decision::{Decisions, Stored};
+use crate::decision_log::DecisionLog;
 use crate::limits::Limits;
 use crate::link::State;
-use crate::measure::{self, InFlight};
+use crate::metrics::{self, InFlight};
+use crate::publish::{Bundlers, Envelope, Stored};
 use crate::signature::{Keys, Refused, ReplayWindow, Verified, verify};
 
 /// What all requests share.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct Handler {
     keys: watch::Receiver<Arc<Keys>>,
     max_body_bytes: usize,
     body_timeout: Duration,
     publish_deadline: Duration,
     link: watch::Receiver<State>,
     bundlers: Arc<Bundlers>,
-    decisions: Decisions,
+    decision_log: DecisionLog,
     in_flight: Places,
     /// For those in flight whose body does not come with the head: fewer than all, so that they
     /// leave room for those whose does, however often they come.
@@ -47,7 +47,7 @@ pub(crate) struct Door {
     stopped: CancellationToken,
 }
 
-impl Door {
+impl Handler {
     /// `keys` may change at any time: each request is judged by the latest. From `stopped` on
     /// nobody is let in.
     pub(crate) fn new(
@@ -55,7 +55,7 @@ impl Door {
         limits: Limits,
         link: watch::Receiver<State>,
         bundlers: Arc<Bundlers>,
-        decisions: Decisions,
+        decision_log: DecisionLog,
         stopped: CancellationToken,
     ) -> Self {
         let Limits { max_body_bytes, body_timeout, publish_deadline, .. } = limits;
@@ -68,7 +68,7 @@ impl Door {
             publish_deadline,
             link,
             bundlers,
-            decisions,
+            decision_log,
             in_flight,
             receiving,
             stopped,
@@ -77,7 +77,7 @@ impl Door {
 
     /// Answers a POST to the callback path, checking in the order of the HTTP contract.
     pub(crate) async fn answer(&self, request: Request<Incoming>) -> Answer {
-        let began = self.decisions.now();
+        let began = self.decision_log.now();
         let (head, mut body) = request.into_parts();
         let (partitions, mut in_flight) = match self.admit() {
             Ok(admitted) => admitted,
@@ -100,7 +100,7 @@ impl Door {
         };
         match self.take(&head.headers, bytes, partitions, in_flight, began).await {
             Ok(()) => {
-                measure::accepted();
+                metrics::accepted();
                 received()
             }
             Err(refusal) => refuse(refusal, &head.headers),
@@ -144,10 +144,10 @@ impl Door {
         let keys = Arc::clone(&*self.keys.borrow());
         let verified = verify(&keys, headers, body, received).map_err(Refusal::Signature)?;
         for (scheme, key) in verified.signers() {
-            measure::verified(scheme, key);
+            metrics::verified(scheme, key);
         }
         // From here on it is somebody's with a secret: nobody else makes spans.
-        let request = self.decisions.request(trace_parent(headers), began);
+        let request = self.decision_log.request(trace_parent(headers), began);
         let callback = match read(&verified, keys.window(), received) {
             Ok(callback) => callback,
             Err(refusal) => {
@@ -198,7 +198,7 @@ pub(crate) fn refuse_unread(refusal: Refusal, headers: &HeaderMap, body: Incomin
 
 fn refuse(refusal: Refusal, headers: &HeaderMap) -> Answer {
     let reason = refusal.reason();
-    measure::refused(reason);
+    metrics::refused(reason);
     // Anyone can cause these, so they are logged only for those who look closely.
     tracing::debug!(
         reason,

@@ -6,38 +6,20 @@ use std::time::Duration;
 use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, ErrorCode};
-use bytes::Bytes;
 use shared::bundle;
-use shared::partition::Partition;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::bundler::up;
-use crate::link::{State, Up};
-use crate::measure;
+use super::bundle::Bundle;
+use crate::link::{State, Up, up};
+use crate::metrics;
 
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// A bundle: the same bytes under the same id, however often they are sent.
-#[derive(Debug)]
-pub(crate) struct Bundle {
-    pub(crate) id: String,
-    pub(crate) partition: Partition,
-    pub(crate) payload: Bytes,
-    pub(crate) callbacks: usize,
-}
-
-impl Bundle {
-    pub(crate) fn new(partition: Partition, payload: Bytes, callbacks: usize) -> Self {
-        let id = uuid::Uuid::new_v4().simple().to_string();
-        Self { id, partition, payload, callbacks }
-    }
-}
-
 /// What has become of a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Confirmed {
+pub(super) enum Confirmed {
     /// The stream has it, as its message of this sequence.
     Stored { seq: u64 },
     /// The broker has no room for it, and trying again at once would change nothing.
@@ -51,7 +33,7 @@ pub(crate) enum Confirmed {
 ///
 /// The stream recognises the id of a bundle that it has already, so sending it again after a
 /// timeout or on another connection is harmless.
-pub(crate) async fn publish(bundle: &Bundle, link: &mut watch::Receiver<State>) -> Confirmed {
+pub(super) async fn publish(bundle: &Bundle, link: &mut watch::Receiver<State>) -> Confirmed {
     let began = Instant::now();
     let mut pause = RETRY_MIN;
     loop {
@@ -66,7 +48,7 @@ pub(crate) async fn publish(bundle: &Bundle, link: &mut watch::Receiver<State>) 
             biased;
             attempt = attempt(&up, bundle) => match attempt {
                 Ok(seq) => {
-                    measure::confirmed(began.elapsed(), bundle.callbacks);
+                    metrics::confirmed(began.elapsed(), bundle.callbacks);
                     return Confirmed::Stored { seq };
                 }
                 Err(failure) => failure,
@@ -115,7 +97,7 @@ async fn attempt(up: &Up, bundle: &Bundle) -> Result<u64, Failure> {
     }
     .map_err(|error| Failure::of(&error))?;
     if ack.duplicate {
-        measure::duplicate();
+        metrics::duplicate();
     }
     if ack.stream != stream {
         return Err(Failure::Unconfirmed(format!("the stream {} confirmed it", ack.stream)));

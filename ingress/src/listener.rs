@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
 use crate::answer::{Answer, Refusal};
-use crate::callback::{Door, refuse_unread};
+use crate::callback::{Handler, refuse_unread};
 
 /// Serves the listener until it is left; returns the connections that are still open then, which
 /// end with the requests in flight on them.
@@ -18,25 +18,25 @@ pub(crate) async fn accept(
     listener: TcpListener,
     tls: Option<Tls>,
     path: String,
-    door: Door,
+    handler: Handler,
     limits: Limits,
     leaving: Leaving,
 ) -> TaskTracker {
-    let site = Arc::new((path, door));
-    let handler = move |request| {
+    let site = Arc::new((path, handler));
+    let answer = move |request| {
         let site = Arc::clone(&site);
         async move { route(&site.0, &site.1, request).await }
     };
-    listener::serve("callbacks", listener, tls, limits, handler, leaving).await
+    listener::serve("callbacks", listener, tls, limits, answer, leaving).await
 }
 
-async fn route(path: &str, door: &Door, request: Request<Incoming>) -> Answer {
+async fn route(path: &str, handler: &Handler, request: Request<Incoming>) -> Answer {
     let refusal = if request.uri().path() != path {
         Refusal::NotFound
     } else if request.method() != Method::POST {
         Refusal::MethodNotAllowed
     } else {
-        return door.answer(request).await;
+        return handler.answer(request).await;
     };
     let (head, body) = request.into_parts();
     refuse_unread(refusal, &head.headers, body)

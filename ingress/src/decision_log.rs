@@ -1,7 +1,7 @@
 //! Tells what was decided of a callback: a log line, and, where they are exported, the span of the
 //! request and that of its way into the stream.
 //!
-//! Accepted callbacks are logged at `debug`: `RUST_LOG=info,ingress::decision=debug`.
+//! Accepted callbacks are logged at `debug`: `RUST_LOG=info,ingress::decision_log=debug`.
 
 use std::time::SystemTime;
 
@@ -9,19 +9,11 @@ use shared::partition::Partition;
 use shared::trace::{Kind, NewSpan, Span, TraceContext, TraceId, Traces};
 
 use crate::answer::Refusal;
-
-/// Where a confirmed callback is in its partition's stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stored {
-    /// The bundle's sequence.
-    pub(crate) seq: u64,
-    /// The place in the bundle.
-    pub(crate) idx: usize,
-}
+use crate::publish::Stored;
 
 /// What the spans of all requests share.
 #[derive(Debug)]
-pub(crate) struct Decisions {
+pub(crate) struct DecisionLog {
     traces: Traces,
     route: String,
 }
@@ -29,7 +21,7 @@ pub(crate) struct Decisions {
 /// A signed request.
 #[derive(Debug)]
 pub(crate) struct Request<'a> {
-    decisions: &'a Decisions,
+    log: &'a DecisionLog,
     parent: Option<TraceContext>,
     span: Option<Span>,
 }
@@ -42,7 +34,7 @@ pub(crate) struct Publish {
     span: Option<Span>,
 }
 
-impl Decisions {
+impl DecisionLog {
     pub(crate) fn new(traces: Traces, route: &str) -> Self {
         Self { traces, route: route.to_owned() }
     }
@@ -72,7 +64,7 @@ impl Decisions {
             }
             Some(span)
         });
-        Request { decisions: self, parent, span }
+        Request { log: self, parent, span }
     }
 }
 
@@ -86,8 +78,8 @@ impl Request<'_> {
     /// Its callback is for the stream.
     pub(crate) fn publish(&self, partition: Partition, job: &str) -> Publish {
         let parent = self.context();
-        let span = self.decisions.now().and_then(|began| {
-            let mut span = self.decisions.traces.span(|| NewSpan {
+        let span = self.log.now().and_then(|began| {
+            let mut span = self.log.traces.span(|| NewSpan {
                 name: "publish callback".into(),
                 kind: Kind::Producer,
                 began,

@@ -1,0 +1,6 @@
+//! One request's way from its head to its answer.
+
+mod body;
+mod handler;
+
+pub(crate) use self::handler::{Handler, refuse_unread};

@@ -1,0 +1,177 @@
+//! Publishes callbacks, as bundles: a task for each partition.
+//!
+//! While one bundle of a partition is on its way, the callbacks that arrive form the next one.
+//! No timer delays one, so a lone callback leaves at once, and never more than one bundle of a
+//! partition is in flight.
+
+use std::sync::{Arc, OnceLock};
+
+use shared::partition::Partition;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::bundle::{Bundle, Envelope, Pending, Stored, Waiting, form};
+use super::confirm::{Confirmed, publish};
+use super::limiter::{Permit, PublishLimiter};
+use crate::answer::Refusal;
+use crate::link::{State, up};
+use crate::metrics::InFlight;
+
+/// The queues of all partitions.
+#[derive(Debug)]
+pub(crate) struct Bundlers {
+    link: watch::Receiver<State>,
+    capacity: usize,
+    queues: OnceLock<Vec<mpsc::Sender<Pending>>>,
+    limiter: Arc<PublishLimiter>,
+    closing: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Bundlers {
+    /// Bundlers that publish over `link`; each queues up to `capacity` callbacks.
+    pub(crate) fn new(link: watch::Receiver<State>, capacity: usize) -> Self {
+        let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let limiter = Arc::new(PublishLimiter::new());
+        Self { link, capacity, queues: OnceLock::new(), limiter, closing, tasks }
+    }
+
+    /// Queues a callback; what is returned tells what became of it. Drop that to wait no longer.
+    ///
+    /// # Errors
+    /// [`Refusal::TooMany`] when the partition's queue is full.
+    pub(crate) fn submit(
+        &self,
+        partition: Partition,
+        partitions: u16,
+        envelope: Envelope,
+        in_flight: InFlight,
+    ) -> Result<oneshot::Receiver<Result<Stored, Refusal>>, Refusal> {
+        let queues = self.queues.get_or_init(|| {
+            Partition::all(partitions).map(|partition| self.start(partition)).collect()
+        });
+        let queue = queues.get(usize::from(partition.number())).ok_or(Refusal::BrokerDown)?;
+        let (pending, answered) = Pending::new(envelope, in_flight, self.limiter.count());
+        queue.try_send(pending).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Refusal::TooMany,
+            mpsc::error::TrySendError::Closed(_) => Refusal::ShuttingDown,
+        })?;
+        Ok(answered)
+    }
+
+    /// Takes no more callbacks, and returns when those that it has are published or given up.
+    pub(crate) async fn close(&self) {
+        self.closing.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn start(&self, partition: Partition) -> mpsc::Sender<Pending> {
+        let (sender, queue) = mpsc::channel(self.capacity);
+        let (link, limiter) = (self.link.clone(), Arc::clone(&self.limiter));
+        self.tasks.spawn(run(partition, queue, link, limiter, self.closing.clone()));
+        sender
+    }
+}
+
+async fn run(
+    partition: Partition,
+    mut queue: mpsc::Receiver<Pending>,
+    mut link: watch::Receiver<State>,
+    limiter: Arc<PublishLimiter>,
+    closing: CancellationToken,
+) {
+    let mut carried = None;
+    loop {
+        let first = match carried.take() {
+            Some(first) => Some(first),
+            None => tokio::select! {
+                first = queue.recv() => first,
+                () = closing.cancelled(), if !queue.is_closed() => {
+                    queue.close();
+                    continue;
+                }
+            },
+        };
+        let Some(mut first) = first else { return };
+        // The limit is the connection's, so a bundle is formed only when there is one.
+        let limit = tokio::select! {
+            biased;
+            () = first.answer.closed() => continue,
+            up = up(&mut link) => match up {
+                Some(up) => up.bundle_limit,
+                None => return,
+            },
+        };
+        let permit = limiter.acquire().await;
+        let arrived = || queue.try_recv().ok();
+        let (bundle, left_over) = form(partition, first, arrived, limit);
+        carried = left_over;
+        let Some((bundle, waiting)) = bundle else { continue };
+        settle(bundle, waiting, permit, &mut link).await;
+    }
+}
+
+/// Publishes a bundle, as long as anyone waits for it, and tells them.
+async fn settle(
+    bundle: Bundle,
+    mut waiting: Waiting,
+    permit: Permit<'_>,
+    link: &mut watch::Receiver<State>,
+) {
+    let outcome = {
+        let nobody_waits = async {
+            for pending in &mut waiting {
+                pending.answer.closed().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = publish(&bundle, link) => outcome,
+            never = permit.expire() => match never {},
+            () = nobody_waits => {
+                tracing::warn!(
+                    partition = %bundle.partition,
+                    message_id = %bundle.id,
+                    callbacks = bundle.callbacks,
+                    "gave up the bundle {}: it was not confirmed, its effect is unknown",
+                    bundle.id,
+                );
+                return;
+            }
+        }
+    };
+    for (idx, pending) in waiting.into_iter().enumerate() {
+        let answer = match outcome {
+            Confirmed::Stored { seq } => Ok(Stored { seq, idx }),
+            Confirmed::Full => Err(Refusal::StreamFull),
+            Confirmed::Ended => Err(Refusal::ShuttingDown),
+        };
+        // A sender that has just stopped waiting is told nothing: the effect stands.
+        let _ = pending.answer.send(answer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bundle::tests::{envelope, in_flight};
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_bundled_while_the_broker_is_down_and_closing_ends_all() {
+        let (_state, link) = watch::channel(State::Connecting);
+        let bundlers = Bundlers::new(link, 2);
+        let submit = || bundlers.submit(Partition::new(1), 2, envelope(10), in_flight());
+        let mut first = submit().unwrap();
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        assert!(first.try_recv().is_err(), "still waits");
+        drop(first);
+        // The queue is bounded.
+        let (a, b) = (submit().unwrap(), submit().unwrap());
+        assert_eq!(submit().unwrap_err(), Refusal::TooMany);
+        drop((a, b));
+        bundlers.close().await;
+        assert_eq!(submit().unwrap_err(), Refusal::ShuttingDown);
+    }
+}

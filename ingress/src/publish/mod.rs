@@ -1,0 +1,13 @@
+//! From a verified callback to the stream's confirmation.
+//!
+//! A task for each partition puts callbacks together and publishes them, one bundle at a time. All
+//! tasks share a limiter, which makes bundles full under load.
+
+mod bundle;
+mod confirm;
+mod limiter;
+
+mod bundler;
+
+pub(crate) use self::bundle::{Envelope, Stored};
+pub(crate) use self::bundler::Bundlers;
