@@ -1,27 +1,33 @@
 #!/usr/bin/env bash
-# deploy/image.sh BUILT DIR: makes the root folder of an image for each program that Cargo has built (BUILT is what it printed
-# with --message-format json), as DIR/PROGRAM: the program without its debug information, the libraries that it loads, and
-# what a program expects to find.
+# deploy/image.sh BUILT DIR: makes the root folder of each image, DIR/ingress and DIR/worker, from what Cargo has built (BUILT is
+# what it printed with --message-format json): the image's programs without their debug information, the libraries that they
+# load, and what a program expects to find.
 set -euo pipefail
 umask 022
 
 built=$1
 images=$2
 
-rm -rf "$images"
-grep -o '"executable":"[^"]*"' "$built" | cut -d '"' -f 4 | while read -r program; do
-    name=${program##*/}
-    root=$images/$name
+# image NAME PROGRAM...
+image() {
+    local root=$images/$1 program path library
     mkdir -p "$root/usr/local/bin" "$root/etc/ssl/certs" "$root/usr/share/doc/ackline"
-    strip -o "$root/usr/local/bin/$name" "$program"
-    # Each line names a library, or the loader itself, by its absolute path.
-    ldd "$program" | grep -o '/[^ ]*' | sort -u | while read -r library; do
-        mkdir -p "$root${library%/*}"
-        cp -L "$library" "$root$library"
+    for program in "${@:2}"; do
+        path=$(grep -o '"executable":"[^"]*/'"$program"'"' "$built" | cut -d '"' -f 4)
+        strip -o "$root/usr/local/bin/$program" "$path"
+        # Each line names a library, or the loader itself, by its absolute path.
+        ldd "$path" | grep -o '/[^ ]*' | sort -u | while read -r library; do
+            mkdir -p "$root${library%/*}"
+            cp -L "$library" "$root$library"
+        done
     done
     cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
     echo 'ackline:x:65532:65532::/:/nonexistent' >"$root/etc/passwd"
     echo 'hosts: files dns' >"$root/etc/nsswitch.conf"
     cp LICENSE-MIT LICENSE-APACHE "$root/usr/share/doc/ackline/"
-done
+}
+
+rm -rf "$images"
+image ingress ackline-ingress
+image worker ackline-worker ackline
 du -sk "$images"/*

@@ -331,7 +331,7 @@ impl System {
             },
         };
         db.close().await?;
-        if let Err(error) = self.stack.worker_cli(&["audit", "--json"]).await {
+        if let Err(error) = self.stack.ackline_json(&["audit", "--json"]).await {
             findings.wrong.push(format!("{error:#}"));
         }
 

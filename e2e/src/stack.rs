@@ -32,7 +32,7 @@ pub const TEST_SECRET: &str = "never-log-this-test-secret-5b1f";
 
 const POLL: Duration = Duration::from_millis(20);
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// Above the patience of `worker migrate`.
+/// Above the patience of `ackline migrate`.
 const COMMAND_LIMIT: Duration = Duration::from_secs(90);
 /// A little above the processes' own grace.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -215,6 +215,7 @@ impl Builder {
         let roles = Roles {
             ingress: set(&[("CALLBACK_SECRET", self.secret.clone())]),
             worker: set(std::slice::from_ref(&database)),
+            person: set(&[("CALLBACK_SECRET", self.secret.clone()), database.clone()]),
             operator: set(&[
                 database,
                 ("PARTITIONS", self.partitions.to_string()),
@@ -240,7 +241,7 @@ impl Builder {
     }
 }
 
-/// A running `ingress`.
+/// A running `ackline-ingress`.
 #[derive(Debug)]
 pub struct Ingress {
     /// Its process.
@@ -261,7 +262,7 @@ impl Ingress {
     }
 }
 
-/// A running `worker run`.
+/// A running `ackline-worker`.
 #[derive(Debug)]
 pub struct Worker {
     /// Its process.
@@ -436,26 +437,24 @@ impl Stack {
         self.ingress.post(&[("x-signature", &signature)], body).await
     }
 
-    /// Runs a command of `worker`, which must succeed, and returns the JSON that it prints.
+    /// Runs a command of `ackline`, which must succeed, and returns the JSON that it prints.
     ///
     /// # Errors
     /// When it fails, or what it prints is not JSON.
-    pub async fn worker_cli(&self, args: &[&str]) -> Result<Value> {
-        let role = &self.parts.roles.worker;
-        let output = self.parts.command("worker", args, role, &[]).await?;
+    pub async fn ackline_json(&self, args: &[&str]) -> Result<Value> {
+        let output = self.ackline(args).await?;
         serde_json::from_str(&output)
-            .with_context(|| format!("worker {} does not print JSON: {output}", args.join(" ")))
+            .with_context(|| format!("ackline {} does not print JSON: {output}", args.join(" ")))
     }
 
-    /// Runs a command of `ingress`, which must succeed, and returns what it prints. The secret
-    /// and `CALLBACK_URL` are in its environment.
+    /// Runs a command of `ackline`, which must succeed, and returns what it prints. The addresses,
+    /// the secret and `CALLBACK_URL` are in its environment.
     ///
     /// # Errors
     /// When it fails.
-    pub async fn ingress_cli(&self, args: &[&str]) -> Result<String> {
-        let role = &self.parts.roles.ingress;
-        let url = self.callback_url();
-        self.parts.command("ingress", args, role, &[("CALLBACK_URL", &url)]).await
+    pub async fn ackline(&self, args: &[&str]) -> Result<String> {
+        let role = &self.parts.roles.person;
+        self.parts.command(args, role, &[("CALLBACK_URL", &self.callback_url())]).await
     }
 
     /// A connection to the worker's database, to look into.
@@ -562,9 +561,10 @@ pub(crate) type Env = Vec<(String, String)>;
 #[derive(Debug)]
 pub(crate) struct Roles {
     pub(crate) ingress: Env,
-    /// `worker run`, and the commands that look at what it does.
     pub(crate) worker: Env,
-    /// `worker migrate`.
+    /// `ackline`, but for `migrate`.
+    pub(crate) person: Env,
+    /// `ackline migrate`.
     pub(crate) operator: Env,
 }
 
@@ -587,7 +587,11 @@ pub(crate) struct Parts {
 impl Parts {
     /// A program that stays.
     fn program(&self, binary: &str) -> Result<Program> {
-        let role = if binary == "ingress" { &self.roles.ingress } else { &self.roles.worker };
+        let role = match binary {
+            "ackline-ingress" => &self.roles.ingress,
+            "ackline-worker" => &self.roles.worker,
+            _ => &self.roles.person,
+        };
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         let count = started.entry(binary.to_owned()).or_default();
         *count += 1;
@@ -611,22 +615,16 @@ impl Parts {
 
     /// Makes the schema and the streams.
     pub(crate) async fn migrate(&self) -> Result<()> {
-        self.command("worker", &["migrate"], &self.roles.operator, &[]).await.map(drop)
+        self.command(&["migrate"], &self.roles.operator, &[]).await.map(drop)
     }
 
-    async fn command(
-        &self,
-        binary: &str,
-        args: &[&str],
-        role: &Env,
-        env: &[(&str, &str)],
-    ) -> Result<String> {
+    async fn command(&self, args: &[&str], role: &Env, env: &[(&str, &str)]) -> Result<String> {
         let command = args.first().copied().unwrap_or_default();
-        let program = self.named(binary, &format!("{binary}-{command}"), role)?;
+        let program = self.named("ackline", &format!("ackline-{command}"), role)?;
         let mut process = self.spawn(&program.args(args).envs(env.iter().copied()))?;
         let status = process.wait(COMMAND_LIMIT).await?;
         let log = process.log();
-        ensure!(status.success(), "`{binary} {command}` failed: {status}\n{}", log.tail(20));
+        ensure!(status.success(), "`ackline {command}` failed: {status}\n{}", log.tail(20));
         Ok(log.stdout())
     }
 
@@ -637,7 +635,7 @@ impl Parts {
     ) -> Result<Ingress> {
         let (callbacks, ops) = self.ingress_listen;
         let program = self
-            .program("ingress")?
+            .program("ackline-ingress")?
             .env("INGRESS_LISTEN", callbacks.to_string())
             .env("OPS_LISTEN", ops.to_string())
             .envs(env.iter().copied())
@@ -651,10 +649,9 @@ impl Parts {
 
     pub(crate) async fn start_worker(&self, env: &[(&str, &str)], args: &[&str]) -> Result<Worker> {
         let program = self
-            .program("worker")?
+            .program("ackline-worker")?
             .env("OPS_LISTEN", self.worker_ops.to_string())
             .envs(env.iter().copied())
-            .args(["run"])
             .args(args);
         let process = self.spawn(&program)?;
         let ops = address(&listening(&process).await?, "ops")?;

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 
 /// The time, by this machine's clock.
 #[expect(clippy::disallowed_methods, reason = "this is the edge that reads the clock")]
-pub(crate) fn now() -> DateTime<Utc> {
+#[must_use]
+pub fn now() -> DateTime<Utc> {
     Utc::now()
 }

@@ -14,8 +14,6 @@ use tokio_rustls::rustls::ServerConfig;
 
 use crate::limits::{LimitArgs, Limits};
 use crate::secrets::{Named, Secrets, SecretsArgs};
-use crate::send::SendArgs;
-use crate::sign::SignArgs;
 use crate::signature::{Keys, ReplayWindow, Schemes};
 use crate::tls::TlsFiles;
 
@@ -28,7 +26,7 @@ pub const OPS_LISTEN: &str = "127.0.0.1:9080";
 /// GITHUB_CALLBACK_SECRET, CALLBACK_SECRETS (id:secret,id:secret), and from the file
 /// CALLBACK_SECRETS_FILE; all that are set are active.
 #[derive(Debug, Parser)]
-#[command(name = "ingress", version)]
+#[command(name = "ackline-ingress", version)]
 pub struct Cli {
     /// What to do other than to serve.
     #[command(subcommand)]
@@ -41,10 +39,6 @@ pub struct Cli {
 /// What ingress does beside serving.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Print the signature of a body.
-    Sign(SignArgs),
-    /// Send a signed callback, as the workflow does.
-    Send(Box<SendArgs>),
     /// Ask the running ingress on this machine whether it is ready; exits 1 with the reasons if not.
     Health(HealthArgs),
 }

@@ -20,12 +20,9 @@ pub mod link;
 mod publish;
 
 mod answer;
-mod clock;
+pub mod clock;
 mod decision_log;
 mod metrics;
-
-pub mod send;
-pub mod sign;
 
 use std::sync::Arc;
 

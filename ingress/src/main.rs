@@ -1,4 +1,4 @@
-//! The `ingress` binary.
+//! The daemon `ackline-ingress`.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -20,15 +20,13 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         None => serve(&cli.serve).await,
-        Some(Command::Sign(args)) => ingress::sign::run(&args),
-        Some(Command::Send(args)) => ingress::send::run(&args).await,
         Some(Command::Health(args)) => args.run(OPS_LISTEN).await.map_err(Into::into),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to tell when standard error is gone.
-            let _ = writeln!(std::io::stderr(), "Error: {error:#}");
+            let _ = writeln!(std::io::stderr(), "ackline-ingress: {error:#}");
             let unusable = error.is::<shared::config::Invalid>()
                 || matches!(error.downcast_ref(), Some(ServeError::Broker(_)));
             if unusable { UNUSABLE.into() } else { ExitCode::FAILURE }

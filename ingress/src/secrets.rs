@@ -118,7 +118,7 @@ pub(crate) struct Unusable {
 
 /// The secret that `sign` and `send` use: the one of that id, or the first. Nothing when there is
 /// none, or any that is set can't be used, which is noted.
-pub(crate) fn signing_secret(
+pub fn signing_secret(
     args: &SecretsArgs,
     key: Option<&str>,
     problems: &mut Problems,

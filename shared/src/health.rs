@@ -12,7 +12,7 @@ use crate::config::{Invalid, Problems, listen_address};
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// `ingress health` and `worker health`.
+/// `ackline-ingress health` and `ackline-worker health`.
 #[derive(Debug, Args)]
 pub struct HealthArgs {
     /// Where the process that is asked serves /readyz; the default is its own.

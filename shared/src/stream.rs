@@ -1,6 +1,6 @@
 //! The stream contract: a partition is a stream, and these are its settings.
 //!
-//! `worker migrate` creates the streams; ingress and the workers only check them.
+//! `ackline migrate` creates the streams; ingress and the workers only check them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub const PARTITIONS_KEY: &str = "ackline-partitions";
 #[derive(Debug, thiserror::Error)]
 pub enum ContractError {
     /// A stream does not exist.
-    #[error("the stream {0} is missing: run `worker migrate`")]
+    #[error("the stream {0} is missing: run `ackline migrate`")]
     Missing(String),
     /// A stream has other settings than Ackline relies on.
     #[error("the stream {stream} differs from the contract: {}", differences.join("; "))]

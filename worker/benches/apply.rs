@@ -8,10 +8,10 @@ use chrono::DateTime;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use shared::bundle::{self, Metadata};
 use shared::partition::Partition;
-use worker::batch::{Known, fold};
-use worker::decided::Decided;
-use worker::event::{Incoming, Message, decode};
-use worker::transition::apply;
+use worker::rules::batch::{Known, fold};
+use worker::rules::event::{Incoming, Message, decode};
+use worker::rules::known_refusals::KnownRefusals;
+use worker::rules::transition::apply;
 
 const CALLBACKS: usize = 100;
 
@@ -55,8 +55,9 @@ fn work(criterion: &mut Criterion) {
     ] {
         let incoming = decoded(kind, jobs);
         group.bench_function(name, |bencher| {
-            let known = || (Known::default(), Decided::default());
-            let once = |(known, decided): (Known, Decided)| fold(known, &incoming, &decided, 0, 0);
+            let known = || (Known::default(), KnownRefusals::default());
+            let once =
+                |(known, decided): (Known, KnownRefusals)| fold(known, &incoming, &decided, 0, 0);
             bencher.iter_batched(known, once, BatchSize::SmallInput);
         });
     }

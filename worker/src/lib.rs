@@ -1,37 +1,17 @@
 //! Worker: consumes each partition in order and applies it, exactly once in effect.
-
-pub mod config;
-
-pub mod ahead;
-pub mod consumer;
-pub mod decided;
-mod decision;
-pub mod event;
-mod internal;
-pub mod janitor;
-pub mod liveness;
-mod measure;
-pub mod ownership;
-pub mod share;
-
-pub mod batch;
-pub mod transition;
+//!
+//! A callback's way through this crate: `partition` owns a partition and reads its stream, `apply`
+//! folds a batch by the pure `rules` and commits it through `store`, together with the checkpoint.
+//! `liveness` notices the jobs that fell silent; `audit` proves what was applied; `observe` and `web`
+//! show it; `process` is the daemon's life. Each room uses only those above it in this list.
 
 pub mod apply;
-pub mod store;
-
-pub mod entity;
-pub mod migration;
-
-pub mod progress;
-pub mod replay;
-
 pub mod audit;
-
+pub mod entity;
+pub mod liveness;
 pub mod observe;
-pub mod redrive;
-mod shown;
+pub mod partition;
+pub mod process;
+pub mod rules;
+pub mod store;
 pub mod web;
-
-pub mod ops;
-pub mod run;

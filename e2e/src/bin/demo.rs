@@ -61,7 +61,7 @@ async fn demo(dir: &Path) -> Result<()> {
     ] {
         let send =
             ["send", "--status", "queued", "--job-id", id, "--agent-id", agent, "--region", region];
-        stack.ingress_cli(&send).await.with_context(|| format!("can't queue {id}"))?;
+        stack.ackline(&send).await.with_context(|| format!("can't queue {id}"))?;
         let mut inputs = Inputs::new(id, &stack.callback_url(), stack.secret());
         inputs.agent_id = agent.to_owned();
         inputs.region = region.to_owned();
@@ -135,7 +135,7 @@ impl Watched {
     /// What is new: when, whose, and what.
     async fn look(&mut self, stack: &Stack, paint: &Paint) -> Vec<(String, &'static str, String)> {
         // Until its first callback is committed there is no such job.
-        let Ok(mut shown) = stack.worker_cli(&["jobs", "show", self.id, "--json"]).await else {
+        let Ok(mut shown) = stack.ackline_json(&["jobs", "show", self.id, "--json"]).await else {
             return Vec::new();
         };
         self.row = shown["job"].take();

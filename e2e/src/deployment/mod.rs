@@ -90,6 +90,7 @@ impl Deployment {
             roles: Roles {
                 ingress: hosts.environment(&compose, "ingress")?,
                 worker: hosts.environment(&compose, "worker")?,
+                person: hosts.environment(&compose, "worker")?,
                 operator: hosts.environment(&compose, "migrate")?,
             },
             database_url: postgres.url(),

@@ -1,4 +1,4 @@
-//! `worker audit` finds whatever is not as the streams say, and nothing else.
+//! `ackline audit` finds whatever is not as the streams say, and nothing else.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,9 +10,9 @@ use e2e::stack::{Db, Stack};
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 use serde_json::Value;
 use worker::audit::audit;
-use worker::progress::{Progress, Step};
+use worker::audit::progress::{Progress, Step};
+use worker::rules::transition::RULES_VERSION;
 use worker::store::audit::Snapshot;
-use worker::transition::RULES_VERSION;
 
 use crate::expect::*;
 
@@ -47,14 +47,14 @@ pub(crate) async fn everything_happens(stack: &Stack, db: Db) -> DatabaseConnect
     // In vain: the database refuses them again.
     for id in ["mended", "waiting"] {
         let requeue = ["dead-letters", "requeue", &place(id, &letters)];
-        let mut command = stack.spawn(&stack.program("worker").unwrap().args(requeue)).unwrap();
+        let mut command = stack.spawn(&stack.program("ackline").unwrap().args(requeue)).unwrap();
         assert_eq!(command.wait(SOON).await.unwrap().code(), Some(1));
     }
     let discard = ["dead-letters", "discard", &place("dropped", &letters), "--json"];
-    stack.worker_cli(&discard).await.unwrap();
+    stack.ackline_json(&discard).await.unwrap();
     accept_poison(stack, db).await;
     let requeue = ["dead-letters", "requeue", &place("mended", &letters), "--json"];
-    stack.worker_cli(&requeue).await.unwrap();
+    stack.ackline_json(&requeue).await.unwrap();
     wait_until_applied(stack, &database).await;
     database
 }
@@ -106,9 +106,9 @@ async fn a_sound_system_is_clean_on_postgres() {
     a_sound_system_is_clean(Db::Postgres).await;
 }
 
-/// Runs `worker audit --json`; returns whether it found the system clean, and its report.
+/// Runs `ackline audit --json`; returns whether it found the system clean, and its report.
 async fn run_audit(stack: &Stack) -> (bool, Value) {
-    let program = stack.program("worker").unwrap().args(["audit", "--json"]);
+    let program = stack.program("ackline").unwrap().args(["audit", "--json"]);
     let mut process = stack.spawn(&program).unwrap();
     let code = process.wait(SOON).await.unwrap().code();
     let report: Value = serde_json::from_str(&process.log().stdout()).unwrap();
@@ -275,7 +275,7 @@ async fn a_stream_that_was_not_applied_is_not_audited() {
     jetstream.delete_stream("CALLBACKS-00").await.unwrap();
     jetstream.create_stream(config).await.unwrap();
     let mut audit =
-        stack.spawn(&stack.program("worker").unwrap().args(["audit", "--json"])).unwrap();
+        stack.spawn(&stack.program("ackline").unwrap().args(["audit", "--json"])).unwrap();
     assert_eq!(audit.wait(SOON).await.unwrap().code(), Some(1));
     let log = audit.log().text();
     assert!(log.contains("is not the one that was applied: it was recreated"), "{log}");

@@ -12,8 +12,8 @@ use crate::rebuild::another;
 /// The beginning of every colour and every other order to a terminal.
 const ESCAPE: char = '\x1b';
 
-fn worker(stack: &Stack, args: &[&str]) -> Program {
-    stack.program("worker").unwrap().args(args)
+fn ackline(stack: &Stack, args: &[&str]) -> Program {
+    stack.program("ackline").unwrap().args(args)
 }
 
 /// Runs a command to its end; its exit code, its standard output, and all that it wrote.
@@ -23,10 +23,10 @@ async fn run(stack: &Stack, program: &Program) -> (i32, String, String) {
     (code, process.log().stdout(), process.log().text())
 }
 
-/// The ids that `worker jobs list` lists.
+/// The ids that `ackline jobs list` lists.
 async fn listed(stack: &Stack, args: &[&str]) -> Vec<String> {
     let args = [&["jobs", "list", "--json"], args].concat();
-    let jobs = stack.worker_cli(&args).await.unwrap();
+    let jobs = stack.ackline_json(&args).await.unwrap();
     let ids = jobs.as_array().unwrap().iter().map(|job| job["id"].as_str().unwrap().to_owned());
     ids.collect()
 }
@@ -69,10 +69,11 @@ async fn a_list_has_the_newest_first_and_what_is_asked_for() {
         assert_eq!(listed(&stack, &["--since", "2h"]).await, ["last", "web-2", "Web_1"], "{db:?}");
         assert_eq!(listed(&stack, &["--since", "4h"]).await.len(), 4, "{db:?}");
 
-        let (code, _, text) = run(&stack, &worker(&stack, &["jobs", "list", "--after", "x"])).await;
+        let (code, _, text) =
+            run(&stack, &ackline(&stack, &["jobs", "list", "--after", "x"])).await;
         assert!(code == 1 && text.contains("there is no job \"x\" to go on from"), "{text}");
         let bad = ["jobs", "list", "--since", "0h", "--status", "done", "--limit", "0"];
-        let (code, _, text) = run(&stack, &worker(&stack, &bad)).await;
+        let (code, _, text) = run(&stack, &ackline(&stack, &bad)).await;
         assert_eq!(code, 2, "{text}");
         for flag in ["--since", "--status", "--limit"] {
             assert!(text.contains(flag), "{flag} in {text}");
@@ -92,7 +93,7 @@ async fn colours_are_for_terminals() {
     }
     wait_until_applied(&stack, &database).await;
 
-    let list = worker(&stack, &["jobs", "list"]);
+    let list = ackline(&stack, &["jobs", "list"]);
     let (code, piped, _) = run(&stack, &list).await;
     assert_eq!(code, 0);
     assert!(!piped.contains(ESCAPE), "{piped:?}");
@@ -111,7 +112,7 @@ async fn colours_are_for_terminals() {
     assert_eq!(run(&stack, &no_colour).await.1, piped);
     assert_eq!(run(&stack, &list.on_terminal().env("TERM", "dumb")).await.1, piped);
 
-    let show = worker(&stack, &["jobs", "show", "bad"]);
+    let show = ackline(&stack, &["jobs", "show", "bad"]);
     let (_, piped, _) = run(&stack, &show).await;
     assert!(!piped.contains(ESCAPE) && piped.contains("status      failed"), "{piped:?}");
     let (_, seen, _) = run(&stack, &show.on_terminal()).await;
@@ -119,7 +120,7 @@ async fn colours_are_for_terminals() {
         assert!(seen.contains(painted), "{painted:?} in {seen:?}");
     }
     // Programs get what was sent.
-    let shown: Value = stack.worker_cli(&["jobs", "show", "bad", "--json"]).await.unwrap();
+    let shown: Value = stack.ackline_json(&["jobs", "show", "bad", "--json"]).await.unwrap();
     assert_eq!(shown["job"]["error"], error);
 }
 
@@ -130,7 +131,7 @@ async fn a_status_says_whether_somebody_is_needed() {
     let ingress = stack.ingress.ops.to_string();
     let status_of = |stack: &Stack, args: &[&str]| {
         let args = [&["status"], args].concat();
-        worker(stack, &args).env("INGRESS_OPS", &ingress)
+        ackline(stack, &args).env("INGRESS_OPS", &ingress)
     };
     refuse_poison(&stack, Db::Sqlite).await;
     accept(&stack, status("a", "provisioning")).await;
@@ -168,7 +169,7 @@ async fn a_status_says_whether_somebody_is_needed() {
     assert!(text.contains("1 dead letter(s) wait for a decision, and 1 callback(s)"), "{text}");
     let place = place(&dead_letters(&database).await[0]);
     accept_poison(&stack, Db::Sqlite).await;
-    stack.worker_cli(&["dead-letters", "requeue", &place, "--json"]).await.unwrap();
+    stack.ackline_json(&["dead-letters", "requeue", &place, "--json"]).await.unwrap();
     assert_eq!(run(&stack, &status_of(&stack, &[])).await.0, 0);
 
     // An ingress, the broker, the workers: each is missed when it is away.
@@ -190,7 +191,7 @@ async fn a_status_says_whether_somebody_is_needed() {
     let elsewhere = status_of(&stack, &["--json"]).env("DATABASE_URL", "sqlite:nowhere.db");
     let (code, out, text) = run(&stack, &elsewhere).await;
     assert!(code == 1 && out.is_empty(), "{text}");
-    assert!(text.contains("worker: the database can't be reached"), "{text}");
+    assert!(text.contains("ackline: the database can't be reached"), "{text}");
 }
 
 /// Waits until a command has written this.
@@ -203,7 +204,7 @@ async fn a_job_is_watched_until_it_has_finished() {
     for db in Db::ALL {
         let stack = Stack::builder().db(db).partitions(2).start().await.unwrap();
         // A script that waits for a job may be earlier than the job.
-        let mut watch = stack.spawn(&worker(&stack, &["jobs", "watch", "good"])).unwrap();
+        let mut watch = stack.spawn(&ackline(&stack, &["jobs", "watch", "good"])).unwrap();
         says(&watch, "there is no job \\\"good\\\" yet");
         for (body, said) in [
             (status("good", "queued"), "  good  → queued"),
@@ -222,13 +223,13 @@ async fn a_job_is_watched_until_it_has_finished() {
         assert_eq!(seen.lines().count(), 6, "{seen}");
         assert!(!seen.contains("other") && !seen.contains(ESCAPE), "{seen:?}");
         // One that has finished is told at once.
-        let (code, out, _) = run(&stack, &worker(&stack, &["jobs", "watch", "good"])).await;
+        let (code, out, _) = run(&stack, &ackline(&stack, &["jobs", "watch", "good"])).await;
         assert!(code == 0 && out.ends_with("  good  is running\n"), "{out}");
 
         accept(&stack, status("bad", "provisioning")).await;
         let known = stack.db().await.unwrap();
         wait_until_applied(&stack, &known).await;
-        let mut watch = stack.spawn(&worker(&stack, &["jobs", "watch", "bad", "--json"])).unwrap();
+        let mut watch = stack.spawn(&ackline(&stack, &["jobs", "watch", "bad", "--json"])).unwrap();
         says(&watch, "\"job\"");
         let failed = json!({
             "job_id": "bad", "status": "failed", "failed_step": "make", "error": "no room",
@@ -236,7 +237,7 @@ async fn a_job_is_watched_until_it_has_finished() {
         accept(&stack, failed.to_string()).await;
         assert_eq!(watch.wait(SOON).await.unwrap().code(), Some(1));
         let text = watch.log().text();
-        assert!(text.contains("worker: the job \"bad\" failed: in make: no room"), "{text}");
+        assert!(text.contains("ackline: the job \"bad\" failed: in make: no room"), "{text}");
         let out = watch.log().stdout();
         let lines: Vec<Value> =
             out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -256,20 +257,21 @@ async fn what_is_not_known_of_a_job_has_a_code_of_its_own() {
     let stack = Stack::builder().partitions(1).start().await.unwrap();
     accept(&stack, status("slow", "provisioning")).await;
     wait_until_applied(&stack, &stack.db().await.unwrap()).await;
-    let slow = worker(&stack, &["jobs", "watch", "slow", "--timeout", "100ms"]);
+    let slow = ackline(&stack, &["jobs", "watch", "slow", "--timeout", "100ms"]);
     let (code, out, text) = run(&stack, &slow).await;
     assert!(code == 3 && text.contains("the job \"slow\" is provisioning after 100ms"), "{text}");
     assert!(out.ends_with("  slow  is provisioning\n"), "{out}");
-    let nobody = worker(&stack, &["jobs", "watch", "nobody", "--timeout", "100ms"]);
+    let nobody = ackline(&stack, &["jobs", "watch", "nobody", "--timeout", "100ms"]);
     let (code, _, text) = run(&stack, &nobody).await;
     assert!(code == 3 && text.contains("the job \"nobody\" is not known after"), "{text}");
-    let elsewhere = worker(&stack, &["jobs", "watch", "slow"]).env("DATABASE_URL", "sqlite:no.db");
+    let elsewhere = ackline(&stack, &["jobs", "watch", "slow"]).env("DATABASE_URL", "sqlite:no.db");
     let (code, _, text) = run(&stack, &elsewhere).await;
     assert!(code == 3 && text.contains("the database can't be reached"), "{text}");
-    let mut watch = stack.spawn(&worker(&stack, &["jobs", "watch", "slow"])).unwrap();
+    let mut watch = stack.spawn(&ackline(&stack, &["jobs", "watch", "slow"])).unwrap();
     says(&watch, "is provisioning");
     assert_eq!(watch.interrupt(SOON).await.unwrap().code(), Some(3));
-    let (code, _, text) = run(&stack, &worker(&stack, &["jobs", "watch", "--timeout", "1s"])).await;
+    let (code, _, text) =
+        run(&stack, &ackline(&stack, &["jobs", "watch", "--timeout", "1s"])).await;
     assert!(code == 2 && text.contains("<ID>"), "{text}");
 }
 
@@ -281,7 +283,7 @@ async fn all_jobs_are_watched_line_by_line() {
     wait_until_applied(&stack, &database).await;
     let watch = |args: &[&str]| {
         let args = [&["jobs", "watch"], args].concat();
-        stack.spawn(&worker(&stack, &args)).unwrap()
+        stack.spawn(&ackline(&stack, &args)).unwrap()
     };
     let (mut lines, mut objects) = (watch(&[]), watch(&["--json"]));
     // They begin with what comes after their first look, so one has to be seen first.
@@ -335,7 +337,7 @@ async fn all_jobs_are_watched_line_by_line() {
 async fn all_jobs_are_watched_in_a_table_on_a_terminal() {
     let stack = Stack::builder().partitions(1).start().await.unwrap();
     accept(&stack, status("a", "provisioning")).await;
-    let watch = worker(&stack, &["jobs", "watch"]).on_terminal();
+    let watch = ackline(&stack, &["jobs", "watch"]).on_terminal();
     let mut watch = stack.spawn(&watch).unwrap();
     says(&watch, "\x1b[33mprovisioning\x1b[0m");
     says(&watch, "Ctrl-C ends");
@@ -355,8 +357,8 @@ async fn watching_outlives_the_database() {
     let mut stack = Stack::builder().db(Db::Postgres).partitions(1).start().await.unwrap();
     accept(&stack, status("a", "provisioning")).await;
     wait_until_applied(&stack, &stack.db().await.unwrap()).await;
-    let mut one = stack.spawn(&worker(&stack, &["jobs", "watch", "a"])).unwrap();
-    let mut all = stack.spawn(&worker(&stack, &["jobs", "watch"])).unwrap();
+    let mut one = stack.spawn(&ackline(&stack, &["jobs", "watch", "a"])).unwrap();
+    let mut all = stack.spawn(&ackline(&stack, &["jobs", "watch"])).unwrap();
     says(&one, "is provisioning");
     stack
         .wait_until("it watches all", SOON, async || {
@@ -396,7 +398,7 @@ async fn long_commands_show_their_progress_on_a_terminal_and_only_there() {
         (&["rebuild"], Some((&piped_url, &url)), format!("/{messages} messages"), "rebuilt from "),
         (&prune, None, "/50 jobs".to_owned(), "0 jobs with 0 events would be removed"),
     ] {
-        let program = worker(&stack, args);
+        let program = ackline(&stack, args);
         let own = stack.database_url();
         let piped = program.clone().env("DATABASE_URL", url.map_or(own, |(piped, _)| piped));
         let (code, _, text) = run(&stack, &piped).await;

@@ -154,10 +154,10 @@ pub(crate) fn now() -> DateTime<Utc> {
     Utc::now()
 }
 
-/// What every fault test ends with: `worker audit` finds nothing missing, repeated or reordered.
+/// What every fault test ends with: `ackline audit` finds nothing missing, repeated or reordered.
 /// Returns its report.
 pub(crate) async fn assert_audited(stack: &Stack) -> serde_json::Value {
-    stack.worker_cli(&["audit", "--json"]).await.unwrap()
+    stack.ackline_json(&["audit", "--json"]).await.unwrap()
 }
 
 /// Makes the database refuse a region, as a constraint of the operators could.

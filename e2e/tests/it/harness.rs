@@ -95,7 +95,7 @@ async fn takes_a_load_and_shuts_down(db: Db) -> Result<()> {
     assert_eq!((report.accepted(), report.retries), (400, 0));
     stack
         .wait_until("every job ends as its last callback says", SOON, async || {
-            let jobs = stack.worker_cli(&["jobs", "list", "--json"]).await.unwrap();
+            let jobs = stack.ackline_json(&["jobs", "list", "--json"]).await.unwrap();
             let status = |job_id: &str| {
                 let jobs = jobs.as_array().into_iter().flatten();
                 jobs.clone().find(|job| job["id"] == job_id)?["status"].as_str()

@@ -1,4 +1,4 @@
-//! `ingress health` and `worker health`, which containers are watched by.
+//! `ackline-ingress health` and `ackline-worker health`, which containers are watched by.
 
 use e2e::process::Program;
 use e2e::stack::Stack;
@@ -16,7 +16,7 @@ async fn ask(stack: &Stack, program: &str, ops: &str) -> (Option<i32>, String) {
 #[tokio::test]
 async fn the_process_on_this_machine_says_how_it_is() {
     let mut stack = Stack::builder().partitions(1).start().await.unwrap();
-    let programs = [("ingress", stack.ingress.ops), ("worker", stack.worker.ops)];
+    let programs = [("ackline-ingress", stack.ingress.ops), ("ackline-worker", stack.worker.ops)];
     for (program, ops) in programs {
         assert_eq!(ask(&stack, program, &ops.to_string()).await, (Some(0), String::new()));
         // As the process itself was told, in a container.
@@ -35,10 +35,10 @@ async fn the_process_on_this_machine_says_how_it_is() {
         ("127.0.0.1:1", "no answer at 127.0.0.1:1: Connection refused"),
         ("localhost:1", "--ops-listen (OPS_LISTEN)"),
     ] {
-        let (code, said) = ask(&stack, "worker", address).await;
+        let (code, said) = ask(&stack, "ackline-worker", address).await;
         assert!(code != Some(0) && said.contains(why), "{code:?}: {said}");
     }
     // Somebody else's server.
-    let (code, said) = ask(&stack, "ingress", &stack.ingress.addr.to_string()).await;
+    let (code, said) = ask(&stack, "ackline-ingress", &stack.ingress.addr.to_string()).await;
     assert!(code == Some(1) && said.contains("404 Not Found, which is not Ackline's"), "{said}");
 }

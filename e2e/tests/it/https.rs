@@ -62,7 +62,7 @@ async fn callbacks_come_over_tls_and_only_so() {
 
     let url = format!("https://localhost:{}{CALLBACK_PATH}", ingress.addr.port());
     let send = async |authority: &Path| {
-        let program = stack.program("ingress").unwrap();
+        let program = stack.program("ackline").unwrap();
         let program = program
             .args(["send", "--job-id=a", "--status=queued", "--retry-for=0", "--url", &url])
             .env("SSL_CERT_FILE", authority);
@@ -127,7 +127,8 @@ async fn a_certificate_that_cannot_be_used_is_named_at_the_start() {
         (&one.key, &one.key, "holds no PEM of a certificate"),
         (&one.certificate, &one.certificate, "holds no PEM of a private key"),
     ] {
-        let program = stack.program("ingress").unwrap().env("TLS_CERT", cert).env("TLS_KEY", key);
+        let program =
+            stack.program("ackline-ingress").unwrap().env("TLS_CERT", cert).env("TLS_KEY", key);
         let mut process = stack.spawn(&program).unwrap();
         let ended = process.wait(SOON).await.unwrap();
         let log = process.log().text();

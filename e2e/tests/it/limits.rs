@@ -132,7 +132,7 @@ async fn without_descriptors_fewer_connections_are_allowed() {
     let stack = Stack::start(Db::Sqlite).await.unwrap();
     let program = Program::new("ingress-with-few", "/bin/bash", stack.dir())
         .args(["-c", r#"ulimit -n 200 && exec "$0""#])
-        .args([e2e::tools::binary("ingress").unwrap()])
+        .args([e2e::tools::binary("ackline-ingress").unwrap()])
         .env("NATS_URL", stack.nats.url())
         .env("CALLBACK_SECRET", stack.secret())
         .env("INGRESS_LISTEN", "127.0.0.1:0")

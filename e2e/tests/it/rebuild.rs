@@ -31,10 +31,10 @@ pub(crate) async fn another(stack: &Stack, db: Db, name: &str) -> (String, Datab
     (url, opened)
 }
 
-/// Runs `worker rebuild` for this database; returns its exit code and all that it printed.
+/// Runs `ackline rebuild` for this database; returns its exit code and all that it printed.
 pub(crate) async fn rebuild(stack: &Stack, url: &str, args: &[&str]) -> (Option<i32>, String) {
     let program =
-        stack.program("worker").unwrap().env("DATABASE_URL", url).args(["rebuild"]).args(args);
+        stack.program("ackline").unwrap().env("DATABASE_URL", url).args(["rebuild"]).args(args);
     let mut process = stack.spawn(&program).unwrap();
     let code = process.wait(SOON).await.unwrap().code();
     (code, process.log().text())
@@ -48,7 +48,7 @@ async fn a_rebuild_gives_the_same_rows(db: Db) {
     for letter in dead_letters(&live).await {
         if letter.state == worker::entity::dead_letter::State::Dead && letter.job_id.is_some() {
             let place = place(&letter);
-            stack.worker_cli(&["dead-letters", "discard", &place, "--json"]).await.unwrap();
+            stack.ackline_json(&["dead-letters", "discard", &place, "--json"]).await.unwrap();
         }
     }
     wait_until_applied(&stack, &live).await;
@@ -85,7 +85,7 @@ async fn one_job_is_shown_as_it_would_be() {
     accept(&stack, status("b", "running")).await;
     wait_until_applied(&stack, &database).await;
     let dry_run = ["rebuild", "--job", "a", "--dry-run", "--json"];
-    let same = stack.worker_cli(&dry_run).await.unwrap();
+    let same = stack.ackline_json(&dry_run).await.unwrap();
     assert_eq!(same["differences"], json!([]));
     assert_eq!((&same["would_be"], &same["would_be"]["region"]), (&same["is"], &json!("fra")));
 
@@ -97,7 +97,7 @@ async fn one_job_is_shown_as_it_would_be() {
         database.execute_unprepared(statement).await.unwrap();
     }
     let before = rows(&database).await;
-    let differs = stack.worker_cli(&dry_run).await.unwrap();
+    let differs = stack.ackline_json(&dry_run).await.unwrap();
     assert_eq!(differs["would_be"], same["would_be"]);
     let differences = differs["differences"].as_array().unwrap();
     assert_eq!(differences.len(), 3, "{differs}");
@@ -137,7 +137,7 @@ async fn a_stream_without_its_beginning_is_rebuilt_only_when_asked_for() {
         jobs(&empty).await.into_iter().map(|job| (job.id, job.status, job.first_seq)).collect();
     let expected = [("new", Status::Running, 4), ("old", Status::Running, 3)];
     assert_eq!(rebuilt, expected.map(|(id, status, seq)| (id.to_owned(), status, seq)));
-    let program = stack.program("worker").unwrap();
+    let program = stack.program("ackline").unwrap();
     let list = program.env("DATABASE_URL", &url).args(["partitions", "list"]);
     let mut process = stack.spawn(&list).unwrap();
     assert!(process.wait(SOON).await.unwrap().success());
@@ -164,13 +164,13 @@ async fn a_restored_database_repeats_what_was_decided() {
         accept(&stack, status(id, "provisioning")).await;
     }
     wait_until_applied(&stack, &live).await;
-    stack.worker_cli(&["dead-letters", "discard", "00/2/0", "--json"]).await.unwrap();
+    stack.ackline_json(&["dead-letters", "discard", "00/2/0", "--json"]).await.unwrap();
     let mut in_vain = stack
-        .spawn(&stack.program("worker").unwrap().args(["dead-letters", "requeue", "00/4/0"]))
+        .spawn(&stack.program("ackline").unwrap().args(["dead-letters", "requeue", "00/4/0"]))
         .unwrap();
     assert_eq!(in_vain.wait(SOON).await.unwrap().code(), Some(1));
     accept_poison(&stack, Db::Sqlite).await;
-    stack.worker_cli(&["dead-letters", "requeue", "00/4/0", "--json"]).await.unwrap();
+    stack.ackline_json(&["dead-letters", "requeue", "00/4/0", "--json"]).await.unwrap();
     let report = Load::new(stack.ingress.addr, stack.secret(), 5).start().finish().await.unwrap();
     assert_eq!(report.accepted(), 50);
     wait_until_applied(&stack, &live).await;

@@ -148,7 +148,7 @@ async fn a_standard_webhook_needs_no_time_and_no_event_id_in_its_body() {
     let file = file.to_str().unwrap();
     let sign = async |more: &[&str]| {
         let args = [&["sign", "--scheme=standard", "--file", file, "--id=msg_1"], more].concat();
-        stack.ingress_cli(&args).await.unwrap()
+        stack.ackline(&args).await.unwrap()
     };
     let send = async |headers: &str| {
         let headers: Vec<_> = headers.lines().map(|line| line.split_once(": ").unwrap()).collect();
@@ -176,7 +176,7 @@ async fn our_own_sender_speaks_every_scheme() {
     for scheme in ["plain", "github", "standard"] {
         let scheme = format!("--scheme={scheme}");
         let args = ["send", "--job-id=a", "--status=queued", &scheme, "--retry-for=0"];
-        let answer = stack.ingress_cli(&args).await.unwrap();
+        let answer = stack.ackline(&args).await.unwrap();
         assert_eq!(answer.trim(), r#"{"received":true}"#);
     }
     for scheme in ["plain", "github", "standard"] {

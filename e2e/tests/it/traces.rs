@@ -25,7 +25,7 @@ const SENDER: &str = "00f067aa0ba902b7";
 
 /// Two partitions and all decisions in the log.
 fn builder() -> Builder {
-    let log = "info,ingress::decision_log=debug,worker::decision=debug";
+    let log = "info,ingress::decision_log=debug,worker::partition::decision_log=debug";
     Stack::builder().partitions(2).env("RUST_LOG", log)
 }
 
@@ -331,11 +331,10 @@ async fn an_endpoint_may_speak_tls_with_a_certificate_that_is_believed() {
 #[tokio::test]
 async fn bad_settings_are_named_before_anything_starts() {
     let stack = Stack::builder().partitions(1).start().await.unwrap();
-    for (binary, args) in [("ingress", &[][..]), ("worker", &["run"])] {
+    for binary in ["ackline-ingress", "ackline-worker"] {
         let program = stack
             .program(binary)
             .unwrap()
-            .args(args)
             .env("OPS_LISTEN", "127.0.0.1:0")
             .env("LOG_FORMAT", "yaml")
             .env(ENDPOINT, "collector:4317")
@@ -354,7 +353,7 @@ async fn bad_settings_are_named_before_anything_starts() {
 #[tokio::test]
 async fn the_log_is_text_where_it_is_asked_for() {
     let stack = Stack::builder().partitions(1).start().await.unwrap();
-    let program = stack.program("ingress").unwrap().env("LOG_FORMAT", "text");
+    let program = stack.program("ackline-ingress").unwrap().env("LOG_FORMAT", "text");
     let program = program.env("INGRESS_LISTEN", "127.0.0.1:0").env("OPS_LISTEN", "127.0.0.1:0");
     let process = stack.spawn(&program).unwrap();
     let is_text = |line: &str| line.contains(" INFO ") && line.contains("listening");
@@ -392,7 +391,7 @@ async fn a_dead_letter_is_told_once_when_it_is_committed_and_again_when_it_is_tr
     accept(&stack, status("a", "running")).await;
     accept_poison(&stack, Db::Sqlite).await;
     let position = format!("00/{}/{}", dead["seq"], dead["idx"]);
-    stack.worker_cli(&["dead-letters", "requeue", &position, "--json"]).await.unwrap();
+    stack.ackline_json(&["dead-letters", "requeue", &position, "--json"]).await.unwrap();
     let lines = told(4).await;
     let outcomes: Vec<&Value> = lines.iter().map(|line| &line["outcome"]).collect();
     assert_eq!(outcomes, ["dead", "held", "applied", "applied"], "{lines:#?}");

@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use super::fold::Entry;
 use crate::entity::job_event::Model as JobEvent;
-use crate::event::{Event, Position};
-use crate::transition;
+use crate::rules::event::{Event, Position};
+use crate::rules::transition;
 
 /// One thing that is not as the stream says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

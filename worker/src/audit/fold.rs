@@ -9,13 +9,13 @@ use std::collections::{HashMap, HashSet};
 use serde::Serialize;
 
 use super::differ::Differences;
-use crate::batch::{self, Seen};
-use crate::decided::Decided;
 use crate::entity::dead_letter::{Model as DeadLetter, State};
 use crate::entity::job::Model as Job;
 use crate::entity::job_event::{Effect, Kind, Model as JobEvent};
-use crate::event::{Action, Content, Event, Incoming, Order, Position};
-use crate::transition;
+use crate::rules::batch::{self, Seen};
+use crate::rules::event::{Action, Content, Event, Incoming, Order, Position};
+use crate::rules::known_refusals::KnownRefusals;
+use crate::rules::transition;
 
 /// A position of the stream, with the rows that the database has there.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ pub(super) struct Fold {
     partition: i32,
     /// Whether the stream holds everything from its first message on, so that no job is older.
     is_whole: bool,
-    decided: Decided,
+    decided: KnownRefusals,
     held_before: HashSet<String>,
     /// The jobs whose beginning the stream holds. Older ones are not folded.
     jobs: HashMap<String, Job>,
@@ -87,7 +87,7 @@ impl Fold {
     pub(super) fn new(
         partition: i32,
         is_whole: bool,
-        decided: Decided,
+        decided: KnownRefusals,
         held_before: HashSet<String>,
         differences: Differences,
     ) -> Self {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use sea_orm::DbErr;
 
 use crate::entity::{dead_letter, job_event};
-use crate::event::Position;
+use crate::rules::event::Position;
 use crate::store::audit::Snapshot;
 
 const EVENTS: u64 = 5000;

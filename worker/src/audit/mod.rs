@@ -8,6 +8,9 @@ mod differ;
 mod fold;
 mod ledger;
 mod pass;
+pub mod progress;
+pub mod rebuild;
+mod replay;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,13 +22,13 @@ use shared::partition::Partition;
 pub use differ::Difference;
 pub use fold::Counts;
 
+use self::progress::Progress;
 use crate::entity::job::Model as Job;
 use crate::entity::partition::Model as Row;
 use crate::entity::partition_gap::Model as Gap;
-use crate::event::Position;
-use crate::progress::Progress;
+use crate::rules::event::Position;
+use crate::rules::transition::RULES_VERSION;
 use crate::store::audit::Snapshot;
-use crate::transition::RULES_VERSION;
 use differ::Differences;
 use pass::{Again, Slice, Source, pass};
 
@@ -162,7 +165,7 @@ pub async fn one_job(
 ) -> anyhow::Result<OneJob> {
     let rows = snapshot.partitions().await?;
     let partitions = u16::try_from(rows.len()).context("too many partitions")?;
-    ensure!(partitions > 0, "the database has no partitions: run `worker migrate`");
+    ensure!(partitions > 0, "the database has no partitions: run `ackline migrate`");
     let row = &rows[usize::from(Partition::of_job(id, partitions).number())];
     let gaps = snapshot.gaps().await?;
     let (max_entries, progress) = (MAX_ENTRIES, &Progress::default());

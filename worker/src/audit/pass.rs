@@ -11,13 +11,13 @@ use super::Context;
 use super::differ::Differences;
 use super::fold::{Counts, Entry, Fold};
 use super::ledger::Ledger;
-use crate::consumer::{kept_msg_id, look_ahead, micros};
+use crate::audit::replay::{Next, Range};
 use crate::entity::job::Model as Job;
 use crate::entity::job_event::Effect;
 use crate::entity::partition::Model as Row;
 use crate::entity::partition_gap::Model as Gap;
-use crate::event::{Content, Incoming, Message, Position, decode};
-use crate::replay::{Next, Range};
+use crate::partition::feed::{kept_msg_id, look_ahead, micros};
+use crate::rules::event::{Content, Incoming, Message, Position, decode};
 
 /// After how many messages the size is looked at.
 const SIZE_CHECK: u64 = 100;

@@ -2,6 +2,8 @@
 //! whoever watches, however many they are.
 
 mod history;
+pub mod humanize;
+mod metrics;
 mod refusals;
 mod snapshot;
 
@@ -22,8 +24,7 @@ use crate::entity::dead_letter::State;
 use crate::entity::job::Status;
 use crate::entity::partition::Model as Row;
 use crate::liveness::Silence;
-use crate::measure;
-use crate::ownership::Renewed;
+use crate::partition::renewal::Renewed;
 use crate::store::observe::{self, Counted, Letters, Quiet};
 use crate::store::{accept, schema};
 
@@ -42,6 +43,11 @@ const COUNT_SHARE: u32 = 20;
 const QUIETEST: u64 = 5;
 /// How long the broker may take to describe a stream, and the database to answer.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// Says what each metric means; call once, after the recorder is installed.
+pub fn describe_metrics() {
+    metrics::describe();
+}
 
 /// What is looked at.
 #[derive(Debug, Clone)]
@@ -262,30 +268,30 @@ impl Looker {
             if owned.contains(&state.partition) {
                 shown.insert(state.partition);
                 if let Some(messages) = state.lag_messages {
-                    measure::lag_messages(number, messages);
+                    metrics::lag_messages(number, messages);
                 }
                 if let Some(seconds) = state.lag_seconds {
-                    measure::lag_seconds(number, seconds);
+                    metrics::lag_seconds(number, seconds);
                 }
                 if let Some(stream) = state.stream {
-                    measure::stream(number, stream.bytes, stream.max_bytes);
+                    metrics::stream(number, stream.bytes, stream.max_bytes);
                 }
             } else if shown.remove(&state.partition) {
-                measure::lag_messages(number, 0);
-                measure::lag_seconds(number, 0.0);
-                measure::stream(number, 0, 0);
+                metrics::lag_messages(number, 0);
+                metrics::lag_seconds(number, 0.0);
+                metrics::stream(number, 0, 0);
             }
         }
         let is_owned = |partition: &i32| owned.contains(partition);
         let jobs = JobCounts::sum(self.counted.iter().filter(|one| is_owned(&one.partition)));
         for status in Status::ALL {
-            measure::jobs(status, jobs.of(status));
+            metrics::jobs(status, jobs.of(status));
         }
         let silence = jobs.oldest_silence_seconds.unwrap_or_default();
-        measure::oldest_silence(silence);
+        metrics::oldest_silence(silence);
         let letters =
             DeadLetterCounts::sum(self.letters.iter().filter(|one| is_owned(&one.partition)));
-        measure::dead_letters(State::Dead, letters.dead);
-        measure::dead_letters(State::Held, letters.held);
+        metrics::dead_letters(State::Dead, letters.dead);
+        metrics::dead_letters(State::Held, letters.held);
     }
 }

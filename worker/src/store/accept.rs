@@ -1,4 +1,4 @@
-//! What `worker partitions` reads, and how a stopped partition goes on.
+//! What `ackline partitions` reads, and how a stopped partition goes on.
 
 use std::time::Duration;
 

@@ -9,7 +9,7 @@ use sea_orm::{
 
 use super::{accept, schema};
 use crate::entity::{dead_letter, job, job_event, partition, partition_gap};
-use crate::event::Position;
+use crate::rules::event::Position;
 
 /// The database as it was at one moment.
 #[derive(Debug)]

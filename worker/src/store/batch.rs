@@ -12,10 +12,10 @@ use sea_orm::{
 
 use super::partitions::clock;
 use super::rows;
-use crate::batch::{Known, Plan};
 use crate::entity::{dead_letter, job, job_event, partition};
-use crate::event::{Body, Incoming};
-use crate::transition::{self, RULES_VERSION};
+use crate::rules::batch::{Known, Plan};
+use crate::rules::event::{Body, Incoming};
+use crate::rules::transition::{self, RULES_VERSION};
 
 /// What an owner knows of its partition's row. A batch commits only if the row still says this.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use sea_orm::{
 };
 
 use crate::entity::dead_letter::{Column, Entity, Model, State};
-use crate::event::Position;
+use crate::rules::event::Position;
 
 /// The callback at a position that is dead, if there is one.
 ///

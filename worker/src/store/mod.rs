@@ -6,6 +6,7 @@ pub mod batch;
 pub mod connection;
 pub mod dead_letters;
 pub mod liveness;
+pub mod migration;
 pub mod observe;
 pub mod partitions;
 pub mod prune;

@@ -17,7 +17,7 @@ use sea_orm::{
 use super::partitions::clock;
 use crate::entity::job::Status;
 use crate::entity::{job, job_event};
-use crate::event::Position;
+use crate::rules::event::Position;
 
 /// How many events of a partition are read at a time: more than a message has callbacks.
 const BETWEEN: usize = 500;

@@ -10,8 +10,8 @@ use sea_orm_migration::MigratorTrait;
 
 use super::connection::begin;
 use crate::entity::{dead_letter, job, job_event, partition};
-use crate::migration::{Migrator, needed_by};
-use crate::transition::RULES_VERSION;
+use crate::rules::transition::RULES_VERSION;
+use crate::store::migration::{Migrator, needed_by};
 
 /// Any number that no other program on the database is likely to lock.
 const ADVISORY_LOCK: i64 = 0x0061_636b_6c69_6e65;
@@ -20,7 +20,7 @@ const ADVISORY_LOCK: i64 = 0x0061_636b_6c69_6e65;
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
     /// It is older than this binary.
-    #[error("the database has no Ackline schema of this version: run `worker migrate`")]
+    #[error("the database has no Ackline schema of this version: run `ackline migrate`")]
     Old,
     /// A newer version has taken away what this binary needs.
     #[error(

@@ -5,8 +5,8 @@
 //! shared snapshot.
 
 mod api;
-mod asked;
 mod console;
+mod extractors;
 mod guard;
 mod problem;
 mod settings;

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Duration, Utc};
 use shared::callback::{Callback, Kind, Status};
-use worker::event::{Body, Event, Position};
+use worker::rules::event::{Body, Event, Position};
 
 pub(crate) fn at(seq: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000, 0).unwrap() + Duration::seconds(seq)

@@ -5,12 +5,12 @@ use std::collections::{HashMap, HashSet};
 use chrono::Duration;
 use proptest::prelude::*;
 use shared::callback::Callback;
-use worker::batch::{Known, fold};
-use worker::decided::Decided;
 use worker::entity::job::Model as Job;
 use worker::entity::job_event::{Kind, Model as JobEvent};
-use worker::event::{Body, Content, Event, Incoming, Position};
-use worker::transition::{apply, kind};
+use worker::rules::batch::{Known, fold};
+use worker::rules::event::{Body, Content, Event, Incoming, Position};
+use worker::rules::known_refusals::KnownRefusals;
+use worker::rules::transition::{apply, kind};
 
 use crate::events::*;
 
@@ -44,7 +44,7 @@ impl Rows {
                 content: Content::Event(event.clone()),
             })
             .collect();
-        let plan = fold(known, &incoming, &Decided::default(), 0, 0);
+        let plan = fold(known, &incoming, &KnownRefusals::default(), 0, 0);
         self.jobs.extend(plan.jobs.into_iter().map(|job| (job.id.clone(), job)));
         self.events.extend(plan.events);
     }

@@ -3,8 +3,8 @@
 use shared::callback::Callback;
 use worker::entity::job::{Failure, Model as Job, Status};
 use worker::entity::job_event::{Effect, Kind};
-use worker::event::{Body, Event, Position};
-use worker::transition::{Outcome, apply, kind};
+use worker::rules::event::{Body, Event, Position};
+use worker::rules::transition::{Outcome, apply, kind};
 
 use crate::events::*;
 

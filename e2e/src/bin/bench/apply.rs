@@ -11,9 +11,9 @@ use sea_orm::{
     Statement,
 };
 use shared::callback;
-use worker::batch::{Seen, step};
 use worker::entity::{job, job_event};
-use worker::event::{Body, Event, Position};
+use worker::rules::batch::{Seen, step};
+use worker::rules::event::{Body, Event, Position};
 use worker::store::connection::{self, Purpose};
 
 use crate::accept::{stop_worker, without_worker};

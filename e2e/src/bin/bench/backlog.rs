@@ -57,7 +57,7 @@ pub(crate) async fn run(report: &mut Report, db: Db, events: usize) -> Result<()
         report.below("worker during the catch-up, MiB", peak, 80.0);
     }
 
-    let audit = stack.program("worker")?.args(["audit", "--json"]);
+    let audit = stack.program("ackline")?.args(["audit", "--json"]);
     let (seconds, peak, found) = command(&stack, &audit).await?;
     let found: Value = serde_json::from_str(&found)?;
     ensure!(found["clean"] == true, "the audit is not clean: {found}");
@@ -72,7 +72,7 @@ pub(crate) async fn run(report: &mut Report, db: Db, events: usize) -> Result<()
             format!("{server}/rebuilt")
         }
     };
-    let rebuild = stack.program("worker")?.env("DATABASE_URL", url).args(["rebuild", "--json"]);
+    let rebuild = stack.program("ackline")?.env("DATABASE_URL", url).args(["rebuild", "--json"]);
     let (seconds, peak, _) = command(&stack, &rebuild).await?;
     show(report, "rebuild", seconds, peak);
     stack.shut_down().await

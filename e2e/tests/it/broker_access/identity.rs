@@ -44,7 +44,7 @@ async fn a_password_is_taken_from_a_file_or_from_the_address() {
 
     // The same password, as it is written in an address.
     let url = with("u:p%3Aw%40rd%2Fnever-log-7c1e");
-    let program = stack.program("worker").unwrap().args(["audit"]).env("NATS_URL", &url);
+    let program = stack.program("ackline").unwrap().args(["audit"]).env("NATS_URL", &url);
     let program = no_file.iter().fold(program, |program, (name, _)| program.without_env(name));
     let mut audit = stack.spawn(&program).unwrap();
     assert!(audit.wait(SOON).await.unwrap().success(), "{}", audit.log().text());

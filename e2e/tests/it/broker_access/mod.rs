@@ -65,15 +65,15 @@ async fn are_refused(stack: &Stack, env: &[(&str, &str)], why: &str) {
             value => program.env(name, value),
         })
     };
-    let ingress = program("ingress").env("INGRESS_LISTEN", "127.0.0.1:0");
+    let ingress = program("ackline-ingress").env("INGRESS_LISTEN", "127.0.0.1:0");
     unready(stack, &ingress, why).await;
-    unready(stack, &program("worker").args(["run"]), why).await;
-    let mut audit = stack.spawn(&program("worker").args(["audit"])).unwrap();
+    unready(stack, &program("ackline-worker"), why).await;
+    let mut audit = stack.spawn(&program("ackline").args(["audit"])).unwrap();
     let code = audit.wait(SOON).await.unwrap().code();
     let said = audit.log().text();
     assert_eq!(code, Some(1), "{said}");
     let last = said.lines().last().unwrap();
-    assert!(last.starts_with("worker: the broker at ") && last.contains(why), "{why} in {said}");
+    assert!(last.starts_with("ackline: the broker at ") && last.contains(why), "{why} in {said}");
 }
 
 /// Ends the stack's worker, after everything is proved to be applied.

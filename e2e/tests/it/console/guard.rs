@@ -65,7 +65,7 @@ async fn every_answer_forbids_what_the_pages_do_not_need() {
 async fn a_worker_that_others_can_reach_starts_only_with_a_token() {
     let stack = Stack::builder().partitions(1).start().await.unwrap();
     let run = async |env: &[(&str, &str)]| {
-        let program = stack.program("worker").unwrap().envs(env.iter().copied()).args(["run"]);
+        let program = stack.program("ackline-worker").unwrap().envs(env.iter().copied());
         let mut process = stack.spawn(&program).unwrap();
         let status = process.wait(SOON).await.unwrap();
         (status.code(), process.log().text())

@@ -21,7 +21,7 @@ async fn follow(db: Db, fail: Option<&str>) -> Value {
         .unwrap();
     let id = "live-1";
     let queued = ["send", "--status", "queued", "--job-id", id, "--region", "eu-central-1"];
-    stack.ingress_cli(&queued).await.unwrap();
+    stack.ackline(&queued).await.unwrap();
     let database = stack.db().await.unwrap();
     wait_until_applied(&stack, &database).await;
 

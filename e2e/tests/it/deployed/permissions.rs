@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use worker::entity::job::{Failure, Status};
-use worker::event::{Position, lost_body};
+use worker::rules::event::{Position, lost_body};
 
 use crate::expect::*;
 
@@ -170,7 +170,7 @@ async fn each_role_can_do_its_work() {
     let silent = wait_for_status(stack, &db, "silent", Status::Failed).await;
     assert_eq!(silent.failure, Some(Failure::Presumed));
     // And what people tell it.
-    let again = stack.worker_cli(&["partitions", "list", "--json"]).await.unwrap();
+    let again = stack.ackline_json(&["partitions", "list", "--json"]).await.unwrap();
     assert_eq!(again.as_array().unwrap().len(), 16);
     deployment.migrate().await.unwrap();
     assert_audited(stack).await;

@@ -56,7 +56,8 @@ fn containers(file: &str) -> Vec<(String, Vec<String>)> {
 #[test]
 fn every_variable_that_is_set_is_read() {
     let ingress = known(&ingress::config::Cli::command());
-    let worker = known(&worker::config::Cli::command());
+    let mut worker = known(&worker::process::settings::Cli::command());
+    worker.extend(known(&cli::Cli::command()));
     assert!(ingress.contains("DRAIN_DELAY") && worker.contains("STREAM_REPLICAS"));
 
     let mut given: Vec<(String, Vec<String>)> = Vec::new();
@@ -94,7 +95,7 @@ fn default(command: &Command, name: &str) -> Duration {
 #[test]
 fn nobody_is_killed_while_it_hands_over() {
     let ingress = default(&ingress::config::Cli::command(), "SHUTDOWN_GRACE");
-    let worker = default(&worker::config::Cli::command(), "SHUTDOWN_GRACE");
+    let worker = default(&worker::process::settings::Cli::command(), "SHUTDOWN_GRACE");
     let grace = ingress.max(worker);
     let text = fs::read_to_string(workspace().join("docker-compose.yml")).unwrap();
     let compose: Value = serde_saphyr::from_str(&text).unwrap();

@@ -17,7 +17,7 @@ async fn gaps(db: &DatabaseConnection) -> Vec<(i64, i64)> {
 
 /// Accepts, which must be refused, and returns why.
 async fn refused(stack: &Stack) -> String {
-    let program = stack.program("worker").unwrap().args(["partitions", "accept", "0", "--yes"]);
+    let program = stack.program("ackline").unwrap().args(["partitions", "accept", "0", "--yes"]);
     let mut command = stack.spawn(&program).unwrap();
     assert_eq!(command.wait(SOON).await.unwrap().code(), Some(1), "{}", command.log().text());
     command.log().text()
@@ -37,17 +37,17 @@ async fn a_partition_goes_on_without_removed_messages_and_keeps_that_on_record()
     stopped(&stack, "the stream begins at 6").await;
     let db = stack.db().await.unwrap();
 
-    let shown = stack.worker_cli(&["partitions", "list", "--json"]).await.unwrap();
+    let shown = stack.ackline_json(&["partitions", "list", "--json"]).await.unwrap();
     assert!(shown[0]["stopped_reason"].as_str().unwrap().contains("begins at 6"), "{shown}");
     assert_eq!(shown[0]["stream"]["first_seq"], 6, "{shown}");
     assert_eq!(shown[0]["owner_name"], "worker", "{shown}");
-    let asked = stack.worker_cli(&["partitions", "accept", "0", "--json"]).await.unwrap();
+    let asked = stack.ackline_json(&["partitions", "accept", "0", "--json"]).await.unwrap();
     assert_eq!(asked["accepted"], false, "{asked}");
     assert_eq!(partitions(&db).await[0].applied_seq, 3, "nothing has changed yet");
     assert_eq!(gaps(&db).await, []);
 
     let epoch = partitions(&db).await[0].epoch;
-    let accepted = stack.worker_cli(&ACCEPT).await.unwrap();
+    let accepted = stack.ackline_json(&ACCEPT).await.unwrap();
     assert_eq!(accepted["skipped"], json!({ "from_seq": 4, "to_seq": 5 }), "{accepted}");
     assert_eq!(gaps(&db).await, [(4, 5)]);
     assert!(partitions(&db).await[0].epoch > epoch, "a live owner is fenced");
@@ -61,7 +61,7 @@ async fn a_partition_goes_on_without_removed_messages_and_keeps_that_on_record()
     accept(&stack, status("c", "queued")).await;
     wait_for_status(&stack, &db, "c", Status::Queued).await;
     assert_eq!(partitions(&db).await[0].stopped_reason, None);
-    let listed = stack.worker_cli(&["partitions", "list", "--json"]).await.unwrap();
+    let listed = stack.ackline_json(&["partitions", "list", "--json"]).await.unwrap();
     assert_eq!(listed[0]["gaps"][0]["to_seq"], 5, "{listed}");
 }
 
@@ -74,7 +74,7 @@ async fn a_partition_goes_on_after_everything_in_its_stream_was_removed() {
     stack.start_worker().await.unwrap();
     stopped(&stack, "the stream begins at 5").await;
     let db = stack.db().await.unwrap();
-    stack.worker_cli(&ACCEPT).await.unwrap();
+    stack.ackline_json(&ACCEPT).await.unwrap();
     assert_eq!(gaps(&db).await, [(4, 4)]);
     // It begins to read where nothing is yet.
     stack.start_worker().await.unwrap();
@@ -95,7 +95,7 @@ async fn a_partition_goes_on_after_a_hole() {
     stack.start_worker().await.unwrap();
     stopped(&stack, "the message 5 is gone").await;
     let db = stack.db().await.unwrap();
-    stack.worker_cli(&ACCEPT).await.unwrap();
+    stack.ackline_json(&ACCEPT).await.unwrap();
     assert_eq!(gaps(&db).await, [(5, 6)]);
     stack.worker.process.kill9();
     stack.worker = stack.start_worker_with(&[("REPLAY_HORIZON", "1s")], &[]).await.unwrap();
@@ -120,7 +120,7 @@ async fn a_partition_that_is_stopped_by_dead_letters_skips_nothing() {
     accept(&stack, status("a", "queued")).await;
     stopped(&stack, "dead letters in a row").await;
     let db = stack.db().await.unwrap();
-    let accepted = stack.worker_cli(&ACCEPT).await.unwrap();
+    let accepted = stack.ackline_json(&ACCEPT).await.unwrap();
     assert_eq!(accepted["skipped"], json!(null), "{accepted}");
     let row = partitions(&db).await.remove(0);
     assert_eq!((row.applied_seq, row.dead_letters_in_row), (3, 0));
@@ -161,7 +161,7 @@ async fn a_live_owner_takes_up_an_accepted_partition_on_postgres() {
     }
     accept(&stack, status("a", "queued")).await;
     stopped(&stack, "dead letters in a row").await;
-    stack.worker_cli(&ACCEPT).await.unwrap();
+    stack.ackline_json(&ACCEPT).await.unwrap();
     wait_for_status(&stack, &db, "a", Status::Queued).await;
 }
 

@@ -200,7 +200,7 @@ async fn a_worker_that_meets_a_dying_database_at_its_start_waits_for_it() {
     let db = stack.db().await.unwrap();
     let lock = db.begin().await.unwrap();
     lock.execute_unprepared("LOCK TABLE seaql_migrations IN ACCESS EXCLUSIVE MODE").await.unwrap();
-    let program = stack.program("worker").unwrap().args(["run"]).env("OPS_LISTEN", "127.0.0.1:0");
+    let program = stack.program("ackline-worker").unwrap().env("OPS_LISTEN", "127.0.0.1:0");
     let mut worker = stack.spawn(&program).unwrap();
     let asks = "SELECT count(*) FROM pg_locks \
                 WHERE NOT granted AND relation = 'seaql_migrations'::regclass";

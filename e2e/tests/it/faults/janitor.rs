@@ -12,7 +12,7 @@ use worker::entity::job::Status;
 
 use crate::expect::*;
 
-/// The smallest size that `worker migrate` accepts.
+/// The smallest size that `ackline migrate` accepts.
 const SMALL: u64 = 1 << 20;
 
 async fn stream_state(stack: &Stack) -> State {
@@ -154,7 +154,7 @@ async fn prune_removes_what_is_finished_and_old_and_keeps_what_a_stream_still_ho
         let all = ids(&database).await;
         let prune = ["prune", "--older-than", "1ms", "--json"];
 
-        let report = stack.worker_cli(&prune).await.unwrap();
+        let report = stack.ackline_json(&prune).await.unwrap();
         assert_eq!((&report["jobs"], &report["kept"]), (&json!(0), &json!(4)), "{report}");
 
         stack.worker.process.kill9();
@@ -164,11 +164,11 @@ async fn prune_removes_what_is_finished_and_old_and_keeps_what_a_stream_still_ho
                 stream_state(&stack).await.first_sequence == 8
             })
             .await;
-        let report = stack.worker_cli(&["prune", "--older-than", "1h", "--json"]).await.unwrap();
+        let report = stack.ackline_json(&["prune", "--older-than", "1h", "--json"]).await.unwrap();
         assert_eq!((&report["jobs"], &report["kept"]), (&json!(0), &json!(0)), "{report}");
-        let dry = stack.worker_cli(&[&prune[..], &["--dry-run"]].concat()).await.unwrap();
+        let dry = stack.ackline_json(&[&prune[..], &["--dry-run"]].concat()).await.unwrap();
         assert_eq!(ids(&database).await, all, "a dry run only counts");
-        let report = stack.worker_cli(&prune).await.unwrap();
+        let report = stack.ackline_json(&prune).await.unwrap();
         for report in [dry, report] {
             assert_eq!(
                 (&report["jobs"], &report["job_events"], &report["kept"]),

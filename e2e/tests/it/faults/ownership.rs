@@ -88,7 +88,7 @@ async fn a_worker_hands_over_when_it_ends() {
 #[tokio::test]
 async fn sqlite_has_one_worker() {
     let stack = Stack::start(Db::Sqlite).await.unwrap();
-    let second = stack.program("worker").unwrap().args(["run"]).env("OPS_LISTEN", "127.0.0.1:0");
+    let second = stack.program("ackline-worker").unwrap().env("OPS_LISTEN", "127.0.0.1:0");
     let mut second = stack.spawn(&second).unwrap();
     let status = second.wait(SOON).await.unwrap();
     assert_eq!(status.code(), Some(1));
@@ -273,7 +273,7 @@ pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {
 async fn migrating_twice_and_at_once_is_harmless_and_the_number_of_partitions_stays() {
     let stack = Stack::builder().db(Db::Postgres).partitions(4).start().await.unwrap();
     let migrate = |partitions: &'static str| {
-        let program = stack.program("worker").unwrap().args(["migrate"]);
+        let program = stack.program("ackline").unwrap().args(["migrate"]);
         stack.spawn(&program.env("PARTITIONS", partitions)).unwrap()
     };
     let mut running: Vec<Process> = (0..8).map(|_| migrate("4")).collect();

@@ -243,9 +243,9 @@ async fn poison_anywhere_in_a_batch_is_isolated_on_postgres() {
     poison_is_isolated_wherever_it_is(Db::Postgres).await;
 }
 
-/// Runs `worker dead-letters` and returns its exit code and all that it printed.
+/// Runs `ackline dead-letters` and returns its exit code and all that it printed.
 async fn decide(stack: &Stack, args: &[&str]) -> (Option<i32>, String) {
-    let program = stack.program("worker").unwrap().args(["dead-letters"]).args(args);
+    let program = stack.program("ackline").unwrap().args(["dead-letters"]).args(args);
     let mut process = stack.spawn(&program).unwrap();
     let code = process.wait(SOON).await.unwrap().code();
     (code, process.log().text())
@@ -262,7 +262,7 @@ async fn operators_decide(db: Db) {
     accept(&stack, status("mended", "running")).await;
     let database = stack.db().await.unwrap();
     wait_until_applied(&stack, &database).await;
-    let listed = stack.worker_cli(&["dead-letters", "list", "--json"]).await.unwrap();
+    let listed = stack.ackline_json(&["dead-letters", "list", "--json"]).await.unwrap();
     let listed: Vec<(&str, &str)> = listed
         .as_array()
         .unwrap()
@@ -282,7 +282,7 @@ async fn operators_decide(db: Db) {
             ("00/7/0", held),
         ]
     );
-    let shown = stack.worker_cli(&["dead-letters", "show", "00/1/0", "--json"]).await.unwrap();
+    let shown = stack.ackline_json(&["dead-letters", "show", "00/1/0", "--json"]).await.unwrap();
     assert_eq!(shown["payload"], poison("mended"));
 
     // What can't be done is said, and changes nothing.

@@ -9,9 +9,13 @@ use shared::stream::PARTITIONS_KEY;
 
 use crate::expect::*;
 
-/// Runs a command of the worker, which must refuse, and returns why.
+/// Runs a command, or the worker, which must refuse, and returns why.
 async fn refused(stack: &Stack, args: &[&str]) -> String {
-    let program = stack.program("worker").unwrap().args(args).env("OPS_LISTEN", "127.0.0.1:0");
+    let program = match args {
+        ["ackline-worker", args @ ..] => stack.program("ackline-worker").unwrap().args(args),
+        args => stack.program("ackline").unwrap().args(args),
+    };
+    let program = program.env("OPS_LISTEN", "127.0.0.1:0");
     let mut process = stack.spawn(&program).unwrap();
     let code = process.wait(SOON).await.unwrap().code();
     let why = process.log().text();
@@ -21,7 +25,7 @@ async fn refused(stack: &Stack, args: &[&str]) -> String {
 
 /// Starts an ingress and waits until it says that it is not ready for this reason.
 async fn unready_ingress(stack: &Stack, reason: &str) -> Ingress {
-    let program = stack.program("ingress").unwrap().env("INGRESS_LISTEN", "127.0.0.1:0");
+    let program = stack.program("ackline-ingress").unwrap().env("INGRESS_LISTEN", "127.0.0.1:0");
     let (process, listening) = unready(stack, &program, reason).await;
     let address = |field| address(&listening, field).unwrap();
     Ingress { process, addr: address("addr"), ops: address("ops") }
@@ -32,8 +36,8 @@ async fn processes_refuse_what_migrate_has_not_made() {
     let stack = Stack::builder().partitions(2).start().await.unwrap();
     let empty = stack.dir().join("empty.db");
     let url = format!("sqlite:{}?mode=rwc", empty.display());
-    let why = refused(&stack, &["run", "--database-url", &url]).await;
-    assert!(why.contains("run `worker migrate`"), "{why}");
+    let why = refused(&stack, &["ackline-worker", "--database-url", &url]).await;
+    assert!(why.contains("run `ackline migrate`"), "{why}");
 
     let jetstream = jetstream::new(stack.nats.client().await.unwrap());
     jetstream.delete_stream("CALLBACKS-00").await.unwrap();
@@ -54,7 +58,7 @@ async fn migrate_waits_for_a_cluster_that_has_no_majority_yet() {
     for node in [1, 2] {
         stack.nats.node_mut(node).kill9();
     }
-    let program = stack.program("worker").unwrap().args(["migrate"]);
+    let program = stack.program("ackline").unwrap().args(["migrate"]);
     let mut migrate = stack.spawn(&program).unwrap();
     let log = migrate.log();
     stack
@@ -91,7 +95,7 @@ async fn migrate_puts_no_empty_stream_in_the_place_of_one_that_was_applied() {
     assert_eq!(streams(&jetstream).await.len(), 1, "none was made");
     // One that nothing was ever applied of is made anew.
     let url = format!("sqlite:{}?mode=rwc", stack.dir().join("empty.db").display());
-    let program = stack.program("worker").unwrap().args(["migrate", "--database-url", &url]);
+    let program = stack.program("ackline").unwrap().args(["migrate", "--database-url", &url]);
     assert!(stack.spawn(&program).unwrap().wait(SOON).await.unwrap().success());
     assert_eq!(streams(&jetstream).await.len(), 2);
 }
@@ -111,7 +115,7 @@ async fn needs_a_newer_worker(db: Db) {
 
     // What a newer version has added is no concern of this one.
     take_step("m20991231_000098_more").await;
-    stack.worker_cli(&["partitions", "list", "--json"]).await.unwrap();
+    stack.ackline_json(&["partitions", "list", "--json"]).await.unwrap();
     stack.start_worker().await.unwrap();
     let mut report = load(&stack, "before").finish().await.unwrap();
     wait_until_applied(&stack, &database).await;
@@ -123,7 +127,9 @@ async fn needs_a_newer_worker(db: Db) {
     let meanwhile = load(&stack, "meanwhile").finish().await.unwrap();
     assert_eq!(meanwhile.accepted(), 200);
     report.jobs.extend(meanwhile.jobs);
-    for args in [&["run"][..], &["migrate"], &["jobs", "list"], &["partitions", "accept", "0"]] {
+    for args in
+        [&["ackline-worker"][..], &["migrate"], &["jobs", "list"], &["partitions", "accept", "0"]]
+    {
         let why = refused(&stack, args).await;
         for part in ["m20991231_000099_needs_000098_less", "step 98", "run the newer version"] {
             assert!(why.contains(part), "{part} in {why}");
@@ -187,7 +193,7 @@ async fn a_wrong_number_of_partitions_is_refused_everywhere_and_changes_nothing(
     let (n, eight) = (Some(4), Some(8));
     let no_metadata = "name ackline-partitions";
     let cases = [
-        // What the streams' metadata name; what is said by processes, and by `worker migrate`.
+        // What the streams' metadata name; what is said by processes, and by `ackline migrate`.
         ([n, n, eight, n], "CALLBACKS-02 differs", "CALLBACKS-02 differs"),
         ([n, n, None, n], "CALLBACKS-02 differs", "CALLBACKS-02 differs"),
         (
@@ -204,7 +210,7 @@ async fn a_wrong_number_of_partitions_is_refused_everywhere_and_changes_nothing(
             name_number(&jetstream, partition, number).await;
         }
         let before = streams(&jetstream).await;
-        let why = refused(&stack, &["run"]).await;
+        let why = refused(&stack, &["ackline-worker"]).await;
         assert!(why.contains(reason), "{metadata:?}: {why}");
         let why = refused(&stack, &["migrate"]).await;
         assert!(why.contains(of_migrate), "{metadata:?}: {why}");
@@ -231,7 +237,7 @@ async fn a_wrong_number_of_partitions_is_refused_everywhere_and_changes_nothing(
                    (partition, epoch, applied_seq, rules_version, dead_letters_in_row) \
                    VALUES (4, 0, 0, 1, 0)";
     db.execute_unprepared(another).await.unwrap();
-    let why = refused(&stack, &["run"]).await;
+    let why = refused(&stack, &["ackline-worker"]).await;
     assert!(why.contains("the database has 5 partitions, the streams 4"), "{why}");
     let why = refused(&stack, &["migrate"]).await;
     assert!(why.contains("there are 4 partitions, but the database has 5"), "{why}");

@@ -31,7 +31,7 @@ async fn works_under_its_old_name(db: Db, lease: &str) {
     assert_exactly_once(&database, &report).await;
     assert_eq!(report.accepted(), 600);
 
-    let listed = stack.worker_cli(&["partitions", "list", "--json"]).await.unwrap();
+    let listed = stack.ackline_json(&["partitions", "list", "--json"]).await.unwrap();
     let owners: Vec<_> = listed.as_array().unwrap().iter().map(|row| &row["owner_name"]).collect();
     assert_eq!(owners, ["provisioner-1"; 16]);
     assert_audited(&stack).await;

@@ -133,10 +133,10 @@ async fn a_restored_backup_catches_up(way: Way) {
     accept_poison(&stack, "bad-3").await;
     rows(&stack).await;
     // What people decide goes through the stream too.
-    let letters = stack.worker_cli(&["dead-letters", "list", "--json"]).await.unwrap();
+    let letters = stack.ackline_json(&["dead-letters", "list", "--json"]).await.unwrap();
     let dead = letters.as_array().unwrap().iter().find(|letter| letter["job_id"] == "bad-2");
     let position = dead.unwrap()["position"].as_str().unwrap();
-    stack.worker_cli(&["dead-letters", "discard", position, "--json"]).await.unwrap();
+    stack.ackline_json(&["dead-letters", "discard", position, "--json"]).await.unwrap();
     report.jobs.extend(load(&stack, "after").run().await.unwrap().jobs);
     let before = rows(&stack).await;
     assert_eq!(before.dead_letters.len(), 5);
@@ -282,7 +282,7 @@ async fn a_backup_that_is_too_old_stops(way: Way) {
     way.put_back(&mut stack, "old").await;
     let reason = "the stream begins at 6, but only 2 is applied: messages were removed";
     stopped(&stack, reason).await;
-    let shown = stack.worker_cli(&["partitions", "list", "--json"]).await.unwrap();
+    let shown = stack.ackline_json(&["partitions", "list", "--json"]).await.unwrap();
     assert!(shown[0]["stopped_reason"].as_str().unwrap().contains(reason), "{shown}");
     // What arrives meanwhile is accepted, and waits.
     accept(&stack, status("c", "queued")).await;

@@ -122,7 +122,7 @@ async fn what_ingress_signs_is_verified_by_others() {
     for (key, secret) in SECRETS {
         for scheme in ["plain", "github", "standard"] {
             let sign = ["sign", "--headers", "--scheme", scheme, "--key", key, "--file", &file];
-            let printed = stack.ingress_cli(&sign).await.unwrap();
+            let printed = stack.ackline(&sign).await.unwrap();
             let headers: Headers = printed
                 .lines()
                 .map(|line| line.split_once(": ").unwrap())

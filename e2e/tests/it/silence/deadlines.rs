@@ -45,10 +45,10 @@ async fn each_job_has_its_timeout(db: Db) {
         assert!(job.status == status && !is_presumed(&job), "{job:?}");
         assert_eq!(timeline(&rows, id).await.len(), 1);
     }
-    let shown = stack.worker_cli(&["jobs", "show", "silent", "--json"]).await.unwrap();
+    let shown = stack.ackline_json(&["jobs", "show", "silent", "--json"]).await.unwrap();
     assert_eq!(shown["events"][1]["kind"], "lost");
     assert_eq!(shown["events"][1]["error"], shown["job"]["error"]);
-    let shown = stack.worker_cli(&["partitions", "list", "--json"]).await.unwrap();
+    let shown = stack.ackline_json(&["partitions", "list", "--json"]).await.unwrap();
     assert!(shown.as_array().unwrap().iter().all(|row| row["watched_since"].is_string()));
 
     // The metrics agree, sooner or later.
@@ -106,7 +106,7 @@ async fn a_job_that_is_held_is_not_presumed_failed() {
 
     accept_poison(&stack, Db::Sqlite).await;
     let place = place(&dead_letters(&db).await[0]);
-    stack.worker_cli(&["dead-letters", "requeue", &place, "--json"]).await.unwrap();
+    stack.ackline_json(&["dead-letters", "requeue", &place, "--json"]).await.unwrap();
     let job = wait_until_presumed(&stack, &db, "held").await;
     assert_eq!(job.heartbeat_count, 1, "what was held came first");
     assert_audited(&stack).await;

@@ -84,7 +84,7 @@ async fn runs_succeed_and_fail(db: Db) {
             "--region",
             "eu",
         ];
-        stack.ingress_cli(&args).await.unwrap();
+        stack.ackline(&args).await.unwrap();
     }
     let inputs = |id: &str, fail: Option<&str>| Inputs {
         fail: fail.map(Into::into),
@@ -143,12 +143,12 @@ async fn runs_succeed_and_fail(db: Db) {
     assert_discreet(&stack, &[&ok.output, &failing.output]);
 
     // What people see.
-    let shown = stack.worker_cli(&["jobs", "show", fails, "--json"]).await.unwrap();
+    let shown = stack.ackline_json(&["jobs", "show", fails, "--json"]).await.unwrap();
     assert_eq!(shown["job"]["status"], "failed");
     assert_eq!(shown["job"]["failed_step"], "provision");
     assert_eq!(shown["events"].as_array().unwrap().len(), 3);
     let listed =
-        stack.worker_cli(&["jobs", "list", "--status", "running", "--json"]).await.unwrap();
+        stack.ackline_json(&["jobs", "list", "--status", "running", "--json"]).await.unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 1);
     assert_eq!(listed[0]["id"], succeeds);
 }

@@ -12,12 +12,12 @@ use utoipa::{IntoParams, ToSchema};
 use super::jobs::search;
 use super::page::{self, Page};
 use super::schema::DeadLetter;
+use crate::apply::redrive::{self, Done, LetterId, OrderError};
 use crate::entity::dead_letter::{Model, State as LetterState};
-use crate::event::Action;
-use crate::redrive::{self, Done, OrderError, Place};
+use crate::rules::event::Action;
 use crate::store::dead_letters::{self, LetterFilter};
 use crate::web::Web;
-use crate::web::asked::{InPath, InQuery};
+use crate::web::extractors::{InPath, InQuery};
 use crate::web::problem::{Problem, Wrong};
 
 /// How long an order is waited for.
@@ -65,11 +65,11 @@ pub(super) async fn list(
     let after = asked.after.as_deref().map(place).transpose()?;
     let after = after.map(|place| (place.partition.number().into(), place.position));
     let found = dead_letters::list(&web.backend()?.db, &filter, after, limit + 1).await?;
-    let key = |letter: &Model| Place::of(letter).in_address();
+    let key = |letter: &Model| LetterId::of(letter).in_address();
     Ok(Json(Page::new(found, limit, key, DeadLetter::from)))
 }
 
-pub(crate) fn place(text: &str) -> Result<Place, Problem> {
+pub(crate) fn place(text: &str) -> Result<LetterId, Problem> {
     text.parse()
         .map_err(|_| Problem::bad(format!("{text:?} is not PARTITION-SEQUENCE-INDEX like 03-17-0")))
 }
@@ -158,7 +158,7 @@ async fn answer(web: &Web, position: &str, action: Action) -> Result<Response, P
 }
 
 /// Gives an order, and puts on record who did.
-pub(crate) async fn order(web: &Web, place: Place, action: Action) -> Result<Done, Problem> {
+pub(crate) async fn order(web: &Web, place: LetterId, action: Action) -> Result<Done, Problem> {
     let _place = web.order()?;
     let backend = web.backend()?;
     let done = redrive::order(&backend.db, &backend.jetstream, place, action, WAIT).await?;

@@ -15,7 +15,7 @@ use super::page::{self, Page};
 use super::schema::{Event, Job};
 use crate::entity::job::{Model, Status};
 use crate::store::read::{self, JobFilter, JobKey};
-use crate::web::asked::{InPath, InQuery};
+use crate::web::extractors::{InPath, InQuery};
 use crate::web::problem::{Problem, Wrong};
 use crate::web::{Backend, Web};
 

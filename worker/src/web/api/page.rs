@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::event::Position;
+use crate::rules::event::Position;
 use crate::store::read::JobKey;
 use crate::web::problem::Problem;
 

@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::apply::redrive::LetterId;
 use crate::entity::{dead_letter, job, job_event};
-use crate::redrive::Place;
 use crate::web::settings::WebSettings;
 
 /// Where a job stands.
@@ -167,7 +167,7 @@ impl From<dead_letter::Model> for DeadLetter {
     fn from(letter: dead_letter::Model) -> Self {
         let payload = String::from_utf8_lossy(&letter.payload);
         Self {
-            position: Place::of(&letter).in_address(),
+            position: LetterId::of(&letter).in_address(),
             state: letter.state,
             job_id: letter.job_id.clone(),
             reason: letter.reason.clone(),

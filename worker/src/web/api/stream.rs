@@ -14,7 +14,7 @@ use utoipa::IntoParams;
 
 use super::schema::Event;
 use crate::store::read;
-use crate::web::asked::InQuery;
+use crate::web::extractors::InQuery;
 use crate::web::problem::{Problem, Wrong};
 use crate::web::{Backend, Web};
 

@@ -8,13 +8,13 @@ use serde::Deserialize;
 
 use super::format::{address, job_path, said, said_briefly, time};
 use super::{Failed, Page, layout};
+use crate::apply::redrive::{self, Done, LetterId};
 use crate::entity::dead_letter::{Model, State as LetterState};
-use crate::event::Action;
-use crate::redrive::{self, Done, Place};
+use crate::rules::event::Action;
 use crate::store::dead_letters::{self, LetterFilter};
 use crate::web::Web;
 use crate::web::api::{job_id, order, place};
-use crate::web::asked::InQuery;
+use crate::web::extractors::InQuery;
 use crate::web::problem::Problem;
 
 const PAGE: u64 = 50;
@@ -43,7 +43,7 @@ pub(super) async fn list(State(web): State<Web>, InQuery(asked): InQuery<Asked>)
     let has_more = letters.len() > PAGE as usize;
     letters.truncate(PAGE as usize);
     let next = letters.last().filter(|_| has_more).map(|letter| {
-        let after = Place::of(letter).in_address();
+        let after = LetterId::of(letter).in_address();
         address("/dead-letters", &[("job", job.as_deref().unwrap_or_default()), ("after", &after)])
     });
     let body = html! {
@@ -60,7 +60,7 @@ pub(super) async fn list(State(web): State<Web>, InQuery(asked): InQuery<Asked>)
             }
         }
     };
-    Ok(layout::page("Dead letters", layout::Place::DeadLetters, &body))
+    Ok(layout::page("Dead letters", layout::Section::DeadLetters, &body))
 }
 
 fn table(letters: &[Model]) -> Markup {
@@ -82,7 +82,7 @@ fn table(letters: &[Model]) -> Markup {
                     tbody {
                         @for letter in letters {
                             tr {
-                                th scope="row" { a href=(path(letter)) { (Place::of(letter).to_string()) } }
+                                th scope="row" { a href=(path(letter)) { (LetterId::of(letter).to_string()) } }
                                 td { (letter.state.as_str()) }
                                 td { (job(letter)) }
                                 td { (time(letter.received_at)) }
@@ -97,7 +97,7 @@ fn table(letters: &[Model]) -> Markup {
 }
 
 fn path(letter: &Model) -> String {
-    format!("/dead-letter?at={}", Place::of(letter).in_address())
+    format!("/dead-letter?at={}", LetterId::of(letter).in_address())
 }
 
 fn job(letter: &Model) -> Markup {
@@ -118,7 +118,7 @@ pub(super) struct At {
 pub(super) async fn show(State(web): State<Web>, InQuery(at): InQuery<At>) -> Page {
     let db = web.backend()?.db;
     let letter = redrive::existing(&db, place(&at.at)?).await.map_err(Problem::from)?;
-    let place = Place::of(&letter);
+    let place = LetterId::of(&letter);
     let title = format!("Dead letter {place}");
     let body = html! {
         h1 { (title) }
@@ -135,7 +135,7 @@ pub(super) async fn show(State(web): State<Web>, InQuery(at): InQuery<At>) -> Pa
         }
         p { a href="/dead-letters" { "To all dead letters" } }
     };
-    Ok(layout::page(&title, layout::Place::DeadLetters, &body))
+    Ok(layout::page(&title, layout::Section::DeadLetters, &body))
 }
 
 fn action(name: &str) -> Option<Action> {
@@ -178,7 +178,7 @@ fn choice(letter: &Model, confirm: Option<Action>) -> Markup {
             html! {
                 form.confirm method="post" action="/dead-letter" {
                     p #question { (question) }
-                    input type="hidden" name="at" value=(Place::of(letter).in_address());
+                    input type="hidden" name="at" value=(LetterId::of(letter).in_address());
                     p.actions {
                         button class=[(name == "discard").then_some("danger")] name="action" value=(name) aria-describedby="question" {
                             @if name == "requeue" { "Requeue" } @else { "Discard" }

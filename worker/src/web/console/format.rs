@@ -4,8 +4,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use maud::{Markup, html};
 
 use crate::entity::job::{Failure, Model as Job, Status};
-use crate::shown::{is_hidden, number_of};
-pub(super) use crate::shown::{seconds, span};
+use crate::observe::humanize::{is_hidden, number_of};
+pub(super) use crate::observe::humanize::{seconds, span};
 
 /// A text from a sender: escaped, set apart from the direction of its surroundings, and with what
 /// can't be seen, or would turn what follows around, made visible.

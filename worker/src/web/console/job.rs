@@ -13,7 +13,7 @@ use crate::store::dead_letters::{self, LetterFilter};
 use crate::store::read;
 use crate::web::Web;
 use crate::web::api::{job_id, key_of_event, read_key_of_event};
-use crate::web::asked::InQuery;
+use crate::web::extractors::InQuery;
 
 /// How many events are on a page.
 const PAGE: u64 = 100;
@@ -74,7 +74,7 @@ pub(super) async fn page(State(web): State<Web>, InQuery(asked): InQuery<Asked>)
             }
         }
     };
-    Ok(layout::page(&format!("Job {id}"), layout::Place::Elsewhere, &body))
+    Ok(layout::page(&format!("Job {id}"), layout::Section::Elsewhere, &body))
 }
 
 fn facts(job: &Job, web: &Web, now: DateTime<Utc>) -> Markup {

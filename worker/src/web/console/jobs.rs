@@ -11,7 +11,7 @@ use crate::entity::job::{Model, Status};
 use crate::store::read::{self, JobFilter, JobKey};
 use crate::web::Web;
 use crate::web::api::{key_of_job, read_key_of_job, search};
-use crate::web::asked::InQuery;
+use crate::web::extractors::InQuery;
 use crate::web::problem::Problem;
 
 const PAGE: u64 = 50;
@@ -60,7 +60,7 @@ pub(super) async fn page(State(web): State<Web>, InQuery(asked): InQuery<Asked>)
             }
         }
     };
-    Ok(layout::page("Jobs", layout::Place::Jobs, &body))
+    Ok(layout::page("Jobs", layout::Section::Jobs, &body))
 }
 
 impl Asked {

@@ -4,7 +4,7 @@ use maud::{DOCTYPE, Markup, html};
 
 /// Where a page stands in the navigation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Section {
     Overview,
     Jobs,
     DeadLetters,
@@ -12,10 +12,10 @@ pub(super) enum Place {
 }
 
 /// A page. What is in an element with `data-live` and an id is kept up to date.
-pub(super) fn page(title: &str, place: Place, body: &Markup) -> Markup {
-    let link = |to: Place, path: &str, text: &str| {
+pub(super) fn page(title: &str, section: Section, body: &Markup) -> Markup {
+    let link = |to: Section, path: &str, text: &str| {
         html! {
-            a href=(path) aria-current=[(to == place).then_some("page")] { (text) }
+            a href=(path) aria-current=[(to == section).then_some("page")] { (text) }
         }
     };
     html! {
@@ -35,9 +35,9 @@ pub(super) fn page(title: &str, place: Place, body: &Markup) -> Markup {
                 header {
                     a.brand href="/" { "Ackline" }
                     nav aria-label="Pages" {
-                        (link(Place::Overview, "/", "Overview"))
-                        (link(Place::Jobs, "/jobs", "Jobs"))
-                        (link(Place::DeadLetters, "/dead-letters", "Dead letters"))
+                        (link(Section::Overview, "/", "Overview"))
+                        (link(Section::Jobs, "/jobs", "Jobs"))
+                        (link(Section::DeadLetters, "/dead-letters", "Dead letters"))
                     }
                     p #live role="status" {}
                 }

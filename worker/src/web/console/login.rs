@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::format::address;
 use super::layout;
 use crate::web::Web;
-use crate::web::asked::InQuery;
+use crate::web::extractors::InQuery;
 use crate::web::guard::COOKIE;
 
 /// Whether a path is for those who have not shown the token yet.
@@ -52,7 +52,7 @@ fn form(next: &str, is_wrong: bool) -> Markup {
             button { "Sign in" }
         }
     };
-    layout::page("Sign in", layout::Place::Elsewhere, &body)
+    layout::page("Sign in", layout::Section::Elsewhere, &body)
 }
 
 #[derive(Deserialize)]

@@ -41,7 +41,7 @@ pub(super) fn problem(problem: &Problem) -> Response {
         p.lead { (problem.detail()) }
         p { a href="/" { "To the overview" } }
     };
-    let page = layout::page(problem.title(), layout::Place::Elsewhere, &body);
+    let page = layout::page(problem.title(), layout::Section::Elsewhere, &body);
     (problem.status(), page).into_response()
 }
 

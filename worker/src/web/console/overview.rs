@@ -16,7 +16,7 @@ pub(super) async fn page(State(web): State<Web>) -> Page {
         h1 { "Overview" }
         div #overview data-live="always" { (overview(&snapshot)) }
     };
-    Ok(layout::page("Overview", layout::Place::Overview, &body))
+    Ok(layout::page("Overview", layout::Section::Overview, &body))
 }
 
 fn overview(snapshot: &Snapshot) -> Markup {

@@ -1,0 +1,82 @@
+//! One file a command: its settings, what it does, and how it prints.
+
+pub mod audit;
+pub mod dead_letters;
+pub mod jobs;
+pub mod migrate;
+pub mod partitions;
+pub mod prune;
+pub mod rebuild;
+pub mod send;
+pub mod sign;
+pub mod status;
+pub mod watch;
+
+use anyhow::Context;
+use async_nats::jetstream;
+use clap::Args;
+use sea_orm::DatabaseConnection;
+use shared::broker::{BrokerArgs, Servers};
+use shared::config::{Invalid, Problems, number};
+use worker::process::settings::DatabaseArgs;
+use worker::store::connection::{self, DatabaseUrl, Purpose};
+use worker::store::schema;
+
+/// What the reading commands share.
+#[derive(Debug, Args)]
+pub struct ReadArgs {
+    /// The database.
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the commands that list rows share.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// How many at the most.
+    #[arg(long, default_value = "50", value_parser = |text: &str| number::<u64>(text, 1, 10_000))]
+    limit: u64,
+    /// The database and the form of the output.
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+impl ReadArgs {
+    /// Opens the database to read it.
+    async fn open(&self) -> anyhow::Result<DatabaseConnection> {
+        let mut problems = Problems::default();
+        let database = self.database.check(&mut problems);
+        open(&problems.finish(database)?, Purpose::Read).await
+    }
+}
+
+/// Where the database and the broker are.
+fn checked(
+    database: &DatabaseArgs,
+    broker: &BrokerArgs,
+) -> Result<(DatabaseUrl, Servers), Invalid> {
+    let mut problems = Problems::default();
+    let database = database.check(&mut problems);
+    let servers = broker.check(&mut problems);
+    problems.finish(database.zip(servers))
+}
+
+/// Opens a database that was migrated.
+async fn open(database: &DatabaseUrl, purpose: Purpose) -> anyhow::Result<DatabaseConnection> {
+    let db =
+        connection::connect(database, purpose).await.context("the database can't be reached")?;
+    schema::check(&db).await?;
+    Ok(db)
+}
+
+/// Connects to the broker in the workers' role.
+async fn broker(servers: &Servers) -> anyhow::Result<jetstream::Context> {
+    let client = servers
+        .connect("worker")
+        .await
+        .with_context(|| format!("the broker at {servers} can't be reached"))?;
+    Ok(jetstream::new(client))
+}

@@ -1,0 +1,266 @@
+//! `ackline partitions`: who owns each, and how a stopped one goes on.
+
+use std::collections::HashMap;
+use std::io::Write;
+
+use anyhow::{Context, bail, ensure};
+use async_nats::jetstream;
+use async_nats::jetstream::stream::RawMessageErrorKind;
+use clap::{Args, Subcommand};
+use serde_json::json;
+use shared::broker::BrokerArgs;
+use shared::config::number;
+use shared::partition::{MAX_PARTITIONS, Partition};
+use shared::stream::{self, has_leader};
+use worker::entity::partition::Model as Row;
+use worker::partition::feed::{kept_msg_id, micros};
+use worker::partition::ownership::DEAD_LETTERS;
+use worker::process::settings::DatabaseArgs;
+use worker::store::accept::{self, Skip};
+use worker::store::connection::Purpose;
+use worker::store::schema;
+
+use super::{broker, checked, open};
+use crate::output::Output;
+use crate::output::print::{Table, json, text, time};
+
+/// `ackline partitions`.
+#[derive(Debug, Subcommand)]
+pub enum Partitions {
+    /// List partitions: who owns each, how far it is applied, and why it is stopped.
+    List(List),
+    /// Let a stopped partition go on from its stream as it is. Without --yes, only say what that
+    /// would skip.
+    Accept(Accept),
+}
+
+/// `ackline partitions list`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// The database.
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// The broker; the streams' positions are left out while it can't be reached.
+    #[command(flatten)]
+    broker: BrokerArgs,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `ackline partitions accept`.
+#[derive(Debug, Args)]
+pub struct Accept {
+    /// The partition's number.
+    #[arg(value_parser = |text: &str| number::<u16>(text, 0, MAX_PARTITIONS - 1))]
+    partition: u16,
+    /// The database.
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// The broker.
+    #[command(flatten)]
+    broker: BrokerArgs,
+    /// Do it.
+    #[arg(long)]
+    yes: bool,
+    /// Print JSON instead of sentences.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command and prints on `out`.
+///
+/// # Errors
+/// When the database can't be read, or the partition can't go on.
+pub async fn run(command: &Partitions, out: &mut Output<impl Write>) -> anyhow::Result<()> {
+    match command {
+        Partitions::List(args) => list(args, out).await,
+        Partitions::Accept(args) => accept(args, out).await,
+    }
+}
+
+async fn list(args: &List, out: &mut Output<impl Write>) -> anyhow::Result<()> {
+    let (database, servers) = checked(&args.database, &args.broker)?;
+    let db = open(&database, Purpose::Read).await?;
+    let rows = schema::partitions(&db).await?;
+    let names: HashMap<String, String> =
+        accept::workers(&db).await?.into_iter().map(|worker| (worker.id, worker.name)).collect();
+    let gaps = accept::gaps(&db).await?;
+    // The database says all that matters; the streams' positions are there when the broker is.
+    let jetstream = broker(&servers).await;
+    if let Err(error) = &jetstream {
+        tracing::warn!("the streams' positions are left out: {error:#}");
+    }
+    let mut table = Table::new([
+        "PARTITION",
+        "EPOCH",
+        "OWNER",
+        "LEASE",
+        "WATCHED SINCE",
+        "APPLIED",
+        "STREAM",
+        "DEAD",
+        "STOPPED",
+    ]);
+    let mut list = Vec::new();
+    for row in rows {
+        let partition = Partition::new(u16::try_from(row.partition)?);
+        let state = match &jetstream {
+            Ok(jetstream) => stream::find(jetstream, partition).await.ok().flatten(),
+            Err(_) => None,
+        }
+        .map(|info| info.state);
+        let name = row.owner.as_ref().map(|owner| names.get(owner).unwrap_or(owner).clone());
+        let skipped = gaps.iter().filter(|gap| gap.partition == row.partition);
+        table.row([
+            partition.to_string(),
+            row.epoch.to_string(),
+            text(name.as_deref()),
+            time(row.lease_until),
+            time(row.watched_since),
+            row.applied_seq.to_string(),
+            state.as_ref().map_or("-".into(), |state| {
+                format!("{}-{}", state.first_sequence, state.last_sequence)
+            }),
+            row.dead_letters_in_row.to_string(),
+            text(row.stopped_reason.as_deref()),
+        ]);
+        list.push(json!({
+            "partition": row.partition, "epoch": row.epoch, "owner": row.owner,
+            "owner_name": name, "lease_until": row.lease_until,
+            "watched_since": row.watched_since, "applied_seq": row.applied_seq,
+            "dead_letters_in_row": row.dead_letters_in_row,
+            "stopped_reason": row.stopped_reason, "gaps": skipped.collect::<Vec<_>>(),
+            "stream": state.map(|state| json!({
+                "first_seq": state.first_sequence, "last_seq": state.last_sequence,
+                "messages": state.messages, "bytes": state.bytes,
+            })),
+        }));
+    }
+    if args.json {
+        return json(out, &list);
+    }
+    table.print(out)?;
+    for gap in gaps {
+        writeln!(
+            out,
+            "partition {:02} went on without {} to {}, accepted {}",
+            gap.partition,
+            gap.from_seq,
+            gap.to_seq,
+            time(Some(gap.accepted_at))
+        )?;
+    }
+    Ok(())
+}
+
+async fn accept(args: &Accept, out: &mut Output<impl Write>) -> anyhow::Result<()> {
+    let (database, servers) = checked(&args.database, &args.broker)?;
+    let db = open(&database, Purpose::Change).await?;
+    let rows = schema::partitions(&db).await?;
+    let Some(row) = rows.into_iter().find(|row| row.partition == i32::from(args.partition)) else {
+        bail!("there is no partition {}", args.partition);
+    };
+    let Some(reason) = row.stopped_reason.clone() else {
+        bail!("partition {} is not stopped", args.partition);
+    };
+    let jetstream = broker(&servers).await?;
+    let skip = match examine(&jetstream, &row, &reason).await? {
+        Way::Open => None,
+        Way::Skip(skip) => Some(skip),
+    };
+    let skipped = skip
+        .filter(|skip| skip.to_seq > row.applied_seq)
+        .map(|skip| json!({ "from_seq": row.applied_seq + 1, "to_seq": skip.to_seq }));
+    if args.yes && !accept::accept(&db, &row, skip).await? {
+        bail!("partition {} has changed in the meantime: look again", args.partition);
+    }
+    if args.json {
+        return json(
+            out,
+            &json!({
+                "partition": row.partition, "stopped_reason": reason, "skipped": skipped,
+                "accepted": args.yes,
+            }),
+        );
+    }
+    writeln!(out, "partition {} is stopped: {reason}", args.partition)?;
+    let what = match (&skipped, skip) {
+        (Some(skipped), _) => format!(
+            "goes on without the messages {} to {}, which are gone; that is on record",
+            skipped["from_seq"], skipped["to_seq"]
+        ),
+        (None, Some(_)) => "goes on; nothing that was not applied is missing".to_owned(),
+        (None, None) => "goes on with a new count of dead letters; nothing is skipped".to_owned(),
+    };
+    if args.yes {
+        writeln!(out, "accepted: it {what}; a worker takes it up within half a minute")?;
+    } else {
+        writeln!(out, "with --yes it {what}; nothing has changed yet")?;
+    }
+    Ok(())
+}
+
+enum Way {
+    /// Nothing is missing; only the count of dead letters is in the way.
+    Open,
+    Skip(Skip),
+}
+
+/// Finds out from the stream itself what going on would skip.
+///
+/// A stream that was recreated, or lost its tail, counts its messages from below the checkpoint
+/// again, and the positions that it gives them are taken by events that were applied. There is no
+/// way on in this database that would not mix up the two.
+async fn examine(jetstream: &jetstream::Context, row: &Row, reason: &str) -> anyhow::Result<Way> {
+    const REFUSED: &str = "its positions are taken by what was applied before, so this database \
+                           can't go on with it; bring the right stream back, or give the workers an \
+                           empty database, which they fill from this stream, and keep the old one \
+                           to look things up";
+    let stream = jetstream
+        .get_stream(Partition::new(u16::try_from(row.partition)?).stream())
+        .await
+        .context("the stream is not described")?;
+    let info = stream.cached_info();
+    ensure!(has_leader(info), "the stream has no leader now: try again when it has one");
+    let created = micros(info.created);
+    let (first, last) = (info.state.first_sequence, info.state.last_sequence);
+    let applied = u64::try_from(row.applied_seq)?;
+    if row.stream_created_at.is_some_and(|known| known != created) {
+        bail!("the stream was recreated: {REFUSED}");
+    }
+    if last < applied {
+        bail!("the stream ends at {last}, but {applied} was applied: {REFUSED}");
+    }
+    let accepted = row.accepted_seq == Some(row.applied_seq);
+    let mut is_proven = applied == 0 || accepted;
+    if !is_proven && first <= applied {
+        match stream.get_raw_message(applied).await {
+            Ok(message) => {
+                let found = message.headers.get(async_nats::header::NATS_MESSAGE_ID);
+                if found.map(|id| kept_msg_id(id.as_str())) != row.applied_msg_id {
+                    bail!("the message {applied} is not the one that was applied: {REFUSED}");
+                }
+                is_proven = true;
+            }
+            Err(error) if is_missing(&error) => {}
+            Err(error) => return Err(error).context("the message at the checkpoint"),
+        }
+    }
+    let next = match stream.get_first_raw_message_by_subject(">", applied + 1).await {
+        Ok(message) => message.sequence,
+        Err(error) if is_missing(&error) => last + 1,
+        Err(error) => return Err(error).context("the message after the checkpoint"),
+    };
+    if is_proven && next == applied + 1 {
+        if reason.starts_with(DEAD_LETTERS) {
+            return Ok(Way::Open);
+        }
+        bail!("nothing is missing any more: a worker goes on by itself within half a minute");
+    }
+    Ok(Way::Skip(Skip { to_seq: i64::try_from(next)? - 1, stream_created_at: created }))
+}
+
+fn is_missing(error: &async_nats::jetstream::stream::RawMessageError) -> bool {
+    matches!(error.kind(), RawMessageErrorKind::NoMessageFound)
+}

@@ -1,0 +1,157 @@
+//! `ackline prune`: removes finished jobs that are old and of which the streams hold nothing any
+//! more, so that a replay of what the streams hold still finds every job that it concerns.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::Context;
+use async_nats::jetstream;
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::Args;
+use serde::Serialize;
+use shared::broker::BrokerArgs;
+use shared::config::duration;
+use shared::partition::Partition;
+use shared::stream;
+use worker::partition::feed::micros;
+use worker::process::settings::DatabaseArgs;
+use worker::store::connection::Purpose;
+use worker::store::prune::{self, Removed};
+use worker::store::{read, schema};
+
+use super::{broker, checked, open};
+use crate::output::print::json;
+use crate::output::{Bars, Output};
+
+/// `ackline prune`.
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// The database.
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// The broker: what its streams still hold is kept.
+    #[command(flatten)]
+    broker: BrokerArgs,
+    /// For how long a job must not have changed, such as 30d.
+    #[arg(long, value_parser = duration)]
+    older_than: Duration,
+    /// Only count.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON instead of a sentence.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Jobs that are looked at together, and removed in one transaction a partition.
+const BATCH: u64 = 500;
+
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    dry_run: bool,
+    older_than: Option<DateTime<Utc>>,
+    jobs: u64,
+    job_events: u64,
+    /// Old enough, but something of them is in a stream or among the dead letters.
+    kept: u64,
+    /// Why all jobs of a partition are kept.
+    kept_partitions: BTreeMap<String, String>,
+}
+
+/// Runs the command and prints on `out`.
+///
+/// # Errors
+/// When the database or the broker can't be reached, or fails; what was removed until then stays
+/// removed.
+pub async fn run(args: &Prune, bars: &Bars, out: &mut Output<impl Write>) -> anyhow::Result<()> {
+    let (database, servers) = checked(&args.database, &args.broker)?;
+    let db = open(&database, Purpose::Change).await?;
+    let jetstream = broker(&servers).await?;
+
+    let mut report = Report { dry_run: args.dry_run, ..Report::default() };
+    let first_stored =
+        first_stored(&jetstream, &schema::partitions(&db).await?, &mut report).await?;
+    let age = TimeDelta::from_std(args.older_than).context("--older-than is too long")?;
+    let cutoff = read::now(&db)
+        .await?
+        .checked_sub_signed(age)
+        .context("--older-than is before the calendar begins")?;
+    report.older_than = Some(cutoff);
+
+    let bar = bars.begin("pruning", "jobs");
+    if bar.progress.is_heard() {
+        bar.progress.remaining(prune::count(&db, cutoff).await?);
+    }
+    let mut after = String::new();
+    loop {
+        let candidates = prune::candidates(&db, cutoff, &after, BATCH).await?;
+        let Some(last) = candidates.last() else { break };
+        after.clone_from(&last.id);
+        let found = candidates.len() as u64;
+        let mut by_partition: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+        for candidate in candidates {
+            by_partition.entry(candidate.partition).or_default().push(candidate.id);
+        }
+        let mut removed = Removed::default();
+        for (partition, ids) in by_partition {
+            let Some(first) = first_stored.get(&partition) else { continue };
+            let part = prune::remove(&db, partition, &ids, cutoff, *first, args.dry_run).await?;
+            removed.jobs += part.jobs;
+            removed.events += part.events;
+        }
+        report.jobs += removed.jobs;
+        report.job_events += removed.events;
+        report.kept += found - removed.jobs;
+        bar.progress.done(found);
+    }
+    drop(bar);
+
+    if args.json {
+        return json(out, &report);
+    }
+    let verb = if args.dry_run { "would be removed" } else { "removed" };
+    writeln!(out, "{} jobs with {} events {verb}", report.jobs, report.job_events)?;
+    if report.kept > 0 {
+        writeln!(
+            out,
+            "{} jobs kept, although old enough: the streams or the dead letters hold something of \
+             them",
+            report.kept
+        )?;
+    }
+    for (partition, reason) in &report.kept_partitions {
+        writeln!(out, "all jobs of partition {partition} kept: {reason}")?;
+    }
+    Ok(())
+}
+
+/// The first sequence that each stream holds. A stream that is not the one that was applied says
+/// nothing about the positions in the database.
+async fn first_stored(
+    jetstream: &jetstream::Context,
+    rows: &[worker::entity::partition::Model],
+    report: &mut Report,
+) -> anyhow::Result<HashMap<i32, i64>> {
+    let mut first_stored = HashMap::new();
+    for row in rows.iter().filter(|row| row.applied_seq > 0) {
+        let partition = Partition::new(u16::try_from(row.partition)?);
+        let info = stream::find(jetstream, partition)
+            .await
+            .with_context(|| format!("the broker does not describe {}", partition.stream()))?;
+        let first = info
+            .filter(|info| row.stream_created_at == Some(micros(info.created)))
+            .filter(|info| info.state.last_sequence >= row.applied_seq.unsigned_abs())
+            .and_then(|info| i64::try_from(info.state.first_sequence).ok());
+        match first {
+            Some(first) => {
+                first_stored.insert(row.partition, first);
+            }
+            None => {
+                let reason = "its stream is not the one that was applied, or has lost something";
+                report.kept_partitions.insert(partition.to_string(), reason.to_owned());
+            }
+        }
+    }
+    Ok(first_stored)
+}

@@ -1,0 +1,344 @@
+//! `ackline send`: sends one signed callback, with the retries of a workflow.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+use clap::{ArgGroup, Args};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
+use hyper::{HeaderMap, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::{Map, Value};
+use shared::callback::MAX_HEARTBEAT_TIMEOUT_S;
+use shared::config::{Invalid, Problems, duration};
+use shared::tls;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+use url::Url;
+
+use ingress::clock;
+
+use super::sign::{Signer, Signing, random_id};
+
+/// Longer than ingress takes for any answer.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(30);
+const ANSWER_BYTES: usize = 64 * 1024;
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// What to send, and where.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["status", "heartbeat"])))]
+pub struct Send {
+    /// Where callbacks are taken.
+    #[arg(long, env = "CALLBACK_URL", default_value = "http://127.0.0.1:8080/api/webhooks/github")]
+    url: String,
+    /// The job that the callback is about.
+    #[arg(long)]
+    job_id: String,
+    /// The status to report.
+    #[arg(long, value_parser = ["queued", "provisioning", "running", "failed"])]
+    status: Option<String>,
+    /// Report that the job is alive.
+    #[arg(long)]
+    heartbeat: bool,
+    /// The workflow run that speaks.
+    #[arg(long)]
+    workflow_run_id: Option<String>,
+    /// Which attempt of that run.
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
+    run_attempt: Option<i32>,
+    /// Why it failed.
+    #[arg(long)]
+    error: Option<String>,
+    /// The step that failed.
+    #[arg(long)]
+    failed_step: Option<String>,
+    /// Who provisions.
+    #[arg(long)]
+    agent_id: Option<String>,
+    /// Where it is provisioned.
+    #[arg(long)]
+    region: Option<String>,
+    /// For how many seconds the job may be silent before it is presumed failed.
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..=MAX_HEARTBEAT_TIMEOUT_S as i64))]
+    heartbeat_timeout_s: Option<i32>,
+    /// The callback's idempotency key; random without it.
+    #[arg(long)]
+    event_id: Option<String>,
+    /// How to sign.
+    #[command(flatten)]
+    signing: Signing,
+    /// How long to go on trying; 0 for a single attempt.
+    #[arg(long, default_value = "60s")]
+    retry_for: String,
+}
+
+/// Sends the callback until it is answered for good, and prints that answer.
+///
+/// # Errors
+/// [`Invalid`] arguments; a refusal; or no acceptance within `--retry-for`.
+pub async fn run(args: &Send) -> anyhow::Result<()> {
+    let mut problems = Problems::default();
+    let signer = Signer::new(&args.signing, &mut problems, |name| std::env::var_os(name));
+    let sender = Sender::new(args, signer, problems)?;
+    let end = Instant::now() + sender.retry_for;
+    let mut pause = RETRY_MIN;
+    loop {
+        let (why, wait) = match sender.attempt().await {
+            Ok(answer) => {
+                let text = String::from_utf8_lossy(&answer.body);
+                writeln!(std::io::stdout(), "{}", text.trim_end())?;
+                if answer.status == StatusCode::OK {
+                    return Ok(());
+                }
+                if !is_retryable(answer.status) {
+                    bail!("the callback was refused: {}", answer.status);
+                }
+                (answer.status.to_string(), answer.retry_after)
+            }
+            Err(why) => (format!("{why:#}"), None),
+        };
+        let wait = wait.unwrap_or_default().max(pause);
+        if Instant::now().checked_add(wait).is_none_or(|next| next > end) {
+            bail!("gave up: {why}");
+        }
+        writeln!(std::io::stderr(), "trying again in {wait:?}: {why}")?;
+        sleep(wait).await;
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+struct Sender {
+    url: Url,
+    /// For https.
+    tls: Option<TlsConnector>,
+    signer: Signer,
+    /// The callback's idempotency key, the same for each attempt.
+    event_id: String,
+    /// The body but for the time, which is each attempt's own.
+    fields: Map<String, Value>,
+    retry_for: Duration,
+}
+
+struct Answered {
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    body: Bytes,
+}
+
+impl Sender {
+    fn new(args: &Send, signer: Option<Signer>, mut problems: Problems) -> Result<Self, Invalid> {
+        let url = problems.take("--url", target(&args.url));
+        let is_secure = url.as_ref().is_some_and(|url| url.scheme() == "https");
+        let tls = if is_secure { problems.take("--url", tls::connector(None)) } else { None };
+        let retry_for = match args.retry_for.trim() {
+            "0" => Some(Duration::ZERO),
+            text => problems.take("--retry-for", duration(text)),
+        };
+        let event_id = args.event_id.clone().unwrap_or_else(random_id);
+        if let Some(signer) = &signer {
+            problems.take("--event-id", signer.check_id(&event_id));
+        }
+        let fields = fields(args, &event_id);
+        // The answer would be the same, only later.
+        let checked = shared::callback::parse(&body(&fields, DateTime::UNIX_EPOCH));
+        problems.take("the callback would be refused", checked);
+        let sender = (|| {
+            let (url, retry_for) = (url?, retry_for?);
+            Some(Self { url, tls, signer: signer?, event_id, fields, retry_for })
+        })();
+        problems.finish(sender)
+    }
+
+    async fn attempt(&self) -> anyhow::Result<Answered> {
+        let now = clock::now();
+        let body = body(&self.fields, now);
+        let mut request = Request::post(self.path_and_query())
+            .header(HOST, self.url.authority())
+            .header(CONTENT_TYPE, "application/json");
+        for (name, value) in self.signer.headers(&body, &self.event_id, now) {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(Bytes::from(body)))?;
+        let answered = timeout(ATTEMPT_LIMIT, self.connect_and_send(request)).await;
+        answered.unwrap_or_else(|_| bail!("no answer within {ATTEMPT_LIMIT:?}"))
+    }
+
+    async fn connect_and_send(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Answered> {
+        let host = self.url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let port = self.url.port_or_known_default().unwrap_or(80);
+        let stream = TcpStream::connect((host.as_str(), port)).await.context("can't connect")?;
+        match &self.tls {
+            None => exchange(stream, request).await,
+            Some(tls) => {
+                let stream = tls.connect(ServerName::try_from(host)?, stream).await;
+                exchange(stream.context("TLS")?, request).await
+            }
+        }
+    }
+
+    fn path_and_query(&self) -> String {
+        match self.url.query() {
+            Some(query) => format!("{}?{query}", self.url.path()),
+            None => self.url.path().to_owned(),
+        }
+    }
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + std::marker::Send + 'static,
+    request: Request<Full<Bytes>>,
+) -> anyhow::Result<Answered> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let response = sender.send_request(request).await?;
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, ANSWER_BYTES).collect().await;
+    let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
+    connection.abort();
+    Ok(Answered { status: head.status, retry_after: retry_after(&head.headers), body })
+}
+
+fn target(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("holds a user or a password, which nobody would see: remove it".into());
+    }
+    match url.scheme() {
+        "http" | "https" if url.has_host() => Ok(url),
+        _ => Err(format!("\"{text}\" is not a URL like https://host/path")),
+    }
+}
+
+fn fields(args: &Send, event_id: &str) -> Map<String, Value> {
+    let texts = [
+        ("job_id", Some(args.job_id.as_str())),
+        ("status", args.status.as_deref()),
+        ("workflow_run_id", args.workflow_run_id.as_deref()),
+        ("error", args.error.as_deref()),
+        ("failed_step", args.failed_step.as_deref()),
+        ("agent_id", args.agent_id.as_deref()),
+        ("region", args.region.as_deref()),
+        ("event_id", Some(event_id)),
+    ];
+    let mut fields: Map<String, Value> = texts
+        .into_iter()
+        .filter_map(|(name, text)| Some((name.to_owned(), Value::from(text?))))
+        .collect();
+    if args.heartbeat {
+        fields.insert("type".into(), "heartbeat".into());
+    }
+    for (name, number) in
+        [("run_attempt", args.run_attempt), ("heartbeat_timeout_s", args.heartbeat_timeout_s)]
+    {
+        if let Some(number) = number {
+            fields.insert(name.to_owned(), number.into());
+        }
+    }
+    fields
+}
+
+fn body(fields: &Map<String, Value>, sent_at: DateTime<Utc>) -> Vec<u8> {
+    let mut fields = fields.clone();
+    let sent_at = sent_at.to_rfc3339_opts(SecondsFormat::Micros, true);
+    fields.insert("sent_at".into(), sent_at.into());
+    Value::Object(fields).to_string().into_bytes()
+}
+
+/// The statuses that `curl --retry` tries again.
+fn is_retryable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use shared::callback::{Kind, Status, parse};
+
+    use super::*;
+    use crate::{Cli, Command};
+
+    fn sender(args: &[&str]) -> Result<Sender, String> {
+        let args = [&["ackline", "send"], args].concat();
+        let cli = Cli::try_parse_from(args).map_err(|error| error.to_string())?;
+        let Command::Send(args) = cli.command else { panic!("not send") };
+        let variable = |name: &str| (name == "CALLBACK_SECRET").then(|| "s".into());
+        let mut problems = Problems::default();
+        let signer = Signer::new(&args.signing, &mut problems, variable);
+        Sender::new(&args, signer, problems).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_sent_is_a_callback() {
+        let sender = sender(&[
+            "--job-id=j",
+            "--status=failed",
+            "--workflow-run-id=7",
+            "--run-attempt=2",
+            "--error=quota",
+            "--failed-step=apply",
+            "--heartbeat-timeout-s=7200",
+            "--url=http://[::1]:80/hook?x=1",
+        ])
+        .unwrap();
+        let now = DateTime::from_timestamp_micros(1_700_000_000_000_001).unwrap();
+        let callback = parse(&body(&sender.fields, now)).unwrap();
+        assert_eq!(callback.kind, Kind::Status(Status::Failed));
+        assert_eq!(callback.workflow_run_id.as_deref(), Some("7"));
+        assert_eq!(callback.run_attempt, Some(2));
+        assert_eq!(callback.failed_step.as_deref(), Some("apply"));
+        assert_eq!(callback.heartbeat_timeout_s, Some(7200));
+        assert_eq!(callback.sent_at, Some(now));
+        // Each attempt is made from the same fields.
+        assert!(callback.event_id.is_some_and(|id| id.len() == 32));
+        assert_eq!(sender.path_and_query(), "/hook?x=1");
+    }
+
+    #[test]
+    fn a_heartbeat_needs_no_status() {
+        let sender = sender(&["--job-id=j", "--heartbeat", "--event-id=e"]).unwrap();
+        let callback = parse(&body(&sender.fields, DateTime::UNIX_EPOCH)).unwrap();
+        assert_eq!((callback.kind, callback.event_id), (Kind::Heartbeat, Some("e".into())));
+    }
+
+    #[test]
+    fn bad_arguments_are_named() {
+        for (args, named) in [
+            (&["--job-id=j"][..], "--status"),
+            (&["--job-id=j", "--status=done"], "provisioning"),
+            (&["--job-id=j", "--status=running", "--heartbeat"], "cannot be used with"),
+            (&["--heartbeat"], "--job-id"),
+            (&["--job-id=", "--heartbeat"], "Missing job_id"),
+            (&["--job-id=a\nb", "--heartbeat"], "Invalid job_id"),
+            (&["--job-id=j", "--heartbeat", "--event-id="], "Invalid event_id"),
+            (&["--job-id=j", "--heartbeat", "--run-attempt=0"], "--run-attempt"),
+            (&["--job-id=j", "--heartbeat", "--url=ftp://x/"], "--url"),
+            (&["--job-id=j", "--heartbeat", "--url=http://a:b@x/"], "user or a password"),
+            (&["--job-id=j", "--heartbeat", "--url=x"], "--url"),
+            (&["--job-id=j", "--heartbeat", "--scheme=sha1"], "--scheme"),
+            (&["--job-id=j", "--heartbeat", "--key=other"], "--key"),
+            (&["--job-id=j", "--heartbeat", "--scheme=standard", "--event-id=a b"], "--event-id"),
+            (&["--job-id=j", "--heartbeat", "--retry-for=never"], "--retry-for"),
+        ] {
+            let problem = sender(args).err().expect("refused");
+            assert!(problem.contains(named), "{args:?}: {problem}");
+        }
+        assert_eq!(
+            sender(&["--job-id=j", "--heartbeat", "--retry-for=0"]).unwrap().retry_for,
+            Duration::ZERO
+        );
+    }
+}

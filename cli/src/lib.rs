@@ -1,0 +1,79 @@
+//! `ackline`: everything that a person types.
+
+pub mod commands;
+mod output;
+
+pub use output::{Bars, Output};
+
+use clap::{Parser, Subcommand};
+
+use commands::{
+    audit, dead_letters, jobs, migrate, partitions, prune, rebuild, send, sign, status,
+};
+
+/// Runs Ackline, and looks after it.
+#[derive(Debug, Parser)]
+#[command(name = "ackline", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `ackline` does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create the schema and the streams, or check them.
+    Migrate(migrate::Migrate),
+    /// Say whether everything is in order: jobs, partitions, dead letters, refusals. Exits 1 with
+    /// what needs somebody if not.
+    Status(status::Status),
+    /// Look at jobs.
+    #[command(subcommand)]
+    Jobs(jobs::Jobs),
+    /// Send a signed callback, as the workflow does.
+    Send(Box<send::Send>),
+    /// Print the signature of a body.
+    Sign(sign::Sign),
+    /// Prove that what was accepted is what was applied. Exits 1 with the differences if not.
+    Audit(audit::Audit),
+    /// Fold the streams into an empty database, or show what one job would be.
+    Rebuild(rebuild::Rebuild),
+    /// Look at what could not be applied, and decide what becomes of it.
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLetters),
+    /// Look at partitions, and let a stopped one go on.
+    #[command(subcommand)]
+    Partitions(partitions::Partitions),
+    /// Remove finished jobs that are old and of which the streams hold nothing any more.
+    Prune(prune::Prune),
+}
+
+/// Does what was asked for.
+///
+/// # Errors
+/// What the command says.
+pub async fn run(command: Command, bars: &Bars) -> anyhow::Result<()> {
+    match command {
+        Command::Migrate(args) => migrate::run(&args).await,
+        Command::Status(args) => status::run(&args, &mut Output::stdout()).await,
+        Command::Jobs(command) => jobs::run(&command, &mut Output::stdout()).await,
+        Command::Send(args) => send::run(&args).await,
+        Command::Sign(args) => sign::run(&args),
+        Command::Audit(args) => audit::run(&args, bars, &mut Output::stdout()).await,
+        Command::Rebuild(args) => rebuild::run(&args, bars, &mut Output::stdout()).await,
+        Command::DeadLetters(command) => dead_letters::run(&command, &mut Output::stdout()).await,
+        Command::Partitions(command) => partitions::run(&command, &mut Output::stdout()).await,
+        Command::Prune(args) => prune::run(&args, bars, &mut Output::stdout()).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_can_be_built() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,41 @@
+//! The program `ackline`.
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::commands::watch::Unfinished;
+use cli::{Bars, Cli};
+use shared::config::Invalid;
+use shared::telemetry;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let bars = Bars::on_stderr();
+    let beside = bars.clone();
+    telemetry::init_logs_to(move || beside.beside());
+    let Err(error) = cli::run(Cli::parse().command, &bars).await else { return ExitCode::SUCCESS };
+    if is_closed_pipe(&error) {
+        return ExitCode::SUCCESS;
+    }
+    #[expect(clippy::print_stderr, reason = "the last words of a command are for its caller")]
+    {
+        eprintln!("ackline: {error:#}");
+    }
+    if error.is::<Invalid>() {
+        ExitCode::from(2)
+    } else if error.is::<Unfinished>() {
+        ExitCode::from(3)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Whoever read the output has had enough, as with `| head`.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}

@@ -1,0 +1,123 @@
+//! Standard output: the terminal of a person, or what a program reads.
+
+mod bars;
+pub(crate) mod print;
+
+pub use bars::Bars;
+
+use std::io::{self, IsTerminal, StdoutLock, Write};
+
+use worker::entity::job::Status;
+
+/// Where a command writes to, and what may be written there.
+#[derive(Debug)]
+pub struct Output<W> {
+    writer: W,
+    is_terminal: bool,
+    has_colours: bool,
+}
+
+/// The colours that the console has, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Colour {
+    Dim,
+    Yellow,
+    Green,
+    Red,
+}
+
+impl Output<StdoutLock<'static>> {
+    /// Standard output. A terminal that can't move its cursor counts as none; colours are for
+    /// terminals, unless `NO_COLOR` is set (<https://no-color.org>).
+    #[must_use]
+    pub fn stdout() -> Self {
+        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let is_terminal = io::stdout().is_terminal() && !is_dumb;
+        let has_colours = is_terminal && !is_set("NO_COLOR");
+        Self { writer: io::stdout().lock(), is_terminal, has_colours }
+    }
+}
+
+impl<W> Output<W> {
+    /// Whether a person sits before it.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
+    /// How many columns and rows the terminal has.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+        let known = size.filter(|size| size.ws_col > 0 && size.ws_row > 0);
+        known.map_or((80, 24), |size| (size.ws_col.into(), size.ws_row.into()))
+    }
+
+    /// The text in that colour, or as it is where there are none. Its width stays the same.
+    pub(crate) fn paint(&self, text: &str, colour: Option<Colour>) -> String {
+        match colour.filter(|_| self.has_colours && !text.is_empty()) {
+            None => text.to_owned(),
+            Some(colour) => format!("\x1b[{}m{text}\x1b[0m", colour.code()),
+        }
+    }
+}
+
+impl<W: Write> Write for Output<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writer.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+impl Colour {
+    fn code(self) -> u8 {
+        match self {
+            Self::Dim => 2,
+            Self::Red => 31,
+            Self::Green => 32,
+            Self::Yellow => 33,
+        }
+    }
+}
+
+impl From<Status> for Colour {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Queued => Self::Dim,
+            Status::Provisioning => Self::Yellow,
+            Status::Running => Self::Green,
+            Status::Failed => Self::Red,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// What a command writes, on a terminal with colours or elsewhere.
+    pub(crate) fn written(
+        has_colours: bool,
+        write: impl FnOnce(&mut Output<Vec<u8>>) -> io::Result<()>,
+    ) -> String {
+        let mut out = Output { writer: Vec::new(), is_terminal: has_colours, has_colours };
+        write(&mut out).unwrap();
+        String::from_utf8(out.writer).unwrap()
+    }
+
+    #[test]
+    fn only_a_terminal_is_painted() {
+        let said = |has_colours| {
+            written(has_colours, |out| {
+                let text = out.paint("failed", Some(Status::Failed.into()));
+                let plain = out.paint("-", None);
+                let nothing = out.paint("", Some(Colour::Dim));
+                write!(out, "{text} {plain} {nothing}")
+            })
+        };
+        assert_eq!(said(false), "failed - ");
+        assert_eq!(said(true), "\x1b[31mfailed\x1b[0m - ");
+    }
+}

@@ -1,0 +1,273 @@
+//! Applies a batch in one transaction: fence, load, fold, write, commit.
+
+pub mod internal;
+pub mod redrive;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
+use shared::partition::Partition;
+
+use crate::rules::batch::{self, Decision, InRow, Plan};
+use crate::rules::event::{
+    Action, Content, Incoming, MAX_REASON_BYTES, Order, decode_again, without_nul,
+};
+use crate::rules::known_refusals::KnownRefusals;
+use crate::store::batch::{Checkpoint, Ownership};
+use crate::store::{self, StoreError, connection, dead_letters};
+
+/// Why a batch was not applied. Nothing of it has taken effect, unless `Failed` says that the
+/// commit's outcome is unknown; acquiring the partition anew finds out.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Another process owns the partition.
+    #[error("another worker owns the partition")]
+    Fenced,
+    /// The batch would leave more dead letters in a row than a sound deployment has.
+    #[error("too many dead letters in a row")]
+    DeadLetterLimit,
+    /// The database failed; back off and begin anew.
+    #[error("the database failed: {0}")]
+    Failed(#[from] DbErr),
+}
+
+/// What a batch did.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// How many events had which effect.
+    pub effects: BTreeMap<&'static str, u64>,
+    /// How many of them were ignored for which reason.
+    pub ignored: BTreeMap<&'static str, u64>,
+    /// What was decided of each, in the order in which it was.
+    pub decisions: Vec<Decision>,
+    /// Dead letters that were tried again, and what was held behind them.
+    pub redriven: Vec<Incoming>,
+    in_row: InRow,
+}
+
+impl Applied {
+    fn add(&mut self, plan: Plan) {
+        for (effect, count) in plan.effects {
+            *self.effects.entry(effect).or_default() += count;
+        }
+        for (reason, count) in plan.ignored {
+            *self.ignored.entry(reason).or_default() += count;
+        }
+        if self.decisions.is_empty() {
+            self.decisions = plan.decisions;
+        } else {
+            self.decisions.extend(plan.decisions);
+        }
+        self.in_row.then(plan.in_row);
+    }
+}
+
+/// What applying goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The partition that is applied.
+    pub partition: Partition,
+    /// How many partitions there are.
+    pub partitions: u16,
+    /// What a batch renews the lease by.
+    pub lease: Duration,
+    /// How many dead letters may follow each other.
+    pub dead_letter_limit: i32,
+}
+
+/// Applies the entries of messages that follow the checkpoint, up to `checkpoint`, and moves `mine`
+/// along.
+///
+/// Poison policy: a callback that the database refuses whenever it is tried becomes a dead letter
+/// in the checkpoint's transaction, and later callbacks of its job are held behind it; all other
+/// jobs go on. Any other fault of the database is tried again, for ever, by the caller.
+///
+/// # Errors
+/// [`ApplyError`].
+pub async fn apply(
+    db: &DatabaseConnection,
+    mine: &mut Ownership,
+    checkpoint: &Checkpoint<'_>,
+    incoming: &[Incoming],
+    known_refusals: &KnownRefusals,
+    limits: Limits,
+) -> Result<Applied, ApplyError> {
+    // Savepoints cost two round trips, so only a batch that was refused pays for them.
+    let attempt = |bisect| attempt(db, mine, incoming, checkpoint, known_refusals, limits, bisect);
+    let applied = match attempt(false).await {
+        Err(Refusal::Refused(_)) => attempt(true).await,
+        other => other,
+    };
+    let applied = applied.map_err(|refusal| match refusal {
+        // Not even the dead letter: nothing that another try could not mend.
+        Refusal::Refused(error) => error.into(),
+        Refusal::Apply(error) => error,
+    })?;
+    mine.applied_seq = checkpoint.seq;
+    mine.dead_letters_in_row = applied.in_row.now;
+    Ok(applied)
+}
+
+enum Refusal {
+    /// The database refuses something in the batch whenever it is tried.
+    Refused(DbErr),
+    Apply(ApplyError),
+}
+
+impl From<DbErr> for Refusal {
+    fn from(error: DbErr) -> Self {
+        match StoreError::from(error) {
+            StoreError::Deterministic(error) => Self::Refused(error),
+            StoreError::Transient(error) => Self::Apply(error.into()),
+        }
+    }
+}
+
+async fn attempt(
+    db: &DatabaseConnection,
+    mine: &Ownership,
+    incoming: &[Incoming],
+    checkpoint: &Checkpoint<'_>,
+    known_refusals: &KnownRefusals,
+    limits: Limits,
+    bisect: bool,
+) -> Result<Applied, Refusal> {
+    let transaction = connection::begin(db).await?;
+    if !store::batch::fence(&transaction, mine, checkpoint, limits.lease).await? {
+        return Err(Refusal::Apply(ApplyError::Fenced));
+    }
+    let before = mine.dead_letters_in_row;
+    let mut applied = Applied { in_row: InRow::from(before), ..Applied::default() };
+    let mut target =
+        Target { transaction: &transaction, known_refusals, limits, bisect, applied: &mut applied };
+    for part in incoming.split_inclusive(|one| matches!(one.content, Content::Order(_))) {
+        let (events, order) = match part.split_last() {
+            Some((asked, events)) => match &asked.content {
+                Content::Order(order) => (events, Some((asked, order))),
+                _ => (part, None),
+            },
+            None => (part, None),
+        };
+        target.apply(events).await?;
+        if let Some((asked, order)) = order {
+            target.redrive(asked, order).await?;
+        }
+    }
+    if applied.in_row.most > limits.dead_letter_limit {
+        return Err(Refusal::Apply(ApplyError::DeadLetterLimit));
+    }
+    if applied.in_row.now != before {
+        store::batch::set_in_row(&transaction, mine.partition, applied.in_row.now).await?;
+    }
+    // A commit whose answer is lost may have happened: it is never sorted as a refusal.
+    transaction.commit().await.map_err(|error| Refusal::Apply(error.into()))?;
+    Ok(applied)
+}
+
+/// Where a batch is applied to.
+struct Target<'a> {
+    transaction: &'a DatabaseTransaction,
+    known_refusals: &'a KnownRefusals,
+    limits: Limits,
+    bisect: bool,
+    applied: &'a mut Applied,
+}
+
+impl Target<'_> {
+    fn partition(&self) -> i32 {
+        i32::from(self.limits.partition.number())
+    }
+
+    async fn apply(&mut self, events: &[Incoming]) -> Result<(), DbErr> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        if self.bisect {
+            return self.halve(events).await;
+        }
+        let plan = self.fold(self.transaction, events).await?;
+        self.applied.add(plan);
+        Ok(())
+    }
+
+    async fn fold(
+        &self,
+        transaction: &DatabaseTransaction,
+        events: &[Incoming],
+    ) -> Result<Plan, DbErr> {
+        let known = store::batch::load(transaction, events).await?;
+        let plan = batch::fold(
+            known,
+            events,
+            self.known_refusals,
+            self.partition(),
+            self.applied.in_row.now,
+        );
+        store::batch::write(transaction, &plan).await?;
+        Ok(plan)
+    }
+
+    /// Applies in halves, each in a savepoint, down to the one callback that is refused.
+    async fn halve(&mut self, events: &[Incoming]) -> Result<(), DbErr> {
+        let savepoint = self.transaction.begin().await?;
+        let error = match self.fold(&savepoint, events).await {
+            Ok(plan) => {
+                savepoint.commit().await?;
+                self.applied.add(plan);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        savepoint.rollback().await?;
+        let refused = match StoreError::from(error) {
+            StoreError::Transient(error) => return Err(error),
+            refused @ StoreError::Deterministic(_) => refused,
+        };
+        let [one] = events else {
+            let (first, second) = events.split_at(events.len() / 2);
+            Box::pin(self.halve(first)).await?;
+            return Box::pin(self.halve(second)).await;
+        };
+        let in_row = self.applied.in_row.now;
+        let reason = without_nul(&refused.to_string(), MAX_REASON_BYTES);
+        let plan = batch::bury(one, self.partition(), in_row, &reason);
+        store::batch::write(self.transaction, &plan).await?;
+        self.applied.add(plan);
+        Ok(())
+    }
+
+    /// Does what operators ask of a dead letter, and goes on with what is held behind it. Every
+    /// callback is applied at its own position and time, so the rows become what they would have
+    /// been without the fault.
+    async fn redrive(&mut self, asked: &Incoming, order: &Order) -> Result<(), DbErr> {
+        let transaction = self.transaction;
+        let letter = dead_letters::dead(transaction, self.partition(), order.target).await?;
+        let letter = letter.filter(|letter| letter.refusals == order.refusal);
+        let job_id = letter.as_ref().map(|letter| letter.job_id.clone());
+        let job_id = job_id.as_ref().map(Option::as_deref);
+        let in_row = self.applied.in_row.now;
+        let plan = batch::record(asked, order, job_id, self.partition(), in_row);
+        store::batch::write(transaction, &plan).await?;
+        self.applied.add(plan);
+        let Some(letter) = letter else { return Ok(()) };
+
+        let mut letters = match &letter.job_id {
+            Some(job_id) => dead_letters::take_held(transaction, job_id).await?,
+            None => Vec::new(),
+        };
+        match order.action {
+            Action::Discard => dead_letters::discard(transaction, &letter).await?,
+            Action::Requeue => {
+                dead_letters::take(transaction, &letter).await?;
+                letters.insert(0, letter);
+            }
+        }
+        let Limits { partition, partitions, .. } = self.limits;
+        let again = |letter| decode_again(letter, partition, partitions);
+        let events: Vec<Incoming> = letters.into_iter().map(again).collect();
+        self.apply(&events).await?;
+        self.applied.redriven.extend(events);
+        Ok(())
+    }
+}

@@ -1,0 +1,183 @@
+//! What people decide about a dead letter. They tell the owner of its partition through the stream,
+//! so that it takes effect in order, and again when the stream is replayed.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use sea_orm::{DatabaseConnection, DbErr};
+use shared::partition::{MAX_PARTITIONS, Partition};
+use tokio::time::{Instant, sleep};
+
+use super::internal;
+use crate::entity::dead_letter::{Model as DeadLetter, State};
+use crate::rules::event::{Action, Order, Position};
+use crate::store::{dead_letters, schema};
+
+const POLL: Duration = Duration::from_millis(100);
+
+/// A dead letter's place, as `PARTITION/SEQUENCE/INDEX`; within addresses with `-` in place of `/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LetterId {
+    /// The partition.
+    pub partition: Partition,
+    /// The position in its stream.
+    pub position: Position,
+}
+
+impl LetterId {
+    /// The place of a letter.
+    #[must_use]
+    pub fn of(letter: &DeadLetter) -> Self {
+        let number = u16::try_from(letter.partition).unwrap_or_default();
+        let position = Position { seq: letter.seq, idx: letter.idx };
+        Self { partition: Partition::new(number), position }
+    }
+
+    /// The form that stands in addresses.
+    #[must_use]
+    pub fn in_address(&self) -> String {
+        format!("{}-{}-{}", self.partition, self.position.seq, self.position.idx)
+    }
+}
+
+impl std::str::FromStr for LetterId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let read = || {
+            let mut parts = text.split(['/', '-']);
+            let partition = parts.next()?.parse().ok().filter(|number| *number < MAX_PARTITIONS)?;
+            let position =
+                Position { seq: parts.next()?.parse().ok()?, idx: parts.next()?.parse().ok()? };
+            parts
+                .next()
+                .is_none()
+                .then_some(Self { partition: Partition::new(partition), position })
+        };
+        read().ok_or_else(|| format!("\"{text}\" is not PARTITION/SEQUENCE/INDEX like 03/17/0"))
+    }
+}
+
+impl std::fmt::Display for LetterId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.partition, self.position.seq, self.position.idx)
+    }
+}
+
+/// Why an order was not given.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// Nothing is there.
+    #[error("there is no dead letter at {0}: see `ackline dead-letters list`")]
+    NotThere(LetterId),
+    /// Somebody has decided before.
+    #[error("{0} is discarded already")]
+    Discarded(LetterId),
+    /// It waits for another one.
+    #[error(
+        "{place} is sound, but held behind a dead letter of its job {job_id:?}: decide about that one"
+    )]
+    Held {
+        /// The callback.
+        place: LetterId,
+        /// Its job.
+        job_id: String,
+    },
+    /// The database failed.
+    #[error("the database failed: {0}")]
+    Database(#[from] DbErr),
+    /// The stream did not take the order, or did so without saying it.
+    #[error("the stream has not confirmed the order, which may take effect all the same: {0:#}")]
+    Stream(anyhow::Error),
+}
+
+/// What has become of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Done {
+    /// The letter is applied, or ignored by the rules like any callback; it is not dead any more.
+    Applied,
+    /// The letter takes no effect.
+    Discarded,
+    /// It was tried again, in vain; why.
+    Refused(String),
+    /// No worker has reached the order yet; its sequence in the stream. It will take effect.
+    Waiting(i64),
+}
+
+/// Tells the owner of the partition, and waits until it has done it, for so long at the most.
+///
+/// # Errors
+/// [`OrderError`].
+pub async fn order(
+    db: &DatabaseConnection,
+    jetstream: &jetstream::Context,
+    place: LetterId,
+    action: Action,
+    wait: Duration,
+) -> Result<Done, OrderError> {
+    let letter = existing(db, place).await?;
+    match letter.state {
+        State::Dead => {}
+        State::Discarded => return Err(OrderError::Discarded(place)),
+        State::Held => {
+            let job_id = letter.job_id.unwrap_or_default();
+            return Err(OrderError::Held { place, job_id });
+        }
+    }
+    let seq = publish(jetstream, &letter, place, action).await.map_err(OrderError::Stream)?;
+
+    let deadline = Instant::now() + wait;
+    let number = usize::from(place.partition.number());
+    while schema::partitions(db).await?.get(number).is_none_or(|row| row.applied_seq < seq) {
+        if Instant::now() >= deadline {
+            return Ok(Done::Waiting(seq));
+        }
+        sleep(POLL).await;
+    }
+    let now = dead_letters::find(db, letter.partition, place.position).await?;
+    Ok(match (action, now) {
+        (Action::Requeue, Some(letter)) => Done::Refused(letter.reason),
+        (Action::Requeue, None) => Done::Applied,
+        (Action::Discard, _) => Done::Discarded,
+    })
+}
+
+/// The letter at a place.
+///
+/// # Errors
+/// That there is none, or the database failed.
+pub async fn existing(db: &DatabaseConnection, place: LetterId) -> Result<DeadLetter, OrderError> {
+    let letter =
+        dead_letters::find(db, i32::from(place.partition.number()), place.position).await?;
+    letter.ok_or(OrderError::NotThere(place))
+}
+
+async fn publish(
+    jetstream: &jetstream::Context,
+    letter: &DeadLetter,
+    place: LetterId,
+    action: Action,
+) -> anyhow::Result<i64> {
+    let (refusal, reason) = (letter.refusals, letter.reason.clone());
+    let body = Order { action, target: place.position, refusal, reason }.to_body();
+    #[expect(clippy::disallowed_methods, reason = "it is written down, and decides nothing")]
+    let received_ms = chrono::Utc::now().timestamp_millis();
+    let job_id = letter.job_id.as_deref().unwrap_or_default();
+    let entry = internal::entry("operator", job_id, received_ms, &body);
+    internal::publish(jetstream, place.partition, entry).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_read_as_it_is_printed() {
+        let place: LetterId = "03/17/0".parse().unwrap();
+        assert_eq!(place.to_string(), "03/17/0");
+        assert_eq!(place.in_address().parse(), Ok(place));
+        for bad in ["", "3/17", "3/17/0/1", "x/1/0", "100/1/0", "3/-/0", "3/1/99999999999"] {
+            assert!(bad.parse::<LetterId>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Reads a part of a partition's stream once, in order, without owning the partition: for looking,
+//! never for applying.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, ensure};
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::pull::{Config, Stream as Messages};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
+use async_nats::jetstream::stream::Stream;
+use futures::StreamExt;
+use tokio::time::{Instant, sleep};
+
+use crate::partition::feed::to_message;
+use crate::rules::event::Message;
+
+/// A message that is known to be there must come within this time.
+const MESSAGE_LIMIT: Duration = Duration::from_secs(30);
+/// The broker forgets the consumer of a reader that ended without a word.
+const INACTIVE_THRESHOLD: Duration = Duration::from_secs(60);
+/// How long to wait before the broker is asked again.
+const RETRY: Duration = Duration::from_millis(250);
+const PULL_MESSAGES: usize = 2000;
+const PULL_BYTES: usize = 8 * 1024 * 1024;
+
+/// What comes next in a stream.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// A message.
+    Message(Message),
+    /// Messages that are not there, by their sequences.
+    Missing {
+        /// The first one.
+        from: i64,
+        /// The last one.
+        to: i64,
+    },
+}
+
+/// The messages of a stream from one sequence to another, both included.
+pub(super) struct Range {
+    stream: Stream,
+    /// The consumer's name, and what it delivers, while there is one.
+    reading: Option<(String, Messages)>,
+    next: i64,
+    to: i64,
+    carried: Option<Message>,
+}
+
+impl Range {
+    /// What the stream holds from one sequence to another, where it must hold a message.
+    #[must_use]
+    pub(super) fn new(stream: Stream, from: i64, to: i64) -> Self {
+        Self { stream, reading: None, next: from, to, carried: None }
+    }
+
+    /// What comes next; none at the end.
+    ///
+    /// # Errors
+    /// When the broker fails, and does so for longer than an election takes.
+    pub(super) async fn next(&mut self) -> anyhow::Result<Option<Next>> {
+        if self.next > self.to {
+            return Ok(None);
+        }
+        let message = match self.carried.take() {
+            Some(message) => message,
+            None => self.deliver().await?,
+        };
+        ensure!(message.seq >= self.next, "the message {} came again", message.seq);
+        if message.seq > self.next {
+            let missing = Next::Missing { from: self.next, to: self.to.min(message.seq - 1) };
+            self.next = message.seq;
+            self.carried = Some(message);
+            return Ok(Some(missing));
+        }
+        self.next += 1;
+        Ok(Some(Next::Message(message)))
+    }
+
+    /// The next message there is. In a cluster the consumer goes with its node, and for a moment the
+    /// stream has no leader: then a new consumer goes on from here.
+    async fn deliver(&mut self) -> anyhow::Result<Message> {
+        let give_up = Instant::now() + MESSAGE_LIMIT;
+        loop {
+            let received = tokio::time::timeout_at(give_up, self.receive()).await;
+            match received.unwrap_or_else(|_| Err(anyhow!("the broker does not deliver"))) {
+                Ok(message) => return to_message(&message),
+                Err(error) if Instant::now() >= give_up => return Err(error),
+                Err(_) => {
+                    self.reading = None;
+                    sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> anyhow::Result<jetstream::Message> {
+        let (_, messages) = match &mut self.reading {
+            Some(reading) => reading,
+            None => self.reading.insert(begin(&self.stream, self.next).await?),
+        };
+        let delivered = messages.next().await.context("the broker ended the delivery")?;
+        delivered.context("the broker does not deliver")
+    }
+
+    /// Ends the reading.
+    pub(super) async fn close(self) {
+        let Some((consumer, messages)) = self.reading else { return };
+        drop(messages);
+        // The broker forgets it by itself when this fails.
+        let _ = self.stream.delete_consumer(&consumer).await;
+    }
+}
+
+/// Makes a consumer that reads from there on; its name, and what it delivers.
+async fn begin(stream: &Stream, from: i64) -> anyhow::Result<(String, Messages)> {
+    let consumer = format!("reader-{}", uuid::Uuid::new_v4().simple());
+    let messages = stream
+        .create_consumer(Config {
+            name: Some(consumer.clone()),
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: u64::try_from(from)? },
+            ack_policy: AckPolicy::None,
+            inactive_threshold: INACTIVE_THRESHOLD,
+            memory_storage: true,
+            num_replicas: 1,
+            ..Config::default()
+        })
+        .await
+        .context("the stream can't be read")?
+        .stream()
+        .max_messages_per_batch(PULL_MESSAGES)
+        .max_bytes_per_batch(PULL_BYTES)
+        .expires(Duration::from_secs(30))
+        .heartbeat(Duration::from_secs(5))
+        .messages()
+        .await
+        .context("the stream can't be read")?;
+    Ok((consumer, messages))
+}

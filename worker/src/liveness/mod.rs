@@ -1,0 +1,424 @@
+//! Notices the jobs that fell silent. The owner of a partition looks for them now and then, and
+//! tells the partition's stream of each; what comes of that is decided when it is applied, in order
+//! with the callbacks.
+//!
+//! After an outage everything looks silent. So an owner presumes nothing until it has been connected
+//! and up to date for as long as the job may be silent. Silence is measured on one clock, the
+//! broker's, which also gave the jobs their times. How long the owner has listened is measured by
+//! its own uninterrupted counting, and between owners by the database's clock.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::stream::Info;
+use bytes::BytesMut;
+use chrono::{DateTime, TimeDelta, Utc};
+use sea_orm::DatabaseConnection;
+use serde::Deserialize;
+use shared::bundle;
+use shared::partition::Partition;
+use shared::stream::{ContractError, has_leader};
+use tokio::time::Instant;
+
+use crate::apply::internal;
+use crate::entity::partition::Model as Row;
+use crate::rules::event::{Position, lost_body};
+use crate::store::liveness::{Limits, Silent, Soonest, silent, soonest};
+use crate::store::partitions;
+
+/// How often an owner looks, at the least and at the most.
+const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+/// What is never a gap.
+const SHORTEST_GAP: Duration = Duration::from_millis(500);
+/// How long looking may take.
+const ROUND_LIMIT: Duration = Duration::from_secs(30);
+/// How many silent jobs a round tells of; the next one follows at once when there are more.
+const MAX_LOST: usize = bundle::MAX_CALLBACKS;
+
+type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+/// When a job counts as silent.
+#[derive(Debug, Clone, Copy)]
+pub struct Silence {
+    /// After how long in `provisioning` without a sign of life.
+    pub heartbeat: Duration,
+    /// After how long in `queued`.
+    pub queued: Duration,
+}
+
+impl Silence {
+    /// How long nobody may listen for a partition to count as watched all along. Of a job that beats
+    /// three times in its timeout, that and a beat on each side of it are less than the timeout.
+    #[must_use]
+    pub fn longest_gap(self) -> Duration {
+        (self.heartbeat / 4).max(SHORTEST_GAP)
+    }
+
+    fn interval(self) -> Duration {
+        (self.heartbeat / 30).clamp(INTERVAL.0, INTERVAL.1)
+    }
+}
+
+pub(crate) fn describe_metrics() {
+    use metrics::{Unit, describe_counter, describe_histogram};
+    describe_counter!(
+        "ackline_worker_lost_total",
+        "Silent jobs that the partitions' streams were told of."
+    );
+    metrics::counter!("ackline_worker_lost_total").increment(0);
+    describe_histogram!(
+        "ackline_worker_sweep_seconds",
+        Unit::Seconds,
+        "How long the database takes to name a partition's silent jobs."
+    );
+}
+
+/// For how long a partition has been watched: the broker answered, and what it held was applied.
+#[derive(Debug)]
+struct Watch {
+    longest_gap: Duration,
+    /// What owners had watched when this one began.
+    before: Duration,
+    /// Since when this one has.
+    since: Option<Instant>,
+    /// When the broker last answered: here, and by its own clock.
+    answered: Option<(Instant, DateTime<Utc>)>,
+}
+
+impl Watch {
+    /// Goes on with what the owners before have watched, if there is something.
+    fn new(longest_gap: Duration, before: Option<Duration>, now: Instant) -> Self {
+        let since = before.map(|_| now);
+        Self { longest_gap, before: before.unwrap_or_default(), since, answered: None }
+    }
+
+    /// The broker has answered, and said what time it is there. `Err` is why the watch must begin
+    /// anew.
+    fn hear(&mut self, now: Instant, there: DateTime<Utc>) -> Result<(), &'static str> {
+        let Some((before, there_before)) = self.answered.replace((now, there)) else {
+            return Ok(());
+        };
+        let here = now.duration_since(before);
+        if here > self.longest_gap {
+            return Err("nothing was heard for too long");
+        }
+        let here = TimeDelta::from_std(here).unwrap_or(TimeDelta::MAX);
+        let off = there.signed_duration_since(there_before) - here;
+        // The jobs' times are those of the clock before: they compare only once all have new ones.
+        if off.abs().to_std().is_ok_and(|off| off > self.longest_gap) {
+            return Err("the broker's clock has been set");
+        }
+        Ok(())
+    }
+
+    fn has_begun(&self) -> bool {
+        self.since.is_some()
+    }
+
+    fn begin(&mut self, now: Instant) {
+        self.since = Some(now);
+    }
+
+    /// Ends it: what was watched counts no longer.
+    fn forget(&mut self) {
+        self.answered = None;
+        self.before = Duration::ZERO;
+        self.since = None;
+    }
+
+    fn watched(&self, now: Instant) -> Duration {
+        self.since
+            .map_or(Duration::ZERO, |since| self.before + now.saturating_duration_since(since))
+    }
+}
+
+/// What counts as silent at this time of the stream, for an owner that has `watched` so long.
+fn limits(silence: Silence, watched: Duration, now: DateTime<Utc>) -> Limits {
+    let before = |timeout: Duration| {
+        let timeout = TimeDelta::from_std(timeout).ok().filter(|_| watched >= timeout)?;
+        now.checked_sub_signed(timeout)
+    };
+    Limits {
+        heard_before: before(silence.heartbeat),
+        queued_before: before(silence.queued),
+        now,
+        longest_own_s: i64::try_from(watched.as_secs()).unwrap_or(i64::MAX),
+    }
+}
+
+/// Before when nobody is silent.
+fn first_silence(silence: Silence, soonest: Soonest) -> DateTime<Utc> {
+    let after = |heard: Option<DateTime<Utc>>, timeout: Duration| {
+        heard?.checked_add_signed(TimeDelta::from_std(timeout).ok()?)
+    };
+    let Soonest { heard, queued, own } = soonest;
+    let all = [after(heard, silence.heartbeat), after(queued, silence.queued), own];
+    all.into_iter().flatten().min().unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+/// Who looks: the process that owns the partition.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner<'a> {
+    /// The database.
+    pub db: &'a DatabaseConnection,
+    /// The broker.
+    pub jetstream: &'a jetstream::Context,
+    /// The random id of the process.
+    pub id: &'a str,
+    /// For how long an acquisition holds a partition.
+    pub lease: Duration,
+}
+
+/// Looks for silent jobs for as long as it is polled: while the partition is owned and read. Nobody
+/// is presumed failed without a `silence`.
+pub async fn watch(
+    owner: Owner<'_>,
+    silence: Option<Silence>,
+    partition: Partition,
+    row: &Row,
+) -> Infallible {
+    let Some(silence) = silence else { return std::future::pending().await };
+    // The acquisition put the lease's end one lease after its own time.
+    let acquired = row
+        .lease_until
+        .and_then(|until| until.checked_sub_signed(TimeDelta::from_std(owner.lease).ok()?));
+    let before = acquired.zip(row.watched_since).map(|(acquired, since)| {
+        acquired.signed_duration_since(since).to_std().unwrap_or_default()
+    });
+    let mut sweeper = Sweeper {
+        owner,
+        partition,
+        epoch: row.epoch,
+        silence,
+        watch: Watch::new(silence.longest_gap(), before, Instant::now()),
+        end: None,
+        quiet: None,
+    };
+    loop {
+        let round = tokio::time::timeout(ROUND_LIMIT, sweeper.round()).await;
+        let more = match round.unwrap_or_else(|_| Err("no answer in time".into())) {
+            Ok(more) => more,
+            // The watch goes on: if this lasts for longer than a gap, the next answer breaks it.
+            Err(error) => {
+                let error = &*error;
+                tracing::warn!(%partition, error, "silent jobs are not looked for; trying again");
+                false
+            }
+        };
+        let pause = if more { INTERVAL.0 } else { silence.interval() };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+struct Sweeper<'a> {
+    owner: Owner<'a>,
+    partition: Partition,
+    epoch: i64,
+    silence: Silence,
+    watch: Watch,
+    /// Where the stream ended when it was last looked at.
+    end: Option<i64>,
+    /// While the stream ends there, nobody is silent before that time of the stream.
+    quiet: Option<(i64, DateTime<Utc>)>,
+}
+
+/// A stream's description, and the time at which the broker gave it.
+#[derive(Deserialize)]
+struct Described {
+    ts: DateTime<Utc>,
+    #[serde(flatten)]
+    info: Info,
+}
+
+impl Sweeper<'_> {
+    /// Looks once. Returns whether to look again at once.
+    async fn round(&mut self) -> Result<bool, Fault> {
+        let Self { owner, partition, epoch, .. } = *self;
+        let described = describe(owner.jetstream, partition).await?;
+        let now = Instant::now();
+        if let Err(why) = self.watch.hear(now, described.ts) {
+            self.begin_anew(why).await?;
+        }
+        let end = i64::try_from(described.info.state.last_sequence)?;
+        let end_before = self.end.replace(end);
+        if self.quiet.is_some_and(|(there, until)| there == end && described.ts < until) {
+            return Ok(false);
+        }
+        let number = i32::from(partition.number());
+        let committed = partitions::committed(owner.db, number, owner.id, epoch).await?;
+        // Somebody else owns the partition; whoever reads it here is about to notice.
+        let Some(committed) = committed else { return Ok(false) };
+        // Everything there was a round ago, what that round itself told of too.
+        if end_before.is_none_or(|end| committed.applied_seq < end) {
+            return Ok(false);
+        }
+        if !self.watch.has_begun() {
+            self.write(true).await?;
+            self.watch.begin(Instant::now());
+        }
+        let limits = limits(self.silence, self.watch.watched(now), described.ts);
+        let found = {
+            let begun = Instant::now();
+            let found = silent(owner.db, number, limits, MAX_LOST as u64).await?;
+            metrics::histogram!("ackline_worker_sweep_seconds")
+                .record(begun.elapsed().as_secs_f64());
+            found
+        };
+        if found.is_empty() {
+            // The database is asked again when something has happened, or when it is time.
+            if committed.applied_seq >= end {
+                let soonest = soonest(owner.db, number).await?;
+                self.quiet = Some((end, first_silence(self.silence, soonest)));
+            }
+            return Ok(false);
+        }
+        self.tell(&found, described.ts).await?;
+        Ok(found.len() == MAX_LOST)
+    }
+
+    /// Tells the stream of the silent jobs.
+    async fn tell(&mut self, found: &[Silent], now: DateTime<Utc>) -> Result<(), Fault> {
+        let Self { owner, partition, .. } = *self;
+        let max_payload = owner.jetstream.client().server_info().max_payload;
+        let max_bytes = bundle::MAX_BYTES.min(max_payload.saturating_sub(bundle::MAX_HEADER_BYTES));
+        let mut payload = BytesMut::new();
+        let mut told = 0_u64;
+        for Silent { id, last_seq, last_idx } in found {
+            let body = lost_body(id, Position { seq: *last_seq, idx: *last_idx });
+            let entry = internal::entry("worker", id, now.timestamp_millis(), &body);
+            // What does not fit is found again.
+            if payload.len() + entry.len() > max_bytes {
+                break;
+            }
+            payload.extend_from_slice(&entry);
+            told += 1;
+        }
+        let published = internal::publish(owner.jetstream, partition, payload.freeze()).await;
+        let seq = match published {
+            Ok(seq) => seq,
+            Err(error) => {
+                // What it does not take of workers it may not have taken of senders either.
+                self.begin_anew("the stream does not take what it is told").await?;
+                return Err(error.into());
+            }
+        };
+        self.end = self.end.max(Some(seq));
+        metrics::counter!("ackline_worker_lost_total").increment(told);
+        tracing::info!(%partition, jobs = told, seq, "silent jobs: the stream is told");
+        Ok(())
+    }
+
+    /// Forgets what was watched.
+    async fn begin_anew(&mut self, why: &'static str) -> Result<(), sea_orm::DbErr> {
+        tracing::warn!(partition = %self.partition, why, "the watch for silent jobs begins anew");
+        self.watch.forget();
+        self.end = None;
+        self.quiet = None;
+        self.write(false).await
+    }
+
+    async fn write(&self, is_watched: bool) -> Result<(), sea_orm::DbErr> {
+        let number = i32::from(self.partition.number());
+        let Owner { db, id, .. } = self.owner;
+        partitions::set_watched(db, number, id, self.epoch, is_watched).await
+    }
+}
+
+async fn describe(
+    jetstream: &jetstream::Context,
+    partition: Partition,
+) -> Result<Described, Fault> {
+    let subject = format!("STREAM.INFO.{}", partition.stream());
+    let described: Described = match jetstream.request(subject, &serde_json::json!({})).await? {
+        jetstream::response::Response::Ok(described) => described,
+        jetstream::response::Response::Err { error } => return Err(error.into()),
+    };
+    if has_leader(&described.info) {
+        Ok(described)
+    } else {
+        Err(ContractError::NoLeader(partition.stream()).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GAP: Duration = Duration::from_secs(45);
+
+    fn there(seconds: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::seconds(1_800_000_000 + seconds)
+    }
+
+    #[test]
+    fn a_watch_counts_from_when_it_begins() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let mut watch = Watch::new(GAP, None, begun);
+        assert_eq!(watch.hear(at(0), there(0)), Ok(()));
+        assert_eq!(watch.watched(at(30)), Duration::ZERO, "not up to date yet");
+        assert!(!watch.has_begun());
+        watch.begin(at(30));
+        assert_eq!(watch.hear(at(40), there(40)), Ok(()));
+        assert_eq!(watch.watched(at(50)), Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_successor_goes_on_with_what_was_watched() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let mut watch = Watch::new(GAP, Some(Duration::from_secs(100)), begun);
+        assert!(watch.has_begun());
+        assert_eq!(watch.watched(at(10)), Duration::from_secs(110));
+        watch.forget();
+        assert_eq!(watch.watched(at(20)), Duration::ZERO);
+        assert!(!watch.has_begun());
+        watch.begin(at(20));
+        assert_eq!(watch.watched(at(21)), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_gap_and_a_clock_that_is_set_break_a_watch() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        for (here, there_then, breaks) in [
+            (45, 45, false),
+            (46, 46, true),
+            (3, 48, false),
+            (3, 49, true),
+            (3, 600, true),
+            (3, -42, false),
+            (3, -43, true),
+        ] {
+            let mut watch = Watch::new(GAP, Some(Duration::ZERO), begun);
+            assert_eq!(watch.hear(at(0), there(0)), Ok(()));
+            let heard = watch.hear(at(here), there(there_then));
+            assert_eq!(heard.is_err(), breaks, "{here} here, {there_then} there");
+        }
+    }
+
+    #[test]
+    fn the_first_silence_is_that_of_the_job_whose_time_runs_out_first() {
+        let silence =
+            Silence { heartbeat: Duration::from_secs(180), queued: Duration::from_secs(1800) };
+        let none = Soonest::default();
+        assert_eq!(first_silence(silence, none), DateTime::<Utc>::MAX_UTC);
+        let heard = Soonest { heard: Some(there(0)), ..none };
+        assert_eq!(first_silence(silence, heard), there(180));
+        let queued = Soonest { queued: Some(there(-1700)), ..heard };
+        assert_eq!(first_silence(silence, queued), there(100));
+        assert_eq!(first_silence(silence, Soonest { own: Some(there(50)), ..queued }), there(50));
+    }
+
+    #[test]
+    fn nobody_is_silent_for_longer_than_somebody_has_listened() {
+        let silence =
+            Silence { heartbeat: Duration::from_secs(180), queued: Duration::from_secs(1800) };
+        let at = |watched| limits(silence, Duration::from_secs(watched), there(0));
+        assert_eq!((at(179).heard_before, at(179).queued_before), (None, None));
+        assert_eq!((at(180).heard_before, at(180).queued_before), (Some(there(-180)), None));
+        assert_eq!(at(1800).queued_before, Some(there(-1800)));
+        assert_eq!((at(59).longest_own_s, at(59).now), (59, there(0)));
+    }
+}

@@ -1,0 +1,71 @@
+//! What a look shows as metrics. Labels come from closed sets, never from a sender.
+
+use metrics::{Unit, describe_gauge, gauge};
+use shared::partition::Partition;
+
+use crate::entity::dead_letter::State;
+use crate::entity::job::Status;
+
+const LAG_MESSAGES: &str = "ackline_worker_lag_messages";
+const LAG_SECONDS: &str = "ackline_worker_lag_seconds";
+const STREAM_BYTES: &str = "ackline_worker_stream_bytes";
+const STREAM_MAX_BYTES: &str = "ackline_worker_stream_max_bytes";
+const JOBS: &str = "ackline_worker_jobs";
+const DEAD_LETTERS: &str = "ackline_worker_dead_letters";
+const OLDEST_SILENCE: &str = "ackline_worker_oldest_silence_seconds";
+
+/// Says what each metric means; call once, after the recorder is installed.
+pub(super) fn describe() {
+    describe_gauge!(
+        LAG_MESSAGES,
+        "Messages of a partition behind its checkpoint; 0 from a worker that does not own it."
+    );
+    describe_gauge!(
+        LAG_SECONDS,
+        Unit::Seconds,
+        "How long the first message behind the checkpoint has waited; 0 where there is none, and \
+         from a worker that does not own the partition."
+    );
+    describe_gauge!(STREAM_BYTES, Unit::Bytes, "How much a partition's stream holds.");
+    describe_gauge!(STREAM_MAX_BYTES, Unit::Bytes, "How much it may hold.");
+    describe_gauge!(JOBS, "Jobs of the owned partitions, by status.");
+    describe_gauge!(
+        DEAD_LETTERS,
+        "Dead letters of the owned partitions, by state: dead, or held behind one."
+    );
+    describe_gauge!(
+        OLDEST_SILENCE,
+        Unit::Seconds,
+        "How long the job has been silent that has been so for longest, among those in \
+         provisioning of the owned partitions; 0 when there is none."
+    );
+}
+
+pub(super) fn lag_messages(partition: Partition, messages: u64) {
+    of(LAG_MESSAGES, partition, messages as f64);
+}
+
+pub(super) fn lag_seconds(partition: Partition, seconds: f64) {
+    of(LAG_SECONDS, partition, seconds);
+}
+
+pub(super) fn stream(partition: Partition, bytes: u64, max_bytes: u64) {
+    of(STREAM_BYTES, partition, bytes as f64);
+    of(STREAM_MAX_BYTES, partition, max_bytes as f64);
+}
+
+fn of(name: &'static str, partition: Partition, value: f64) {
+    gauge!(name, "partition" => partition.to_string()).set(value);
+}
+
+pub(super) fn jobs(status: Status, jobs: u64) {
+    gauge!(JOBS, "status" => status.as_str()).set(jobs as f64);
+}
+
+pub(super) fn dead_letters(state: State, letters: u64) {
+    gauge!(DEAD_LETTERS, "state" => state.as_str()).set(letters as f64);
+}
+
+pub(super) fn oldest_silence(seconds: f64) {
+    gauge!(OLDEST_SILENCE).set(seconds);
+}

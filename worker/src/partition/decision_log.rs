@@ -1,0 +1,202 @@
+//! Tells what was decided of a batch, once it is committed and not before: what is rolled back was
+//! not decided. A log line a decision, and the spans of those that are traced.
+//!
+//! At 20 000 callbacks a second a line for each would cost more than it tells. So what people look
+//! for is logged by default, and the rest at `debug`: `RUST_LOG=info,worker::partition::decision_log=debug`.
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use shared::partition::Partition;
+use shared::trace::{Kind, NewSpan, Span, TraceContext, Traces};
+use tracing::Level;
+
+use super::prefetch::Received;
+use crate::apply::Applied;
+use crate::rules::batch::Decision;
+use crate::rules::event::{Body, Content, Incoming, Position};
+use crate::rules::transition;
+
+/// What is logged by default; an error, if it needs somebody.
+const NOTED: [&str; 4] = ["dead", "held", "presumed", "revived"];
+
+/// Tells of a batch that is committed: of what it applied, and when its first statement `began`,
+/// which is known where spans go anywhere.
+pub(crate) fn tell(
+    traces: &Traces,
+    partition: Partition,
+    began: Option<SystemTime>,
+    messages: &[Received],
+    incoming: &[Incoming],
+    applied: &Applied,
+) {
+    let logs_all = tracing::enabled!(Level::DEBUG);
+    let logs_some = logs_all || NOTED.iter().any(|effect| applied.effects.contains_key(effect));
+    let is_traced = began.is_some() && incoming.iter().any(|entry| entry.trace.is_some());
+    if !logs_some && !is_traced {
+        return;
+    }
+    // What was tried again may have come with the same batch, which knows its trace.
+    let entries = applied.redriven.iter().chain(incoming);
+    let entries: HashMap<Position, &Incoming> =
+        entries.map(|entry| (entry.position, entry)).collect();
+    let entry = |decision: &Decision| entries.get(&decision.position).copied();
+    if logs_some {
+        for decision in &applied.decisions {
+            log(partition, decision, entry(decision));
+        }
+    }
+    if let Some(began) = began.filter(|_| is_traced) {
+        let read_at: HashMap<i64, SystemTime> =
+            messages.iter().filter_map(|message| Some((message.seq, message.read_at?))).collect();
+        let traced = applied.decisions.iter().filter_map(|decision| {
+            let entry = entry(decision)?;
+            Some((decision, entry, entry.trace?))
+        });
+        let spans: Vec<(Span, TraceContext)> = traced
+            .filter_map(|(decision, entry, parent)| {
+                let began = read_at.get(&entry.position.seq).copied().unwrap_or(began);
+                let mut span = traces.span(|| NewSpan {
+                    name: "apply callback".into(),
+                    kind: Kind::Consumer,
+                    began,
+                    parent: Some(parent),
+                    links: &[],
+                })?;
+                describe(&mut span, partition, decision, entry);
+                Some((span, parent))
+            })
+            .filter(|(span, _)| span.is_recording())
+            .collect();
+        batch(traces, partition, began, messages, incoming.len(), spans);
+    }
+}
+
+/// What an entry is about, as far as it says.
+struct About<'a> {
+    job: Option<&'a str>,
+    run: Option<&'a str>,
+    attempt: Option<i32>,
+    kind: &'static str,
+}
+
+impl<'a> About<'a> {
+    fn new(entry: &'a Incoming) -> Self {
+        match &entry.content {
+            Content::Event(event) => {
+                let callback = match &event.body {
+                    Body::Callback(callback) => Some(callback),
+                    Body::Lost { .. } => None,
+                };
+                Self {
+                    job: Some(event.job_id()),
+                    run: callback.and_then(|callback| callback.workflow_run_id.as_deref()),
+                    attempt: callback.and_then(|callback| callback.run_attempt),
+                    kind: transition::kind(event).as_str(),
+                }
+            }
+            Content::Order(order) => {
+                Self { job: None, run: None, attempt: None, kind: order.action.kind().as_str() }
+            }
+            Content::Undecodable(_) => {
+                Self { job: None, run: None, attempt: None, kind: "undecodable" }
+            }
+        }
+    }
+}
+
+fn log(partition: Partition, decision: &Decision, entry: Option<&Incoming>) {
+    /// A level is a part of a line's description, so each has its own.
+    macro_rules! line {
+        ($level:ident, $text:literal) => {{
+            let about = entry.map(About::new);
+            let about = about.as_ref();
+            tracing::$level!(
+                %partition,
+                seq = decision.position.seq,
+                idx = decision.position.idx,
+                job = about.and_then(|about| about.job),
+                run = about.and_then(|about| about.run),
+                attempt = about.and_then(|about| about.attempt),
+                kind = about.map(|about| about.kind),
+                outcome = decision.effect,
+                reason = decision.reason,
+                trace_id = trace_id(entry).map(tracing::field::display),
+                $text
+            );
+        }};
+    }
+    match decision.effect {
+        "dead" => match entry.map(|entry| &entry.content) {
+            Some(Content::Undecodable(_)) => {
+                line!(error, "a callback became a dead letter: it can't be decoded");
+            }
+            _ => line!(error, "a callback became a dead letter: the database refuses it"),
+        },
+        "held" => line!(info, "a callback is held behind a dead letter of its job"),
+        "presumed" => line!(info, "a job that fell silent is presumed failed"),
+        "revived" => line!(info, "a job that was presumed failed is alive"),
+        _ => line!(debug, "decided"),
+    }
+}
+
+fn trace_id(entry: Option<&Incoming>) -> Option<shared::trace::TraceId> {
+    entry?.trace.map(|trace| trace.trace_id())
+}
+
+fn describe(span: &mut Span, partition: Partition, decision: &Decision, entry: &Incoming) {
+    if !span.is_recording() {
+        return;
+    }
+    let about = About::new(entry);
+    destination(span, partition, "process");
+    span.set("ackline.stream.sequence", entry.position.seq);
+    span.set("ackline.bundle.index", entry.position.idx);
+    span.set_some("ackline.job.id", about.job.map(str::to_owned));
+    span.set_some("cicd.pipeline.run.id", about.run.map(str::to_owned));
+    span.set_some("ackline.run.attempt", about.attempt);
+    span.set("ackline.kind", about.kind);
+    span.set("ackline.outcome", decision.effect);
+    span.set_some("ackline.reason", decision.reason);
+    if decision.effect == "dead" {
+        span.fail("dead_letter");
+    }
+}
+
+fn destination(span: &mut Span, partition: Partition, operation: &'static str) {
+    span.set("messaging.system", "nats");
+    span.set("messaging.operation.type", operation);
+    span.set("messaging.destination.name", partition.stream());
+    span.set("messaging.destination.partition.id", partition.to_string());
+}
+
+/// The span of the transaction, which links those that its callbacks came from, and is linked by
+/// those that it applied; none when nobody records any of them.
+fn batch(
+    traces: &Traces,
+    partition: Partition,
+    began: SystemTime,
+    messages: &[Received],
+    entries: usize,
+    mut spans: Vec<(Span, TraceContext)>,
+) {
+    if spans.is_empty() {
+        return;
+    }
+    let links: Vec<TraceContext> = spans.iter().map(|(_, parent)| *parent).collect();
+    let span = traces.span(|| NewSpan {
+        name: "commit batch".into(),
+        kind: Kind::Internal,
+        began,
+        parent: None,
+        links: &links,
+    });
+    let Some(mut span) = span else { return };
+    destination(&mut span, partition, "process");
+    span.set("messaging.batch.message_count", entries as i64);
+    span.set("ackline.batch.messages", messages.len() as i64);
+    span.set_some("ackline.stream.sequence", messages.last().map(|last| last.seq));
+    for (applied, _) in &mut spans {
+        applied.link(span.context());
+    }
+}

@@ -1,0 +1,493 @@
+//! Reads a partition's stream in order, through a consumer of its own; the only place that acks.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull::{Config, Stream as Messages};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use async_nats::jetstream::{self, Context};
+use async_nats::{Client, HeaderMap, Statistics};
+use chrono::{DateTime, Utc};
+use futures::{FutureExt, StreamExt};
+use shared::bundle;
+use shared::partition::Partition;
+use shared::stream::has_leader;
+use shared::trace::Traces;
+use tokio::time::Instant;
+
+use super::prefetch::{Batch, Prefetch, Received};
+use crate::entity::partition::Model as Row;
+use crate::rules::event::{Content, Incoming, Message, decode, without_nul};
+use crate::rules::known_refusals::KnownRefusals;
+
+/// How long the broker waits before it delivers an unacked message again: never, in practice. An
+/// owner that needs messages again makes a new consumer.
+const ACK_WAIT: Duration = Duration::from_secs(3600);
+/// After this long without a pull the broker forgets a consumer whose owner died.
+const INACTIVE_THRESHOLD: Duration = Duration::from_secs(300);
+/// A message that is known to be there must come within this time.
+const FIRST_MESSAGE_LIMIT: Duration = Duration::from_secs(10);
+/// For how long a cluster's bad news of a stream is doubted: twice what a leader takes to find out
+/// that nobody hears it any more.
+const DOUBT: Duration = Duration::from_secs(20);
+/// What a pull may bring: bounds this process's memory per partition.
+const PULL_MESSAGES: usize = 32;
+const PULL_BYTES: usize = 1024 * 1024;
+/// How many of the messages that were let through are remembered: more than are prefetched.
+const REMEMBERED: usize = 1024;
+/// What is kept of a message id, in bytes; ours have 32.
+const MAX_MSG_ID_BYTES: usize = 200;
+
+/// Why a partition can't be read on.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// Going on would skip or repeat something: a person must look.
+    #[error("{0}")]
+    Stop(String),
+    /// Anything else has one recovery: drop the buffer and acquire the partition anew.
+    #[error("{0}")]
+    Anomaly(String),
+}
+
+impl Trouble {
+    fn anomaly(what: &str, error: impl std::fmt::Display) -> Self {
+        Self::Anomaly(format!("{what}: {error}"))
+    }
+}
+
+/// What is known of a stream as long as it is read.
+#[derive(Debug)]
+pub struct Basis {
+    /// Its partition.
+    pub partition: Partition,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+    /// The refusals that orders further ahead in it name.
+    pub known_refusals: KnownRefusals,
+}
+
+/// The messages of a partition after its checkpoint, in order and without holes.
+pub struct Feed {
+    partition: Partition,
+    partitions: u16,
+    stream: Stream,
+    consumer: String,
+    messages: Messages,
+    connection: Connection,
+    next_seq: i64,
+    remembered: Remembered,
+    prefetch: Prefetch,
+    traces: Traces,
+    /// What went wrong while it was read ahead: the next batch will not come.
+    trouble: Option<Trouble>,
+    /// A message that came too early. It is remembered, because whoever asks for its reason may
+    /// be cancelled while the broker is asked.
+    gap: Option<i64>,
+}
+
+/// The connection to the broker that a feed was opened on.
+struct Connection {
+    statistics: Arc<Statistics>,
+    number: u64,
+}
+
+impl Connection {
+    fn current(client: &Client) -> Self {
+        let statistics = client.statistics();
+        Self { number: statistics.connects.load(Ordering::Relaxed), statistics }
+    }
+
+    /// Behind another connection there may be a stream that lost its tail, with a consumer that
+    /// goes on as if nothing had happened. The client counts a connection before it hands out
+    /// the first message of it.
+    fn check(&self) -> Result<(), Trouble> {
+        if self.statistics.connects.load(Ordering::Relaxed) == self.number {
+            return Ok(());
+        }
+        Err(Trouble::Anomaly("the connection to the broker was lost in between".into()))
+    }
+}
+
+/// When each of the last messages that were let through had been stored. That tells a message that
+/// is delivered again from another one that has taken its place.
+#[derive(Debug, Default)]
+struct Remembered(VecDeque<DateTime<Utc>>);
+
+impl Remembered {
+    fn add(&mut self, stored: DateTime<Utc>) {
+        if self.0.len() == REMEMBERED {
+            self.0.pop_front();
+        }
+        self.0.push_back(stored);
+    }
+
+    /// Whether the message that was the `back`-th last had been stored then. One that is forgotten
+    /// tells nothing.
+    fn is(&self, back: i64, stored: DateTime<Utc>) -> bool {
+        let index = usize::try_from(back).ok().and_then(|back| self.0.len().checked_sub(back));
+        index.and_then(|index| self.0.get(index)) == Some(&stored)
+    }
+}
+
+/// The name of the consumer of one epoch and process.
+fn consumer_name(epoch: i64, owner: &str) -> String {
+    format!("worker-{epoch}-{owner}")
+}
+
+impl Feed {
+    /// Opens the feed for a partition that was just acquired: checks that the stream is the one
+    /// that was applied, makes a consumer that starts *at* the checkpoint, because the message
+    /// there proves that the stream still is the same, and deletes the predecessor's.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn open(
+        jetstream: &Context,
+        row: &Row,
+        owner: &str,
+        partition: Partition,
+        partitions: u16,
+        traces: &Traces,
+    ) -> Result<(Self, Basis), Trouble> {
+        // Before anything is checked: all of that is known of this connection only.
+        let connection = Connection::current(&jetstream.client());
+        let stream = describe(jetstream, row, partition).await?;
+        let created_at = micros(stream.cached_info().created);
+
+        // Where an operator let the partition go on there is no message at the checkpoint.
+        let accepted = is_accepted(row);
+        let start = row.applied_seq + i64::from(accepted);
+
+        let consumer = consumer_name(row.epoch, owner);
+        let max_payload = jetstream.client().server_info().max_payload;
+        let messages = stream
+            .create_consumer(Config {
+                name: Some(consumer.clone()),
+                deliver_policy: DeliverPolicy::ByStartSequence {
+                    start_sequence: u64::try_from(start.max(1)).unwrap_or(1),
+                },
+                ack_policy: AckPolicy::All,
+                ack_wait: ACK_WAIT,
+                max_deliver: -1,
+                max_ack_pending: -1,
+                inactive_threshold: INACTIVE_THRESHOLD,
+                num_replicas: 1,
+                // Nothing counts on what it knows, and a disk would make every take-over wait.
+                memory_storage: true,
+                ..Config::default()
+            })
+            .await
+            .map_err(|error| Trouble::anomaly("the consumer can't be made", error))?
+            .stream()
+            .max_messages_per_batch(PULL_MESSAGES)
+            // A message above this limit would never come, and nothing would say so.
+            .max_bytes_per_batch(PULL_BYTES.max(max_payload + max_payload / 4))
+            .expires(Duration::from_secs(30))
+            .heartbeat(Duration::from_secs(5))
+            .messages()
+            .await
+            .map_err(|error| Trouble::anomaly("the consumer can't be read", error))?;
+        let known_refusals = look_ahead(&stream, partition, partitions, row.applied_seq).await?;
+        let mut feed = Self {
+            partition,
+            partitions,
+            stream,
+            consumer,
+            messages,
+            connection,
+            next_seq: start.max(1),
+            remembered: Remembered::default(),
+            prefetch: Prefetch::default(),
+            traces: traces.clone(),
+            trouble: None,
+            gap: None,
+        };
+        if row.applied_seq > 0
+            && !accepted
+            && let Err(trouble) = feed.check_first(row).await
+        {
+            feed.close().await;
+            return Err(trouble);
+        }
+        if let Some(previous) = &row.previous_owner {
+            let (stream, name) = (feed.stream.clone(), consumer_name(row.epoch - 1, previous));
+            // Nothing waits for that: it is gone already when its owner ended in order, and the
+            // broker forgets it by itself when its owner did not.
+            tokio::spawn(async move {
+                let _ = stream.delete_consumer(&name).await;
+            });
+        }
+        Ok((feed, Basis { partition, created_at, known_refusals }))
+    }
+
+    /// The first message must be the one that was applied last.
+    async fn check_first(&mut self, row: &Row) -> Result<(), Trouble> {
+        let (first, _) =
+            tokio::time::timeout(FIRST_MESSAGE_LIMIT, self.receive()).await.map_err(|_| {
+                Trouble::Anomaly("the message at the checkpoint does not come".into())
+            })??;
+        if first.msg_id != row.applied_msg_id {
+            return Err(Trouble::Stop(format!(
+                "the message {} is not the one that was applied: the stream was recreated or \
+                 restored from another backup",
+                row.applied_seq
+            )));
+        }
+        Ok(())
+    }
+
+    /// Waits for a message and takes with it what has arrived, whole messages up to `max`
+    /// callbacks; a single larger one comes alone.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn next_batch(&mut self, max: usize) -> Result<Batch, Trouble> {
+        if let Some(trouble) = self.trouble.take() {
+            return Err(trouble);
+        }
+        while self.prefetch.callbacks() < max {
+            let received = match self.receive().now_or_never() {
+                Some(received) => received,
+                None if self.prefetch.is_empty() => self.receive().await,
+                None => break,
+            };
+            self.prefetch.push(received?);
+        }
+        Ok(self.prefetch.take(max))
+    }
+
+    /// Fetches and decodes what comes next while a batch is being committed, up to `max` callbacks;
+    /// never returns. Cancel-safe.
+    pub async fn prefetch(&mut self, max: usize) -> Infallible {
+        while self.prefetch.callbacks() < max && !self.prefetch.is_full() {
+            match self.receive().await {
+                Ok(received) => self.prefetch.push(received),
+                Err(trouble) => {
+                    self.trouble = Some(trouble);
+                    break;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// The next message in order. Cancel-safe: nothing is lost when it is dropped while it waits.
+    async fn receive(&mut self) -> Result<(Received, Vec<Incoming>), Trouble> {
+        loop {
+            if let Some(found) = self.gap {
+                return Err(self.explain_gap(found).await);
+            }
+            let message = match self.messages.next().await {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => return Err(Trouble::anomaly("the consumer failed", error)),
+                None => return Err(Trouble::Anomaly("the consumer ended".into())),
+            };
+            self.connection.check()?;
+            let decoded = to_message(&message)
+                .map_err(|error| Trouble::anomaly("a message without its position", error))?;
+            let seq = decoded.seq;
+            if seq < self.next_seq {
+                if self.remembered.is(self.next_seq - seq, decoded.at) {
+                    // Delivered again; it is applied, or waits in this process already.
+                    continue;
+                }
+                return Err(Trouble::Anomaly(format!(
+                    "a message {seq} came that may not be the one that was read"
+                )));
+            }
+            if seq > self.next_seq {
+                self.gap = Some(seq);
+                continue;
+            }
+            self.next_seq += 1;
+            self.remembered.add(decoded.at);
+            let incoming = decode(&decoded, self.partition, self.partitions);
+            let (stored_at, read_at) = (micros(decoded.at), self.traces.now());
+            let received = Received { seq, msg_id: decoded.msg_id, stored_at, read_at, message };
+            return Ok((received, incoming));
+        }
+    }
+
+    /// A jump in the sequence is the broker's hiccup when the message is still there, and a loss
+    /// when it is not.
+    async fn explain_gap(&self, found: i64) -> Trouble {
+        let missing = self.next_seq;
+        match self.stream.get_raw_message(u64::try_from(missing).unwrap_or(0)).await {
+            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => {
+                Trouble::Stop(format!("the message {missing} is gone from the stream"))
+            }
+            _ => Trouble::Anomaly(format!("message {found} came before message {missing}")),
+        }
+    }
+
+    /// Whether the connection is still the one that everything is known of.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub fn check_connection(&self) -> Result<(), Trouble> {
+        self.connection.check()
+    }
+
+    /// Tells the broker how far the partition is applied. A courtesy to those who look at the
+    /// broker: losing it is harmless, and it is never sent before the commit.
+    pub async fn ack(&self, last: &Received) {
+        if let Err(error) = last.message.ack().await {
+            tracing::debug!(partition = %self.partition, seq = last.seq, %error, "ack not sent");
+        }
+    }
+
+    /// Deletes the consumer.
+    pub async fn close(self) {
+        let Self { stream, consumer, messages, .. } = self;
+        drop(messages);
+        // The broker forgets it by itself when this fails.
+        let _ = stream.delete_consumer(&consumer).await;
+    }
+}
+
+/// A message as the broker delivered it.
+pub(crate) fn to_message(delivered: &jetstream::Message) -> anyhow::Result<Message> {
+    let info = delivered.info().map_err(|error| anyhow::anyhow!(error))?;
+    let headers = delivered.headers.as_ref();
+    Ok(Message {
+        seq: i64::try_from(info.stream_sequence)?,
+        msg_id: header(headers, async_nats::header::NATS_MESSAGE_ID.as_ref())
+            .map(|id| kept_msg_id(&id)),
+        version: header(headers, bundle::VERSION_HEADER.0),
+        subject: delivered.subject.as_str().into(),
+        at: info.published,
+        payload: delivered.payload.clone(),
+    })
+}
+
+/// Finds the orders after the checkpoint. There are some only after the database was restored, or
+/// with an empty one: an order on a dead letter is not sent before the letter is in the database.
+pub(crate) async fn look_ahead(
+    stream: &Stream,
+    partition: Partition,
+    partitions: u16,
+    applied_seq: i64,
+) -> Result<KnownRefusals, Trouble> {
+    let mut known = KnownRefusals::default();
+    let mut from = u64::try_from(applied_seq).unwrap_or(0) + 1;
+    let subject = partition.internal_subject();
+    loop {
+        let message = match stream.get_first_raw_message_by_subject(&subject, from).await {
+            Ok(message) => message,
+            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => {
+                return Ok(known);
+            }
+            Err(error) => return Err(Trouble::anomaly("the orders ahead can't be read", error)),
+        };
+        from = message.sequence + 1;
+        let message = Message {
+            seq: i64::try_from(message.sequence)
+                .map_err(|error| Trouble::anomaly("a sequence out of range", error))?,
+            msg_id: None,
+            version: header(Some(&message.headers), bundle::VERSION_HEADER.0),
+            subject: message.subject.as_str().into(),
+            at: DateTime::UNIX_EPOCH,
+            payload: message.payload,
+        };
+        for incoming in decode(&message, partition, partitions) {
+            if let Content::Order(order) = &incoming.content {
+                known.learn(order);
+            }
+        }
+    }
+}
+
+/// The partition's stream, which can be the one that was applied as far as its description tells.
+///
+/// A node of a cluster that was frozen still takes itself for the leader when it goes on, hears what
+/// the others sent it before they went, and describes the stream as it was then. Only what it says
+/// for longer than that can last is believed.
+async fn describe(jetstream: &Context, row: &Row, partition: Partition) -> Result<Stream, Trouble> {
+    let doubtful_until = Instant::now() + DOUBT;
+    loop {
+        let stream = jetstream
+            .get_stream(partition.stream())
+            .await
+            .map_err(|error| Trouble::anomaly("the stream is not described", error))?;
+        let info = stream.cached_info();
+        if !has_leader(info) {
+            return Err(Trouble::Anomaly("the stream has no leader that hears a majority".into()));
+        }
+        let (created, state) = (micros(info.created), &info.state);
+        match identify(row, created, state.first_sequence, state.last_sequence) {
+            Ok(()) => return Ok(stream),
+            Err(_) if info.config.num_replicas > 1 && Instant::now() < doubtful_until => {
+                tokio::time::sleep(DOUBT / 20).await;
+            }
+            Err(trouble) => return Err(trouble),
+        }
+    }
+}
+
+/// Whether the stream can be the one that was applied, as far as its description tells.
+fn identify(row: &Row, created: DateTime<Utc>, first: u64, last: u64) -> Result<(), Trouble> {
+    let applied = u64::try_from(row.applied_seq).unwrap_or(0);
+    let stop = |reason: String| Err(Trouble::Stop(reason));
+    if row.stream_created_at.is_some_and(|known| known != created) {
+        return stop(format!(
+            "the stream was created at {created}, not the one that was applied: it was recreated"
+        ));
+    }
+    if last < applied {
+        return stop(format!(
+            "the stream ends at {last}, but {applied} was applied: it lost its tail"
+        ));
+    }
+    // An empty stream describes its first message as 0, or as the one after its last.
+    if first > applied.max(1) + u64::from(is_accepted(row)) {
+        return stop(format!(
+            "the stream begins at {first}, but only {applied} is applied: messages were removed \
+             that the checkpoint needs"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the checkpoint is where an operator set it, and nothing was applied since.
+fn is_accepted(row: &Row) -> bool {
+    row.accepted_seq == Some(row.applied_seq)
+}
+
+/// A time as the databases keep it, in microseconds.
+#[must_use]
+pub fn micros(time: DateTime<Utc>) -> DateTime<Utc> {
+    chrono::SubsecRound::trunc_subsecs(time, 6)
+}
+
+/// A message id as the checkpoint keeps it.
+#[must_use]
+pub fn kept_msg_id(id: &str) -> String {
+    without_nul(id, MAX_MSG_ID_BYTES)
+}
+
+fn header(headers: Option<&HeaderMap>, name: &str) -> Option<String> {
+    Some(headers?.get(name)?.as_str().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_is_delivered_again_is_told_from_another_in_its_place() {
+        let at = |ns| DateTime::from_timestamp_nanos(1_800_000_000_000_000_000 + ns);
+        let mut remembered = Remembered::default();
+        assert!(!remembered.is(1, at(0)), "nothing was let through yet");
+        (0..5000).for_each(|ns| remembered.add(at(ns)));
+        assert!(remembered.is(1, at(4999)));
+        assert!(!remembered.is(1, at(5000)), "another message");
+        assert!(!remembered.is(2, at(4999)), "another place");
+        let oldest = REMEMBERED as i64;
+        assert!(remembered.is(oldest, at(5000 - oldest)));
+        assert!(!remembered.is(oldest + 1, at(4999 - oldest)), "forgotten");
+    }
+}

@@ -1,0 +1,14 @@
+//! Owning a partition, and reading its stream.
+
+pub mod metrics;
+pub mod prefetch;
+pub mod share;
+pub mod worker;
+
+pub mod feed;
+
+pub mod decision_log;
+pub mod janitor;
+pub mod renewal;
+
+pub mod ownership;

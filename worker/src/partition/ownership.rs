@@ -1,0 +1,376 @@
+//! Owns one partition: acquires it, reads it, applies it, and begins anew after any anomaly.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sea_orm::DbErr;
+use shared::partition::Partition;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::feed::{Basis, Feed, Trouble};
+use super::prefetch::{Batch, Received};
+use super::renewal::{Contradiction, Renewed};
+use super::share::Slot;
+use super::worker::Worker;
+use super::{decision_log, janitor, metrics};
+use crate::apply::{ApplyError, Limits, apply};
+use crate::entity::partition::Model as Row;
+use crate::liveness::{self, Silence};
+use crate::rules::event::Incoming;
+use crate::store::batch::{Checkpoint, Ownership};
+use crate::store::partitions::{self, Claim};
+
+/// How long a batch may take before it counts as failed.
+const BATCH_LIMIT: Duration = Duration::from_secs(60);
+/// How often a partition that somebody else owns is looked at, at the least.
+const FREE_RECHECK: Duration = Duration::from_secs(3);
+/// How often a stopped partition looks whether the reason is gone.
+const STOPPED_RECHECK: Duration = Duration::from_secs(30);
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How the reason of a stop begins that only a successful batch takes back.
+pub const DEAD_LETTERS: &str = "too many dead letters in a row";
+
+/// Why an owner stopped serving.
+enum End {
+    Shutdown,
+    /// Another worker has a better claim to the partition.
+    Surplus,
+    /// Somebody else owns the partition now.
+    Fenced,
+    Anomaly(String),
+    Stopped(String),
+}
+
+impl From<Contradiction> for End {
+    fn from(contradiction: Contradiction) -> Self {
+        match contradiction {
+            Contradiction::Fenced => Self::Fenced,
+            Contradiction::Restored { .. } => Self::Anomaly(contradiction.to_string()),
+        }
+    }
+}
+
+impl From<Trouble> for End {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Stop(reason) => Self::Stopped(reason),
+            Trouble::Anomaly(reason) => Self::Anomaly(reason),
+        }
+    }
+}
+
+/// Owns a partition whenever it can, until `shutdown`.
+pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: CancellationToken) {
+    let number = i32::from(partition.number());
+    let mut backoff = BACKOFF.0;
+    let mut held = None;
+    let mut renewed = worker.renewed.clone();
+    while !shutdown.is_cancelled() {
+        // Attempts without a chance would hold the slots that others need.
+        let has_chance = worker.alone || held.is_some() || renewed.borrow().may_be_acquired(number);
+        let slot = if has_chance { worker.share.take(partition) } else { None };
+        let Some(slot) = slot else {
+            release(&worker, partition, held.take()).await;
+            await_turn(&mut renewed, worker.lease, &shutdown).await;
+            continue;
+        };
+        let begun = Instant::now();
+        let claim = Claim {
+            me: &worker.id,
+            lease: worker.lease,
+            alone: worker.alone,
+            // Whoever still holds the partition here has just found it not to be in order.
+            watch_gap: worker.silence.filter(|_| held.is_none()).map(Silence::longest_gap),
+        };
+        let acquired = partitions::acquire(&worker.db, number, claim);
+        let acquired = tokio::time::timeout(BATCH_LIMIT, acquired);
+        let acquired = acquired
+            .await
+            .unwrap_or_else(|_| Err(DbErr::Custom("the database did not answer in time".into())));
+        let row = match acquired {
+            Ok(Some(row)) => row,
+            Ok(None) => {
+                drop(slot);
+                if held.take().is_some() {
+                    metrics::lost(partition);
+                }
+                await_turn(&mut renewed, worker.lease, &shutdown).await;
+                continue;
+            }
+            Err(error) => {
+                tracing::warn!(%partition, %error, "the partition can't be acquired");
+                pause(grow(&mut backoff), &shutdown).await;
+                continue;
+            }
+        };
+        metrics::acquired();
+        metrics::stopped(partition, row.stopped_reason.is_some());
+        tracing::debug!(%partition, epoch = row.epoch, applied_seq = row.applied_seq, "acquired");
+        held = Some(row.epoch);
+        let applied_before = row.applied_seq;
+        let mut mine = Ownership {
+            partition: number,
+            epoch: row.epoch,
+            owner: worker.id.clone(),
+            applied_seq: row.applied_seq,
+            dead_letters_in_row: row.dead_letters_in_row,
+        };
+        let end = serve(&worker, &slot, partition, &row, &mut mine, begun, &shutdown).await;
+        // What took longer than the longest pause needs no further slowing down.
+        if mine.applied_seq > applied_before || begun.elapsed() > BACKOFF.1 {
+            backoff = BACKOFF.0;
+        }
+        match end {
+            End::Shutdown => {}
+            End::Surplus => {
+                tracing::info!(%partition, "released: it is another worker's share");
+                release(&worker, partition, held.take()).await;
+            }
+            End::Fenced => {
+                held = None;
+                metrics::fenced();
+                metrics::lost(partition);
+                tracing::warn!(%partition, epoch = mine.epoch, "fenced: another worker owns it");
+            }
+            End::Anomaly(reason) => {
+                tracing::warn!(%partition, reason, "reading the partition anew");
+                pause(grow(&mut backoff), &shutdown).await;
+            }
+            End::Stopped(reason) => {
+                report_stop(&worker, &mine, partition, &reason).await;
+                // Whoever accepts what is gone, or restores the database, changes the row.
+                tokio::select! {
+                    () = pause(STOPPED_RECHECK, &shutdown) => {}
+                    () = changed(&mut renewed, &mine) => {}
+                }
+            }
+        }
+    }
+    release(&worker, partition, held).await;
+}
+
+/// Waits until a renewal finds the row of a stopped partition changed.
+async fn changed(renewed: &mut watch::Receiver<Renewed>, mine: &Ownership) {
+    let stopped_at = Instant::now();
+    let is_changed = |renewed: &Renewed| renewed.contradicts(mine, stopped_at).is_some();
+    if renewed.wait_for(is_changed).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Gives a partition back, if it is held.
+async fn release(worker: &Worker, partition: Partition, epoch: Option<i64>) {
+    let Some(epoch) = epoch else { return };
+    metrics::lost(partition);
+    let number = i32::from(partition.number());
+    if let Err(error) = partitions::release(&worker.db, number, &worker.id, epoch).await {
+        tracing::warn!(%partition, %error, "not released: its lease must run out");
+    }
+}
+
+/// Waits a little; less when a renewal comes before, because the share may have grown with it.
+async fn await_turn(
+    renewed: &mut watch::Receiver<Renewed>,
+    lease: Duration,
+    shutdown: &CancellationToken,
+) {
+    tokio::select! {
+        () = pause((lease / 4).min(FREE_RECHECK), shutdown) => {}
+        Ok(()) = renewed.changed() => {}
+    }
+}
+
+async fn pause(duration: Duration, shutdown: &CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(duration) => {}
+        () = shutdown.cancelled() => {}
+    }
+}
+
+fn grow(backoff: &mut Duration) -> Duration {
+    let now = *backoff;
+    *backoff = (now * 2).min(BACKOFF.1);
+    now
+}
+
+async fn report_stop(worker: &Worker, mine: &Ownership, partition: Partition, reason: &str) {
+    tracing::error!(%partition, reason, "the partition is stopped; nothing of it is lost or skipped");
+    metrics::stopped(partition, true);
+    let written =
+        partitions::set_stopped(&worker.db, mine.partition, &mine.owner, mine.epoch, Some(reason));
+    if let Err(error) = written.await {
+        tracing::warn!(%partition, %error, "the reason of the stop is not written down");
+    }
+}
+
+/// Serves a partition from its acquisition, which was `begun` then, to whatever ends that.
+async fn serve(
+    worker: &Worker,
+    slot: &Slot,
+    partition: Partition,
+    row: &Row,
+    mine: &mut Ownership,
+    begun: Instant,
+    shutdown: &CancellationToken,
+) -> End {
+    let acquired_at = Instant::now();
+    let Worker { jetstream, id, partitions, traces, .. } = worker;
+    let opened = Feed::open(jetstream, row, id, partition, *partitions, traces);
+    let (mut feed, basis) = tokio::select! {
+        opened = opened => match opened {
+            Ok(opened) => opened,
+            Err(trouble) => return trouble.into(),
+        },
+        () = shutdown.cancelled() => return End::Shutdown,
+    };
+    metrics::taken_over(begun.elapsed());
+    if let Err(error) = forget_stop(worker, mine, row, partition).await {
+        return End::Anomaly(error.to_string());
+    }
+    let janitor = janitor::tend(worker, partition, mine.epoch);
+    let owner = liveness::Owner {
+        db: &worker.db,
+        jetstream: &worker.jetstream,
+        id: &worker.id,
+        lease: worker.lease,
+    };
+    let watch = liveness::watch(owner, worker.silence, partition, row);
+    let end = tokio::select! {
+        end = read(worker, slot, &mut feed, &basis, mine, acquired_at, shutdown) => end,
+        never = janitor => match never {},
+        never = watch => match never {},
+    };
+    feed.close().await;
+    end
+}
+
+/// The stream is in order again, so a stop that it was the reason of is over.
+async fn forget_stop(
+    worker: &Worker,
+    mine: &Ownership,
+    row: &Row,
+    partition: Partition,
+) -> Result<(), DbErr> {
+    let Some(reason) = &row.stopped_reason else { return Ok(()) };
+    if reason.starts_with(DEAD_LETTERS) {
+        return Ok(());
+    }
+    metrics::stopped(partition, false);
+    partitions::set_stopped(&worker.db, mine.partition, &mine.owner, mine.epoch, None).await
+}
+
+async fn read(
+    worker: &Worker,
+    slot: &Slot,
+    feed: &mut Feed,
+    basis: &Basis,
+    mine: &mut Ownership,
+    mut known_since: Instant,
+    shutdown: &CancellationToken,
+) -> End {
+    let mut renewed = worker.renewed.clone();
+    let mut connected = worker.connected.clone();
+    loop {
+        // Looked at with every renewal too: the event that says so may be dropped.
+        if let Err(trouble) = feed.check_connection() {
+            return trouble.into();
+        }
+        let batch = tokio::select! {
+            () = shutdown.cancelled() => return End::Shutdown,
+            changed = renewed.changed() => {
+                if changed.is_err() {
+                    return End::Anomaly("the leases are no longer renewed".into());
+                }
+                let contradiction = renewed.borrow_and_update().contradicts(mine, known_since);
+                if let Some(contradiction) = contradiction {
+                    return contradiction.into();
+                }
+                if slot.is_surplus() {
+                    return End::Surplus;
+                }
+                continue;
+            }
+            Ok(()) = connected.changed() => continue,
+            batch = feed.next_batch(worker.batch_max) => match batch {
+                Ok(batch) => batch,
+                Err(trouble) => return trouble.into(),
+            },
+        };
+        let applying = apply_counted(worker, basis, mine, &batch);
+        let applied = tokio::select! {
+            biased;
+            applied = tokio::time::timeout(BATCH_LIMIT, applying) => applied,
+            never = feed.prefetch(worker.batch_max) => match never {},
+        };
+        match applied {
+            Ok(Ok(())) => {}
+            Ok(Err(ApplyError::Fenced)) => return End::Fenced,
+            Ok(Err(ApplyError::DeadLetterLimit)) => {
+                return End::Stopped(format!(
+                    "{DEAD_LETTERS}, after {}: a broken deployment rather than broken callbacks",
+                    mine.applied_seq
+                ));
+            }
+            Ok(Err(ApplyError::Failed(error))) => {
+                return End::Anomaly(format!("the database failed: {error}"));
+            }
+            Err(_) => return End::Anomaly("a batch took too long".into()),
+        }
+        known_since = Instant::now();
+        metrics::stopped(basis.partition, false);
+        if let Some(last) = batch.messages.last() {
+            feed.ack(last).await;
+        }
+    }
+}
+
+/// Applies a batch; one with too many dead letters message by message, so that what comes before
+/// the callback that is one too many takes effect.
+async fn apply_counted(
+    worker: &Worker,
+    basis: &Basis,
+    mine: &mut Ownership,
+    batch: &Batch,
+) -> Result<(), ApplyError> {
+    match apply_up_to(worker, basis, mine, &batch.messages, &batch.incoming).await {
+        Err(ApplyError::DeadLetterLimit) if batch.messages.len() > 1 => {
+            for (message, entries) in batch.each() {
+                let message = std::slice::from_ref(message);
+                apply_up_to(worker, basis, mine, message, entries).await?;
+            }
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+async fn apply_up_to(
+    worker: &Worker,
+    basis: &Basis,
+    mine: &mut Ownership,
+    messages: &[Received],
+    incoming: &[Incoming],
+) -> Result<(), ApplyError> {
+    let Some(last) = messages.last() else { return Ok(()) };
+    let limits = Limits {
+        partition: basis.partition,
+        partitions: worker.partitions,
+        lease: worker.lease,
+        dead_letter_limit: worker.dead_letter_limit,
+    };
+    let (begun, began) = (Instant::now(), worker.traces.now());
+    let checkpoint = Checkpoint {
+        seq: last.seq,
+        msg_id: last.msg_id.as_deref(),
+        received_at: last.stored_at,
+        stream_created_at: basis.created_at,
+        callbacks: incoming.len(),
+    };
+    let known = &basis.known_refusals;
+    let applied = apply(&worker.db, mine, &checkpoint, incoming, known, limits).await?;
+    metrics::committed(begun.elapsed(), incoming, &applied);
+    decision_log::tell(&worker.traces, basis.partition, began, messages, incoming, &applied);
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! A worker process, as its partitions see it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use sea_orm::DatabaseConnection;
+use shared::trace::Traces;
+use tokio::sync::watch;
+
+use super::renewal::Renewed;
+use super::share::Share;
+use crate::liveness::Silence;
+
+/// What all partitions of a worker process share.
+#[derive(Debug)]
+pub struct Worker {
+    /// The random id of this process.
+    pub id: String,
+    /// The database.
+    pub db: DatabaseConnection,
+    /// The broker.
+    pub jetstream: jetstream::Context,
+    /// How many partitions there are.
+    pub partitions: u16,
+    /// For how long an acquisition or a batch holds a partition.
+    pub lease: Duration,
+    /// The most callbacks in a batch.
+    pub batch_max: usize,
+    /// How many dead letters may follow each other.
+    pub dead_letter_limit: i32,
+    /// How long what is applied stays in the streams; for ever when nothing may be purged.
+    pub replay_horizon: Option<Duration>,
+    /// When a job counts as silent; never when nobody may be presumed failed.
+    pub silence: Option<Silence>,
+    /// Whether no other process can be alive: SQLite's lock proves it.
+    pub alone: bool,
+    /// How many partitions this process may own.
+    pub share: Arc<Share>,
+    /// What the last renewal found to be ours.
+    pub renewed: watch::Receiver<Renewed>,
+    /// Changes with every connection to the broker.
+    pub connected: watch::Receiver<()>,
+    /// Where the spans of what is applied go.
+    pub traces: Traces,
+}

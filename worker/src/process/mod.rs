@@ -1,0 +1,276 @@
+//! The life of a worker process.
+
+pub mod settings;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use async_nats::connection::State;
+use async_nats::{Client, ClientError, Event, jetstream};
+
+use sea_orm::DatabaseConnection;
+use shared::ops::{self, Readiness};
+use shared::partition::Partition;
+use shared::stream::{self, ContractError};
+use shared::telemetry::PrometheusHandle;
+use shared::trace::Traces;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::liveness;
+use crate::observe::{self, Observer, Sources};
+use crate::partition::ownership::own;
+use crate::partition::renewal::{Renewed, renew};
+use crate::partition::worker::Worker;
+use crate::partition::{janitor, metrics as partition_metrics};
+use crate::store::connection::{self, DatabaseUrl, Purpose};
+use crate::store::partitions;
+use crate::store::schema::{self, SchemaError};
+use crate::web::{self, Backend};
+use settings::Run;
+
+/// How long the last acks may take to leave.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+/// How long to wait before something that is unreachable at the start is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+fn describe_metrics() {
+    partition_metrics::describe();
+    observe::describe_metrics();
+    janitor::describe_metrics();
+    liveness::describe_metrics();
+    shared::listener::describe_metrics();
+}
+
+/// Consumes and applies until `shutdown`; `traces` is told of it.
+///
+/// # Errors
+/// When the database or the streams are not what this binary needs, or the shutdown took longer
+/// than its grace. What is merely unreachable is waited for.
+pub async fn run(
+    mut config: Run,
+    ops_listener: TcpListener,
+    metrics: PrometheusHandle,
+    traces: Traces,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    describe_metrics();
+    let sole_worker = connection::lock(&config.database)?;
+    let renewals = watch::channel(Renewed::nothing());
+    let (health, status) = watch::channel(Health::default());
+    tracing::info!(ops = %ops_listener.local_addr()?, worker = config.name, "listening");
+    let ops_end = CancellationToken::new();
+    let (observer, view) = Observer::new();
+    let (backend, current_backend) = watch::channel(None);
+    let settings = std::mem::take(&mut config.web);
+    let ops_task = tokio::spawn(ops::serve(
+        ops_listener,
+        ops::LIMITS,
+        readiness(status, config.lease),
+        metrics,
+        web::rest(view, current_backend, settings, ops_end.clone()),
+        ops_end.clone(),
+    ));
+
+    let connected = watch::channel(());
+    let connecting = connect(&config, connected.0, &health, &shutdown);
+    let Some((db, rows, client)) = connecting.await? else { return Ok(()) };
+    health.send_modify(|health| health.broker = Some(client.clone()));
+    let jetstream = jetstream::new(client.clone());
+    let partitions = retry(
+        "the streams can't be looked at",
+        &shutdown,
+        |error| match error {
+            ContractError::Broker { .. } | ContractError::NoLeader(_) => Ok(error),
+            _ => Err(error),
+        },
+        async || stream::check(&jetstream).await,
+    );
+    let partitions = partitions.await.context("the streams can't be used")?;
+    let Some(partitions) = partitions else { return Ok(()) };
+    match rows {
+        0 => bail!("the database has no partitions yet: run `ackline migrate`"),
+        rows if rows == usize::from(partitions) => {}
+        _ => bail!(
+            "the database has {rows} partitions, the streams {partitions}: they do not belong \
+             together; check DATABASE_URL and NATS_URL"
+        ),
+    }
+
+    let look = retry("the database can't be reached", &shutdown, Ok, async || {
+        connection::connect(&config.database, Purpose::Look).await
+    });
+    let Some(look) = look.await? else { return Ok(()) };
+    backend.send_replace(Some(Backend { db: look.clone(), jetstream: jetstream.clone() }));
+
+    let worker = Arc::new(Worker {
+        id: uuid::Uuid::new_v4().simple().to_string(),
+        db: db.clone(),
+        jetstream,
+        partitions,
+        lease: config.lease,
+        batch_max: config.batch_max,
+        dead_letter_limit: config.dead_letter_limit,
+        replay_horizon: Some(config.replay_horizon),
+        silence: Some(config.silence),
+        alone: sole_worker.is_some(),
+        share: Arc::default(),
+        renewed: renewals.1,
+        connected: connected.1,
+        traces,
+    });
+    tracing::info!(
+        worker = config.name, id = worker.id, partitions, database = ?config.database,
+        broker = %config.servers, "consuming"
+    );
+    let owners = TaskTracker::new();
+    for partition in Partition::all(partitions) {
+        owners.spawn(own(Arc::clone(&worker), partition, shutdown.clone()));
+    }
+    owners.close();
+    let renewing =
+        tokio::spawn(renew(Arc::clone(&worker), config.name.clone(), renewals.0, move || {
+            health.send_modify(|health| health.renewed_at = Some(Instant::now()));
+        }));
+    let sources = Sources {
+        db: look.clone(),
+        jetstream: Some(worker.jetstream.clone()),
+        ingresses: config.ingresses.clone(),
+    };
+    let observing = tokio::spawn(observer.run(sources, worker.renewed.clone(), config.silence));
+
+    shutdown.cancelled().await;
+    let ended = tokio::time::timeout(config.grace, async {
+        owners.wait().await;
+        renewing.abort();
+        observing.abort();
+        if let Err(error) = partitions::leave(&db, &worker.id).await {
+            tracing::warn!(%error, "this worker's row stays until another one removes it");
+        }
+        // Acks and deletions are sent without an answer; they must leave before the process does.
+        // While the broker is away nothing answers, and nothing is lost by not waiting.
+        let _ = tokio::time::timeout(FLUSH_LIMIT, client.flush()).await;
+        ops_end.cancel();
+        let _ = ops_task.await;
+        let _ = look.close().await;
+        let _ = db.close().await;
+    })
+    .await;
+    if ended.is_err() {
+        bail!(
+            "the shutdown took longer than its grace; what was in flight is applied by the next worker"
+        );
+    }
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Connects to both, waiting for what is unreachable, and counts the checkpoint rows; none when
+/// the shutdown came first. Every connection to the broker is told to `connected`, and why there is
+/// none to `health`.
+async fn connect(
+    config: &Run,
+    connected: watch::Sender<()>,
+    health: &watch::Sender<Health>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<(DatabaseConnection, usize, Client)>> {
+    let db = retry("the database can't be reached", shutdown, Ok, async || {
+        connection::connect(&config.database, Purpose::Own(config.lease)).await
+    })
+    .await?;
+    let Some(db) = db else { return Ok(None) };
+    let rows = retry(
+        "the database does not tell its schema",
+        shutdown,
+        |error| match error {
+            SchemaError::Database(error) => Ok(error),
+            _ => Err(error),
+        },
+        async || look_at_schema(&db).await,
+    )
+    .await?;
+    let Some(rows) = rows else { return Ok(None) };
+    if let DatabaseUrl::Sqlite { .. } = &config.database {
+        tracing::debug!("SQLite: this is the one worker process");
+    }
+    let client = retry("the broker can't be reached", shutdown, Ok, async || {
+        let (connected, reconnecting) = (connected.clone(), health.clone());
+        let options = config.servers.options("worker").event_callback(move |event| {
+            match event {
+                Event::Connected => {
+                    reconnecting.send_modify(|health| health.trouble = None);
+                    connected.send_replace(());
+                }
+                Event::ClientError(ClientError::Other(why)) => trouble(&reconnecting, why),
+                _ => {}
+            }
+            std::future::ready(())
+        });
+        let client = config.servers.connect_with(options).await;
+        client.inspect_err(|error| trouble(health, error.to_string()))
+    })
+    .await?;
+    Ok(client.map(|client| (db, rows, client)))
+}
+
+/// Attempts until it succeeds or fails for good: `passing` gives what to show of an error that
+/// passes, and any other back. None when the shutdown came first.
+async fn retry<T, E, P: std::fmt::Display>(
+    problem: &str,
+    shutdown: &CancellationToken,
+    passing: impl Fn(E) -> Result<P, E>,
+    attempt: impl AsyncFn() -> Result<T, E>,
+) -> Result<Option<T>, E> {
+    let attempts = async {
+        loop {
+            match attempt().await.map_err(&passing) {
+                Ok(value) => return Ok(value),
+                Err(Ok(error)) => tracing::warn!(%error, "{problem}; trying again"),
+                Err(Err(error)) => return Err(error),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    };
+    shutdown.run_until_cancelled(attempts).await.transpose()
+}
+
+/// The number of checkpoint rows.
+async fn look_at_schema(db: &DatabaseConnection) -> Result<usize, SchemaError> {
+    schema::check(db).await?;
+    Ok(schema::count_partitions(db).await?)
+}
+
+/// What `/readyz` judges by.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    broker: Option<Client>,
+    /// Why the last attempt to connect to the broker failed.
+    trouble: Option<String>,
+    renewed_at: Option<Instant>,
+}
+
+fn trouble(health: &watch::Sender<Health>, why: String) {
+    health.send_modify(|health| health.trouble = Some(why));
+}
+
+fn readiness(health: watch::Receiver<Health>, lease: Duration) -> Readiness {
+    Arc::new(move || {
+        let health = health.borrow();
+        let mut reasons = Vec::new();
+        match &health.broker {
+            Some(client) if client.connection_state() == State::Connected => {}
+            _ => {
+                let why = health.trouble.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+                reasons.push(format!("the broker is not connected{why}"));
+            }
+        }
+        if health.renewed_at.is_none_or(|at| at.elapsed() >= lease) {
+            reasons.push("the database has not answered for a whole lease".to_owned());
+        }
+        reasons
+    })
+}

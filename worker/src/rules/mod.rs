@@ -1,0 +1,9 @@
+//! The pure rules: what the stream says, and what it does to rows. No I/O, no clock, no randomness.
+
+pub mod event;
+
+pub mod transition;
+
+pub mod known_refusals;
+
+pub mod batch;

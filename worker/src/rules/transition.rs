@@ -1,0 +1,421 @@
+//! What an event does to a job. Pure: no I/O, no clock, no randomness, so that folding the same
+//! stream twice gives the same rows.
+
+use std::cmp::Ordering;
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use shared::callback::{self, Callback};
+
+use super::event::{Body, Event, Position};
+use crate::entity::job::{Failure, Model as Job, Status};
+use crate::entity::job_event::{Effect, Kind};
+
+/// The version of these rules, kept with every checkpoint: rows written under another version
+/// need not equal a fold by this one.
+pub const RULES_VERSION: i32 = 2;
+
+/// What became of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The job afterwards; none when the event concerns a job that nobody has heard of.
+    pub job: Option<Job>,
+    /// Whether the row is another one than before.
+    pub changed: bool,
+    /// The effect.
+    pub effect: Effect,
+    /// Why, where that needs saying.
+    pub reason: Option<&'static str>,
+    /// The status before and after.
+    pub from: Option<Status>,
+    /// The status after.
+    pub to: Option<Status>,
+}
+
+impl Outcome {
+    fn ignored(job: Option<Job>, reason: &'static str) -> Self {
+        let status = job.as_ref().map(|job| job.status);
+        Self {
+            job,
+            changed: false,
+            effect: Effect::Ignored,
+            reason: Some(reason),
+            from: status,
+            to: status,
+        }
+    }
+
+    /// Whether the event leaves a row in `job_events`: every status event does, a heartbeat only
+    /// when it changed the status.
+    #[must_use]
+    pub fn leaves_row(&self, kind: Kind) -> bool {
+        kind != Kind::Heartbeat || self.from != self.to
+    }
+}
+
+/// The kind of an event, as `job_events` names it.
+#[must_use]
+pub fn kind(event: &Event) -> Kind {
+    match &event.body {
+        Body::Lost { .. } => Kind::Lost,
+        Body::Callback(callback) => match callback.kind {
+            callback::Kind::Heartbeat => Kind::Heartbeat,
+            callback::Kind::Status(callback::Status::Queued) => Kind::Queued,
+            callback::Kind::Status(callback::Status::Provisioning) => Kind::Provisioning,
+            callback::Kind::Status(callback::Status::Running) => Kind::Running,
+            callback::Kind::Status(callback::Status::Failed) => Kind::Failed,
+        },
+    }
+}
+
+/// Applies an event to its job. `duplicate` says that the job already has a status event with
+/// this `event_id` and status.
+#[must_use]
+pub fn apply(job: Option<Job>, event: &Event, duplicate: bool) -> Outcome {
+    if duplicate {
+        return Outcome::ignored(job, "duplicate");
+    }
+    match (&event.body, job) {
+        (Body::Lost { witness, .. }, job) => lose(job, event, *witness),
+        (Body::Callback(callback), None) => create(event, callback),
+        (Body::Callback(callback), Some(job)) => hear(job, event, callback),
+    }
+}
+
+/// A silence that the partition's owner noticed.
+fn lose(job: Option<Job>, event: &Event, witness: Position) -> Outcome {
+    let Some(mut job) = job else { return Outcome::ignored(None, "unknown job") };
+    let from = job.status;
+    let unchanged = |job| Outcome {
+        job: Some(job),
+        changed: false,
+        effect: Effect::Unchanged,
+        reason: None,
+        from: Some(from),
+        to: Some(from),
+    };
+    let since = match (job.status, job.failure) {
+        (Status::Running, _) | (Status::Failed, Some(Failure::Reported)) => {
+            return Outcome::ignored(Some(job), "finished");
+        }
+        (Status::Failed, _) => return unchanged(job),
+        _ if witness != (Position { seq: job.last_seq, idx: job.last_idx }) => {
+            return Outcome::ignored(Some(job), "alive since");
+        }
+        (Status::Queued, _) => {
+            format!("still queued; nothing heard since {}", text(job.updated_at))
+        }
+        (Status::Provisioning, _) => {
+            let last = job.last_heartbeat_at.unwrap_or(job.updated_at);
+            format!("no heartbeat since {}", text(last))
+        }
+    };
+    let now = event.at.max(job.updated_at);
+    job.status = Status::Failed;
+    job.failure = Some(Failure::Presumed);
+    job.error = Some(since);
+    job.failed_step = None;
+    job.finished_at = Some(now);
+    job.updated_at = now;
+    job.presume_at = None;
+    Outcome {
+        job: Some(job),
+        changed: true,
+        effect: Effect::Applied,
+        reason: None,
+        from: Some(from),
+        to: Some(Status::Failed),
+    }
+}
+
+fn text(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// The first callback of a job creates it in the state that the callback gives.
+fn create(event: &Event, callback: &Callback) -> Outcome {
+    let run = run_id(callback);
+    let mut job = Job {
+        id: callback.job_id.clone(),
+        status: Status::Queued,
+        workflow_run_id: run.map(|id| id.to_string()),
+        run_attempt: run.and(callback.run_attempt),
+        run_count: i32::from(run.is_some()),
+        error: None,
+        failed_step: None,
+        failure: None,
+        agent_id: None,
+        region: None,
+        heartbeat_timeout_s: None,
+        presume_at: None,
+        heartbeat_count: 0,
+        last_heartbeat_at: None,
+        last_heartbeat_sent_at: None,
+        queued_at: None,
+        started_at: None,
+        finished_at: None,
+        created_at: event.at,
+        updated_at: event.at,
+        partition: 0,
+        first_seq: event.position.seq,
+        first_idx: event.position.idx,
+        last_seq: event.position.seq,
+        last_idx: event.position.idx,
+    };
+    let now = event.at;
+    match kind(event) {
+        Kind::Queued => {
+            fill(&mut job, callback, now);
+        }
+        Kind::Heartbeat => {
+            enter(&mut job, Status::Provisioning, callback, now);
+            beat(&mut job, event, callback, now);
+        }
+        Kind::Running => enter(&mut job, Status::Running, callback, now),
+        Kind::Failed => enter(&mut job, Status::Failed, callback, now),
+        _ => enter(&mut job, Status::Provisioning, callback, now),
+    }
+    job.presume_at = presume_at(&job);
+    let to = Some(job.status);
+    Outcome { job: Some(job), changed: true, effect: Effect::Applied, reason: None, from: None, to }
+}
+
+/// Which run a callback speaks for, seen from its job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Run {
+    Current,
+    /// It names none, and the job has known several.
+    Unattributed,
+    /// The job's run, or its attempt, was not known until now.
+    Adopt,
+    Stale,
+    New,
+}
+
+fn run_id(callback: &Callback) -> Option<i64> {
+    callback.workflow_run_id.as_deref()?.parse().ok()
+}
+
+fn classify(job: &Job, callback: &Callback) -> Run {
+    let Some(named) = run_id(callback) else {
+        return if job.run_count > 1 { Run::Unattributed } else { Run::Current };
+    };
+    let current = job.workflow_run_id.as_deref().and_then(|id| id.parse::<i64>().ok());
+    let order = match current {
+        None => None,
+        Some(current) => match (named.cmp(&current), callback.run_attempt, job.run_attempt) {
+            (Ordering::Equal, None, _) => Some(Ordering::Equal),
+            (Ordering::Equal, Some(_), None) => None,
+            (Ordering::Equal, Some(named), Some(current)) => Some(named.cmp(&current)),
+            (order, ..) => Some(order),
+        },
+    };
+    match order {
+        Some(Ordering::Less) => Run::Stale,
+        Some(Ordering::Equal) => Run::Current,
+        Some(Ordering::Greater) => Run::New,
+        None if is_finished(job)
+            && callback.kind == callback::Kind::Status(callback::Status::Provisioning) =>
+        {
+            Run::New
+        }
+        None => Run::Adopt,
+    }
+}
+
+/// A presumed failure is not final: any sign of life takes it back.
+fn is_finished(job: &Job) -> bool {
+    job.status == Status::Running
+        || (job.status == Status::Failed && job.failure == Some(Failure::Reported))
+}
+
+/// A callback of a known job.
+fn hear(mut job: Job, event: &Event, callback: &Callback) -> Outcome {
+    let before = job.clone();
+    let run = classify(&job, callback);
+    // One clock for all of a job's times: none is ever earlier than the one it replaces.
+    let now = event.at.max(job.updated_at);
+    match run {
+        Run::Stale => return Outcome::ignored(Some(before), "stale run"),
+        Run::New => begin_run(&mut job, callback),
+        Run::Adopt => {
+            job.workflow_run_id = run_id(callback).map(|id| id.to_string());
+            job.run_attempt = callback.run_attempt;
+            job.run_count = job.run_count.max(1);
+        }
+        Run::Current | Run::Unattributed => {}
+    }
+    let (effect, mut reason) = match step(&mut job, event, callback, now) {
+        Ok(done) => done,
+        Err(reason) => return Outcome::ignored(Some(before), reason),
+    };
+    match run {
+        Run::New => reason = reason.or(Some("new run")),
+        Run::Unattributed => reason = Some("unattributed"),
+        _ => {}
+    }
+    let changed = job != before;
+    let effect = if changed && effect == Effect::Unchanged { Effect::Applied } else { effect };
+    if changed {
+        job.updated_at = now;
+        job.last_seq = event.position.seq;
+        job.last_idx = event.position.idx;
+        job.presume_at = presume_at(&job);
+    }
+    let (from, to) = (Some(before.status), Some(job.status));
+    Outcome { job: Some(job), changed, effect, reason, from, to }
+}
+
+/// When silence would make the job presumed failed, if that is the job's own to say. Otherwise it
+/// is the worker's, whose configuration these rules do not know.
+fn presume_at(job: &Job) -> Option<DateTime<Utc>> {
+    let timeout_s = job.heartbeat_timeout_s.filter(|_| job.status == Status::Provisioning)?;
+    Some(job.updated_at + TimeDelta::seconds(timeout_s.into()))
+}
+
+/// A new run starts afresh: the job is treated as queued, and nothing of the old run is left.
+fn begin_run(job: &mut Job, callback: &Callback) {
+    job.status = Status::Queued;
+    job.workflow_run_id = run_id(callback).map(|id| id.to_string());
+    job.run_attempt = callback.run_attempt;
+    // A job that finished without a run id had a run all the same.
+    job.run_count = job.run_count.max(1) + 1;
+    job.error = None;
+    job.failed_step = None;
+    job.failure = None;
+    job.heartbeat_count = 0;
+    job.last_heartbeat_at = None;
+    job.last_heartbeat_sent_at = None;
+    job.started_at = None;
+    job.finished_at = None;
+}
+
+type Step = Result<(Effect, Option<&'static str>), &'static str>;
+
+/// The table: a row a state, a column an event. `Err` is the reason why it is ignored.
+fn step(job: &mut Job, event: &Event, callback: &Callback, now: DateTime<Utc>) -> Step {
+    use Effect::{Applied, Revived, Unchanged};
+    let kind = kind(event);
+    if kind == Kind::Queued {
+        let filled = fill(job, callback, now);
+        return Ok((if filled { Applied } else { Unchanged }, None));
+    }
+    if kind == Kind::Heartbeat && !is_finished(job) && is_old_beat(job, event, callback) {
+        return Err("not later than the last heartbeat");
+    }
+    match (job.status, job.failure, kind) {
+        (Status::Queued, _, Kind::Heartbeat) | (Status::Provisioning, _, Kind::Heartbeat) => {
+            beat(job, event, callback, now);
+            Ok((Applied, None))
+        }
+        (Status::Queued, _, Kind::Provisioning) => {
+            enter(job, Status::Provisioning, callback, now);
+            Ok((Applied, None))
+        }
+        (Status::Queued | Status::Provisioning, _, Kind::Running) => {
+            enter(job, Status::Running, callback, now);
+            Ok((Applied, None))
+        }
+        (Status::Queued | Status::Provisioning, _, Kind::Failed) => {
+            enter(job, Status::Failed, callback, now);
+            Ok((Applied, None))
+        }
+        (Status::Provisioning, _, Kind::Provisioning) | (Status::Running, _, Kind::Running) => {
+            Ok((Unchanged, None))
+        }
+        (Status::Running, ..) => Err("finished"),
+
+        (Status::Failed, Some(Failure::Presumed), Kind::Failed) => {
+            enter(job, Status::Failed, callback, now);
+            Ok((Applied, None))
+        }
+        (Status::Failed, Some(Failure::Presumed), Kind::Running) => {
+            revive(job);
+            enter(job, Status::Running, callback, now);
+            Ok((Revived, None))
+        }
+        (Status::Failed, Some(Failure::Presumed), Kind::Provisioning | Kind::Heartbeat) => {
+            revive(job);
+            enter(job, Status::Provisioning, callback, now);
+            if kind == Kind::Heartbeat {
+                beat(job, event, callback, now);
+            }
+            Ok((Revived, None))
+        }
+
+        (Status::Failed, _, Kind::Failed) => Ok((Unchanged, None)),
+        (Status::Failed, _, Kind::Provisioning) if callback.run_attempt.is_none() => {
+            revive(job);
+            // The run goes on under the same id, so its last `sent_at` still tells late beats apart.
+            job.heartbeat_count = 0;
+            job.last_heartbeat_at = None;
+            job.started_at = None;
+            enter(job, Status::Provisioning, callback, now);
+            Ok((Applied, Some("re-run")))
+        }
+        (Status::Failed, ..) => Err("finished"),
+        // Filled above, or no callback at all.
+        (Status::Queued | Status::Provisioning, ..) => Err("not a callback of a workflow"),
+    }
+}
+
+/// Fills what is empty, and nothing else.
+fn fill(job: &mut Job, callback: &Callback, now: DateTime<Utc>) -> bool {
+    fn set<T: Clone>(slot: &mut Option<T>, value: &Option<T>) -> bool {
+        let fills = slot.is_none() && value.is_some();
+        if fills {
+            slot.clone_from(value);
+        }
+        fills
+    }
+    [
+        set(&mut job.agent_id, &callback.agent_id),
+        set(&mut job.region, &callback.region),
+        set(&mut job.heartbeat_timeout_s, &callback.heartbeat_timeout_s),
+        set(&mut job.queued_at, &Some(now)),
+    ]
+    .contains(&true)
+}
+
+/// Enters a status that the workflow gives.
+fn enter(job: &mut Job, status: Status, callback: &Callback, now: DateTime<Utc>) {
+    job.status = status;
+    job.heartbeat_timeout_s = callback.heartbeat_timeout_s.or(job.heartbeat_timeout_s);
+    if status != Status::Failed {
+        job.started_at = job.started_at.or(Some(now));
+    }
+    if status == Status::Failed {
+        job.failure = Some(Failure::Reported);
+        job.error.clone_from(&callback.error);
+        job.failed_step.clone_from(&callback.failed_step);
+    }
+    if status != Status::Provisioning {
+        job.finished_at = Some(now);
+    }
+}
+
+/// Forgets a failure.
+fn revive(job: &mut Job) {
+    job.error = None;
+    job.failed_step = None;
+    job.failure = None;
+    job.finished_at = None;
+}
+
+/// A sender's clock that is ahead counts as the stream's.
+fn sent_at(event: &Event, callback: &Callback) -> Option<DateTime<Utc>> {
+    callback.sent_at.map(|sent_at| sent_at.min(event.at))
+}
+
+fn is_old_beat(job: &Job, event: &Event, callback: &Callback) -> bool {
+    matches!(
+        (sent_at(event, callback), job.last_heartbeat_sent_at),
+        (Some(sent_at), Some(last)) if sent_at <= last
+    )
+}
+
+fn beat(job: &mut Job, event: &Event, callback: &Callback, now: DateTime<Utc>) {
+    job.heartbeat_count = job.heartbeat_count.saturating_add(1);
+    job.last_heartbeat_at = Some(now);
+    job.heartbeat_timeout_s = callback.heartbeat_timeout_s.or(job.heartbeat_timeout_s);
+    job.last_heartbeat_sent_at = sent_at(event, callback).or(job.last_heartbeat_sent_at);
+}
