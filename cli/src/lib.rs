@@ -2,8 +2,10 @@
 
 pub mod commands;
 mod output;
+mod parse;
 
 pub use output::{Bars, Output};
+pub use parse::parse;
 
 use clap::{Parser, Subcommand};
 

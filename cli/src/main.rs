@@ -3,9 +3,8 @@
 use std::io;
 use std::process::ExitCode;
 
-use clap::Parser;
+use cli::Bars;
 use cli::commands::watch::Unfinished;
-use cli::{Bars, Cli};
 use shared::config::Invalid;
 use shared::telemetry;
 
@@ -14,7 +13,11 @@ async fn main() -> ExitCode {
     let bars = Bars::on_stderr();
     let beside = bars.clone();
     telemetry::init_logs_to(move || beside.beside());
-    let Err(error) = cli::run(Cli::parse().command, &bars).await else { return ExitCode::SUCCESS };
+    let done = match cli::parse(std::env::args_os()) {
+        Ok(cli) => cli::run(cli.command, &bars).await,
+        Err(invalid) => Err(invalid.into()),
+    };
+    let Err(error) = done else { return ExitCode::SUCCESS };
     if is_closed_pipe(&error) {
         return ExitCode::SUCCESS;
     }
