@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use shared::bundle::{self, Metadata};
 use shared::callback::Callback;
 use shared::partition::Partition;
-use worker::batch::{Decision, InRow, Known, Plan, Seen, bury, fold, record, step};
-use worker::decided::Decided;
 use worker::entity::dead_letter::{Model as DeadLetter, State};
 use worker::entity::job_event::{Effect, Kind, Model as JobEvent};
-use worker::event::{
+use worker::rules::batch::{Decision, InRow, Known, Plan, Seen, bury, fold, record, step};
+use worker::rules::event::{
     Action, Content, Incoming, Message, Order, Position, decode, decode_again, lost_body,
 };
+use worker::rules::known_refusals::KnownRefusals;
 
 use crate::events::*;
 
@@ -74,7 +74,7 @@ const HELD: &str = "an earlier callback of the job is a dead letter";
 
 #[test]
 fn a_batch_applies_buries_and_holds_in_the_order_of_the_stream() {
-    let mut decided = Decided::default();
+    let mut decided = KnownRefusals::default();
     decided.insert(position(1), 1, "too long".into());
     decided.insert(position(8), 3, "refused again".into());
     let batch = [
@@ -269,7 +269,7 @@ fn a_silence_is_counted_as_presumed_only_if_it_changes_the_job() {
     for (witness, effect) in [(1, "presumed"), (0, "ignored")] {
         let known = Known { jobs: [(job.id.clone(), job.clone())].into(), ..Known::default() };
         let batch = [incoming(2, 0, Content::Event(lost(2, position(witness))))];
-        let plan = fold(known, &batch, &Decided::default(), PARTITION, 0);
+        let plan = fold(known, &batch, &KnownRefusals::default(), PARTITION, 0);
         assert_eq!(plan.effects, BTreeMap::from([(effect, 1)]));
         assert_eq!(plan.jobs.len(), usize::from(effect == "presumed"));
     }
@@ -277,7 +277,7 @@ fn a_silence_is_counted_as_presumed_only_if_it_changes_the_job() {
 
 #[test]
 fn a_refusal_is_known_by_its_callback_and_its_number_and_the_first_order_tells_it() {
-    let mut decided = Decided::default();
+    let mut decided = KnownRefusals::default();
     assert_eq!((decided.len(), decided.is_empty()), (0, true));
     decided.learn(&order(Action::Requeue));
     decided.learn(&Order { reason: "another".into(), ..order(Action::Discard) });
