@@ -15,8 +15,9 @@ use tokio_util::task::TaskTracker;
 
 use super::progress::Progress;
 use crate::partition::feed::micros;
+use crate::partition::lease::Renewed;
 use crate::partition::ownership::own;
-use crate::partition::renewal::{Renewed, renew};
+use crate::partition::renewal::renew;
 use crate::partition::worker::Worker;
 use crate::store::accept::{self, Skip};
 use crate::store::connection::{self, DatabaseUrl, Purpose};

@@ -24,7 +24,7 @@ use crate::entity::dead_letter::State;
 use crate::entity::job::Status;
 use crate::entity::partition::Model as Row;
 use crate::liveness::Silence;
-use crate::partition::renewal::Renewed;
+use crate::partition::lease::Renewed;
 use crate::store::observe::{self, Counted, Letters, Quiet};
 use crate::store::{accept, schema};
 

@@ -1,5 +1,6 @@
 //! Owning a partition, and reading its stream.
 
+pub mod lease;
 pub mod metrics;
 pub mod prefetch;
 pub mod share;

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::feed::{Basis, Feed, Trouble};
+use super::lease::{Contradiction, Renewed};
 use super::prefetch::{Batch, Received};
-use super::renewal::{Contradiction, Renewed};
 use super::share::Slot;
 use super::worker::Worker;
 use super::{decision_log, janitor, metrics};

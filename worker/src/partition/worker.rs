@@ -8,7 +8,7 @@ use sea_orm::DatabaseConnection;
 use shared::trace::Traces;
 use tokio::sync::watch;
 
-use super::renewal::Renewed;
+use super::lease::Renewed;
 use super::share::Share;
 use crate::liveness::Silence;
 

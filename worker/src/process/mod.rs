@@ -23,8 +23,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::liveness;
 use crate::observe::{self, Observer, Sources};
+use crate::partition::lease::Renewed;
 use crate::partition::ownership::own;
-use crate::partition::renewal::{Renewed, renew};
+use crate::partition::renewal::renew;
 use crate::partition::worker::Worker;
 use crate::partition::{janitor, metrics as partition_metrics};
 use crate::store::connection::{self, DatabaseUrl, Purpose};

@@ -6,7 +6,8 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use serde::de::DeserializeOwned;
 
-use super::problem::{self, Problem};
+use super::answer;
+use super::problem::Problem;
 
 /// The query of a request.
 pub(super) struct InQuery<T>(pub(super) T);
@@ -41,5 +42,5 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for InPath<
 }
 
 fn refused(parts: &Parts, why: &str) -> Response {
-    problem::answer(parts.uri.path(), Problem::bad(why))
+    answer::answer(parts.uri.path(), Problem::bad(why))
 }

@@ -15,11 +15,10 @@ use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use super::problem::{self, Problem};
-use super::{Web, console};
-
-/// The cookie that a browser keeps after it has shown the token.
-pub(super) const COOKIE: &str = "ackline_session";
+use super::problem::Problem;
+use super::settings::COOKIE;
+use super::state::Web;
+use super::{answer, console};
 
 /// Nothing is loaded from elsewhere, nothing runs that is not a file of ours, nobody frames it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -41,7 +40,7 @@ pub(super) async fn check(State(web): State<Web>, request: Request, next: Next) 
     let path = request.uri().path().to_owned();
     let mut response = match admit(&web, &request) {
         Ok(()) => next.run(request).await,
-        Err(Refused::Problem(problem)) => problem::answer(&path, problem),
+        Err(Refused::Problem(problem)) => answer::answer(&path, problem),
         Err(Refused::Login) => Redirect::to(&console::login_path(request.uri())).into_response(),
     };
     let headers = response.headers_mut();

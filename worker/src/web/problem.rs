@@ -1,13 +1,10 @@
-//! What goes wrong, as RFC 9457 has it for programs, and as a page for people.
+//! What goes wrong, as RFC 9457 has it for programs.
 
-use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sea_orm::DbErr;
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
-
-use super::console;
 
 /// A problem, as `application/problem+json` (RFC 9457).
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -93,23 +90,4 @@ impl IntoResponse for Problem {
         }
         response
     }
-}
-
-/// Answers in the form that belongs to the path.
-pub(super) fn answer(path: &str, problem: Problem) -> Response {
-    if path.starts_with("/api/") {
-        problem.into_response()
-    } else {
-        console::problem(&problem).into_response()
-    }
-}
-
-pub(super) fn not_found(request: &Request) -> Response {
-    let problem = Problem::new(StatusCode::NOT_FOUND, "nothing is here");
-    answer(request.uri().path(), problem)
-}
-
-pub(super) fn method_not_allowed(request: &Request) -> Response {
-    let detail = format!("{} is not possible here: see Allow", request.method());
-    answer(request.uri().path(), Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail))
 }

@@ -7,6 +7,8 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use url::Url;
 
+/// The cookie that a browser keeps after it has shown the token.
+pub(super) const COOKIE: &str = "ackline_session";
 /// The shortest token, in bytes.
 const MIN_TOKEN_BYTES: usize = 16;
 

@@ -16,9 +16,9 @@ use crate::apply::redrive::{self, Done, LetterId, OrderError};
 use crate::entity::dead_letter::{Model, State as LetterState};
 use crate::rules::event::Action;
 use crate::store::dead_letters::{self, LetterFilter};
-use crate::web::Web;
 use crate::web::extractors::{InPath, InQuery};
 use crate::web::problem::{Problem, Wrong};
+use crate::web::state::Web;
 
 /// How long an order is waited for.
 const WAIT: Duration = Duration::from_secs(8);

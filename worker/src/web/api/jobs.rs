@@ -17,7 +17,7 @@ use crate::entity::job::{Model, Status};
 use crate::store::read::{self, JobFilter, JobKey};
 use crate::web::extractors::{InPath, InQuery};
 use crate::web::problem::{Problem, Wrong};
-use crate::web::{Backend, Web};
+use crate::web::state::{Backend, Web};
 
 /// How long a job is waited for, if it is not said.
 const USUAL_WAIT: Duration = Duration::from_secs(30);

@@ -13,7 +13,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Web;
+use super::state::Web;
 
 pub(super) use dead_letters::{order, place};
 pub(super) use jobs::{job_id, search};

@@ -5,8 +5,8 @@ use axum::extract::State;
 
 use super::page::Page;
 use crate::observe::{PartitionState, Snapshot};
-use crate::web::Web;
 use crate::web::problem::{Problem, Wrong};
+use crate::web::state::Web;
 
 /// Everything that the overview shows, a few seconds old at the most.
 #[utoipa::path(

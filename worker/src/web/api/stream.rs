@@ -16,7 +16,7 @@ use super::schema::Event;
 use crate::store::read;
 use crate::web::extractors::InQuery;
 use crate::web::problem::{Problem, Wrong};
-use crate::web::{Backend, Web};
+use crate::web::state::{Backend, Web};
 
 /// How many may wait for a slow reader.
 const AHEAD: usize = 64;

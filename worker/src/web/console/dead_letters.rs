@@ -6,16 +6,17 @@ use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 
+use super::failed::{Failed, Page};
 use super::format::{address, job_path, said, said_briefly, time};
-use super::{Failed, Page, layout};
+use super::layout;
 use crate::apply::redrive::{self, Done, LetterId};
 use crate::entity::dead_letter::{Model, State as LetterState};
 use crate::rules::event::Action;
 use crate::store::dead_letters::{self, LetterFilter};
-use crate::web::Web;
 use crate::web::api::{job_id, order, place};
 use crate::web::extractors::InQuery;
 use crate::web::problem::Problem;
+use crate::web::state::Web;
 
 const PAGE: u64 = 50;
 /// How much of a reason a line shows, in characters.

@@ -5,15 +5,16 @@ use chrono::{DateTime, TimeDelta, Utc};
 use maud::{Markup, html};
 use serde::Deserialize;
 
+use super::failed::{Page, not_found};
 use super::format::{address, said, span, status, time, time_or_dash, took};
-use super::{Page, layout, not_found};
+use super::layout;
 use crate::entity::job::{Model as Job, Status};
 use crate::entity::job_event::Model as Event;
 use crate::store::dead_letters::{self, LetterFilter};
 use crate::store::read;
-use crate::web::Web;
 use crate::web::api::{job_id, key_of_event, read_key_of_event};
 use crate::web::extractors::InQuery;
+use crate::web::state::Web;
 
 /// How many events are on a page.
 const PAGE: u64 = 100;

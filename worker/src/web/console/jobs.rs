@@ -5,14 +5,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 use maud::{Markup, html};
 use serde::Deserialize;
 
+use super::failed::{Failed, Page};
 use super::format::{address, job_path, said, said_briefly, status, time, took};
-use super::{Failed, Page, layout};
+use super::layout;
 use crate::entity::job::{Model, Status};
 use crate::store::read::{self, JobFilter, JobKey};
-use crate::web::Web;
 use crate::web::api::{key_of_job, read_key_of_job, search};
 use crate::web::extractors::InQuery;
 use crate::web::problem::Problem;
+use crate::web::state::Web;
 
 const PAGE: u64 = 50;
 /// How much of an error a line shows, in characters.

@@ -10,9 +10,9 @@ use serde::Deserialize;
 
 use super::format::address;
 use super::layout;
-use crate::web::Web;
 use crate::web::extractors::InQuery;
-use crate::web::guard::COOKIE;
+use crate::web::settings::COOKIE;
+use crate::web::state::Web;
 
 /// Whether a path is for those who have not shown the token yet.
 pub(in crate::web) fn is_open(path: &str) -> bool {

@@ -3,11 +3,12 @@
 use axum::extract::State;
 use maud::{Markup, html};
 
+use super::failed::Page;
 use super::format::{count, job_path, number, said, seconds, span, time};
-use super::{Page, chart, layout};
+use super::{chart, layout};
 use crate::entity::job::Status;
 use crate::observe::{PartitionState, Refusals, Sample, Snapshot};
-use crate::web::Web;
+use crate::web::state::Web;
 
 pub(super) async fn page(State(web): State<Web>) -> Page {
     web.backend()?;

@@ -1,0 +1,71 @@
+//! What all requests share.
+
+use std::sync::Arc;
+
+use async_nats::jetstream;
+use sea_orm::DatabaseConnection;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::problem::Problem;
+use super::settings::WebSettings;
+use crate::observe::View;
+
+/// How many requests may be kept waiting for something to happen: fewer than the listener has
+/// connections, so that probes and metrics always find one.
+const MAX_WAITING: usize = 32;
+
+/// How many orders about dead letters may be on their way.
+const MAX_ORDERS: usize = 8;
+
+/// What the console needs of the worker, once it is connected.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// The database, over connections of its own.
+    pub db: DatabaseConnection,
+    /// The broker.
+    pub jetstream: jetstream::Context,
+}
+
+/// What all requests share.
+#[derive(Debug, Clone)]
+pub(crate) struct Web {
+    pub(super) view: View,
+    backend: watch::Receiver<Option<Backend>>,
+    pub(super) settings: Arc<WebSettings>,
+    waiting: Arc<Semaphore>,
+    orders: Arc<Semaphore>,
+    pub(super) ending: CancellationToken,
+}
+
+impl Web {
+    pub(super) fn new(
+        view: View,
+        backend: watch::Receiver<Option<Backend>>,
+        settings: WebSettings,
+        ending: CancellationToken,
+    ) -> Self {
+        let waiting = Arc::new(Semaphore::new(MAX_WAITING));
+        let orders = Arc::new(Semaphore::new(MAX_ORDERS));
+        Self { view, backend, settings: Arc::new(settings), waiting, orders, ending }
+    }
+
+    pub(super) fn backend(&self) -> Result<Backend, Problem> {
+        self.backend.borrow().clone().ok_or_else(Problem::connecting)
+    }
+
+    /// A permit for a request that waits for something to happen.
+    pub(super) fn wait(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        take(&self.waiting)
+    }
+
+    /// A permit for an order, which those who only look can't take.
+    pub(super) fn order(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        take(&self.orders)
+    }
+}
+
+fn take(permits: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Problem> {
+    let permit = Arc::clone(permits).try_acquire_owned();
+    permit.map_err(|_| Problem::unavailable("too many requests wait already: try again later"))
+}
