@@ -5,8 +5,10 @@
 
 use std::time::SystemTime;
 
+use opentelemetry::KeyValue;
+use opentelemetry::trace::{Span as _, SpanBuilder, SpanKind};
 use shared::partition::Partition;
-use shared::trace::{Kind, NewSpan, Span, TraceContext, TraceId, Traces};
+use shared::trace::{self, Span, TraceContext, TraceId, Traces};
 
 use crate::answer::Refusal;
 use crate::publish::Stored;
@@ -51,16 +53,16 @@ impl DecisionLog {
         began: Option<SystemTime>,
     ) -> Request<'_> {
         let span = began.and_then(|began| {
-            let mut span = self.traces.span(|| NewSpan {
-                name: "receive callback".into(),
-                kind: Kind::Server,
-                began,
-                parent,
-                links: &[],
+            let mut span = self.traces.span(parent, || {
+                SpanBuilder::from_name("receive callback")
+                    .with_kind(SpanKind::Server)
+                    .with_start_time(began)
             })?;
             if span.is_recording() {
-                span.set("http.request.method", "POST");
-                span.set("http.route", self.route.clone());
+                span.set_attributes([
+                    KeyValue::new("http.request.method", "POST"),
+                    KeyValue::new("http.route", self.route.clone()),
+                ]);
             }
             Some(span)
         });
@@ -72,26 +74,26 @@ impl Request<'_> {
     /// The context that what follows from the request goes on in: the sender's, where there is no
     /// span in between.
     fn context(&self) -> Option<TraceContext> {
-        self.span.as_ref().and_then(Span::context).or(self.parent)
+        self.span.as_ref().and_then(TraceContext::of).or(self.parent)
     }
 
     /// Its callback is for the stream.
     pub(crate) fn publish(&self, partition: Partition, job: &str) -> Publish {
         let parent = self.context();
         let span = self.log.now().and_then(|began| {
-            let mut span = self.log.traces.span(|| NewSpan {
-                name: "publish callback".into(),
-                kind: Kind::Producer,
-                began,
-                parent,
-                links: &[],
+            let mut span = self.log.traces.span(parent, || {
+                SpanBuilder::from_name("publish callback")
+                    .with_kind(SpanKind::Producer)
+                    .with_start_time(began)
             })?;
             if span.is_recording() {
-                span.set("messaging.system", "nats");
-                span.set("messaging.operation.type", "send");
-                span.set("messaging.destination.name", partition.stream());
-                span.set("messaging.destination.partition.id", partition.to_string());
-                span.set("ackline.job.id", job.to_owned());
+                span.set_attributes([
+                    KeyValue::new("messaging.system", "nats"),
+                    KeyValue::new("messaging.operation.type", "send"),
+                    KeyValue::new("messaging.destination.name", partition.stream()),
+                    KeyValue::new("messaging.destination.partition.id", partition.to_string()),
+                    KeyValue::new("ackline.job.id", job.to_owned()),
+                ]);
             }
             Some(span)
         });
@@ -109,11 +111,11 @@ impl Request<'_> {
     fn answered(mut self, outcome: Result<Stored, Refusal>) {
         let Some(span) = &mut self.span else { return };
         let status = outcome.map_or_else(|refusal| refusal.status().as_u16(), |_| 200);
-        span.set("http.response.status_code", status);
+        span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
         // What the sender did wrong is no failure of the server's.
         match outcome {
-            Err(refusal) if status >= 500 => span.fail(refusal.reason()),
-            Err(refusal) => span.set("ackline.reason", refusal.reason()),
+            Err(refusal) if status >= 500 => trace::fail(span, refusal.reason()),
+            Err(refusal) => span.set_attribute(KeyValue::new("ackline.reason", refusal.reason())),
             Ok(_) => {}
         }
     }
@@ -122,7 +124,7 @@ impl Request<'_> {
 impl Publish {
     /// What the message says for the worker.
     pub(crate) fn context(&self) -> Option<TraceContext> {
-        self.span.as_ref().and_then(Span::context).or(self.parent)
+        self.span.as_ref().and_then(TraceContext::of).or(self.parent)
     }
 
     /// The stream has it or not, or nobody knows, and the request is answered.
@@ -153,10 +155,13 @@ impl Publish {
         if let Some(mut span) = self.span {
             match outcome {
                 Ok(Stored { seq, idx }) => {
-                    span.set("ackline.stream.sequence", i64::try_from(seq).unwrap_or(i64::MAX));
-                    span.set("ackline.bundle.index", i64::try_from(idx).unwrap_or(i64::MAX));
+                    let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+                    span.set_attributes([
+                        KeyValue::new("ackline.stream.sequence", whole(seq)),
+                        KeyValue::new("ackline.bundle.index", whole(idx as u64)),
+                    ]);
                 }
-                Err(refusal) => span.fail(refusal.reason()),
+                Err(refusal) => trace::fail(&mut span, refusal.reason()),
             }
         }
         request.answered(outcome);

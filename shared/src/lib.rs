@@ -12,10 +12,11 @@ pub mod broker;
 pub mod config;
 pub mod file;
 pub mod health;
+pub mod https;
 pub mod listener;
 pub mod ops;
 pub mod places;
 pub mod shutdown;
 pub mod telemetry;
-pub mod tls;
+
 pub mod trace;

@@ -3,24 +3,18 @@
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{anyhow, bail};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{ArgGroup, Args};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
-use hyper::{HeaderMap, Request, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::header::{CONTENT_TYPE, RETRY_AFTER};
+use hyper::{HeaderMap, Request, StatusCode, Uri};
 use serde_json::{Map, Value};
 use shared::callback::MAX_HEARTBEAT_TIMEOUT_S;
 use shared::config::{Invalid, Problems, duration};
-use shared::tls;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use shared::https::{self, HttpsClient};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
 use url::Url;
 
 use ingress::clock;
@@ -117,9 +111,8 @@ pub async fn run(args: &Send) -> anyhow::Result<()> {
 }
 
 struct Sender {
-    url: Url,
-    /// For https.
-    tls: Option<TlsConnector>,
+    address: Uri,
+    http: HttpsClient,
     signer: Signer,
     /// The callback's idempotency key, the same for each attempt.
     event_id: String,
@@ -136,9 +129,10 @@ struct Answered {
 
 impl Sender {
     fn new(args: &Send, signer: Option<Signer>, mut problems: Problems) -> Result<Self, Invalid> {
-        let url = problems.take("--url", target(&args.url));
-        let is_secure = url.as_ref().is_some_and(|url| url.scheme() == "https");
-        let tls = if is_secure { problems.take("--url", tls::connector(None)) } else { None };
+        let address = problems.take("--url", target(&args.url));
+        let http = address
+            .as_ref()
+            .and_then(|address| problems.take("--url", https::client(address, None)));
         let retry_for = match args.retry_for.trim() {
             "0" => Some(Duration::ZERO),
             text => problems.take("--retry-for", duration(text)),
@@ -152,8 +146,8 @@ impl Sender {
         let checked = shared::callback::parse(&body(&fields, DateTime::UNIX_EPOCH));
         problems.take("the callback would be refused", checked);
         let sender = (|| {
-            let (url, retry_for) = (url?, retry_for?);
-            Some(Self { url, tls, signer: signer?, event_id, fields, retry_for })
+            let (address, http, retry_for) = (address?, http?, retry_for?);
+            Some(Self { address, http, signer: signer?, event_id, fields, retry_for })
         })();
         problems.finish(sender)
     }
@@ -161,59 +155,34 @@ impl Sender {
     async fn attempt(&self) -> anyhow::Result<Answered> {
         let now = clock::now();
         let body = body(&self.fields, now);
-        let mut request = Request::post(self.path_and_query())
-            .header(HOST, self.url.authority())
-            .header(CONTENT_TYPE, "application/json");
+        let mut request =
+            Request::post(self.address.clone()).header(CONTENT_TYPE, "application/json");
         for (name, value) in self.signer.headers(&body, &self.event_id, now) {
             request = request.header(name, value);
         }
         let request = request.body(Full::new(Bytes::from(body)))?;
-        let answered = timeout(ATTEMPT_LIMIT, self.connect_and_send(request)).await;
+        let answered = timeout(ATTEMPT_LIMIT, self.exchange(request)).await;
         answered.unwrap_or_else(|_| bail!("no answer within {ATTEMPT_LIMIT:?}"))
     }
 
-    async fn connect_and_send(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Answered> {
-        let host = self.url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        let port = self.url.port_or_known_default().unwrap_or(80);
-        let stream = TcpStream::connect((host.as_str(), port)).await.context("can't connect")?;
-        match &self.tls {
-            None => exchange(stream, request).await,
-            Some(tls) => {
-                let stream = tls.connect(ServerName::try_from(host)?, stream).await;
-                exchange(stream.context("TLS")?, request).await
-            }
-        }
-    }
-
-    fn path_and_query(&self) -> String {
-        match self.url.query() {
-            Some(query) => format!("{}?{query}", self.url.path()),
-            None => self.url.path().to_owned(),
-        }
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Answered> {
+        let (head, body) = self.http.request(request).await?.into_parts();
+        let body =
+            Limited::new(body, ANSWER_BYTES).collect().await.map_err(|error| anyhow!(error))?;
+        let (status, retry_after) = (head.status, retry_after(&head.headers));
+        Ok(Answered { status, retry_after, body: body.to_bytes() })
     }
 }
 
-async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Unpin + std::marker::Send + 'static,
-    request: Request<Full<Bytes>>,
-) -> anyhow::Result<Answered> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let response = sender.send_request(request).await?;
-    let (head, body) = response.into_parts();
-    let body = Limited::new(body, ANSWER_BYTES).collect().await;
-    let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
-    connection.abort();
-    Ok(Answered { status: head.status, retry_after: retry_after(&head.headers), body })
-}
-
-fn target(text: &str) -> Result<Url, String> {
+fn target(text: &str) -> Result<Uri, String> {
     let url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err("holds a user or a password, which nobody would see: remove it".into());
     }
     match url.scheme() {
-        "http" | "https" if url.has_host() => Ok(url),
+        "http" | "https" if url.has_host() => {
+            url.as_str().parse().map_err(|error| format!("is not a URL: {error}"))
+        }
         _ => Err(format!("\"{text}\" is not a URL like https://host/path")),
     }
 }
@@ -304,7 +273,7 @@ mod tests {
         assert_eq!(callback.sent_at, Some(now));
         // Each attempt is made from the same fields.
         assert!(callback.event_id.is_some_and(|id| id.len() == 32));
-        assert_eq!(sender.path_and_query(), "/hook?x=1");
+        assert_eq!(sender.address, "http://[::1]/hook?x=1");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use hyper::Uri;
 
 use super::Traces;
-use super::export::{Client, Exporter};
+use super::client::Client;
 use crate::config::{Problems, number};
 
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
@@ -39,10 +39,10 @@ impl Settings {
     pub fn start(self, service: &'static str) -> Traces {
         let Some(client) = self.0 else { return Traces::off() };
         let endpoint = client.endpoint();
-        match Exporter::new(client, service) {
-            Ok(exporter) => {
+        match Traces::to(client, service) {
+            Ok(traces) => {
                 tracing::info!(endpoint, "spans are exported");
-                Traces::to(exporter)
+                traces
             }
             // What it could be was checked.
             Err(error) => {
@@ -201,14 +201,6 @@ mod tests {
         }
     }
 
-    #[cfg(not(feature = "otlp"))]
-    #[test]
-    fn an_endpoint_needs_a_program_that_can_export() {
-        let problem = check(&[(ENDPOINT, "http://c:4318")]).unwrap_err();
-        assert!(problem.contains("OTEL_EXPORTER_OTLP_ENDPOINT: this program"), "{problem}");
-    }
-
-    #[cfg(feature = "otlp")]
     #[test]
     fn an_endpoint_for_everything_has_the_path_of_traces_added() {
         for (name, text, endpoint) in [
@@ -255,9 +247,7 @@ mod tests {
         }
         let set =
             [(ENDPOINT, "https://c"), ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere/authorities")];
-        #[cfg(feature = "otlp")]
         assert!(check(&set).unwrap_err().contains("certificate authorities"));
-        let _ = set;
     }
 
     #[test]

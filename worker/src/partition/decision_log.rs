@@ -7,8 +7,10 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
+use opentelemetry::KeyValue;
+use opentelemetry::trace::{Link, Span as _, SpanBuilder, SpanKind};
 use shared::partition::Partition;
-use shared::trace::{Kind, NewSpan, Span, TraceContext, Traces};
+use shared::trace::{self, Span, TraceContext, Traces};
 use tracing::Level;
 
 use super::prefetch::Received;
@@ -56,12 +58,10 @@ pub(crate) fn tell(
         let spans: Vec<(Span, TraceContext)> = traced
             .filter_map(|(decision, entry, parent)| {
                 let began = read_at.get(&entry.position.seq).copied().unwrap_or(began);
-                let mut span = traces.span(|| NewSpan {
-                    name: "apply callback".into(),
-                    kind: Kind::Consumer,
-                    began,
-                    parent: Some(parent),
-                    links: &[],
+                let mut span = traces.span(Some(parent), || {
+                    SpanBuilder::from_name("apply callback")
+                        .with_kind(SpanKind::Consumer)
+                        .with_start_time(began)
                 })?;
                 describe(&mut span, partition, decision, entry);
                 Some((span, parent))
@@ -149,25 +149,34 @@ fn describe(span: &mut Span, partition: Partition, decision: &Decision, entry: &
         return;
     }
     let about = About::new(entry);
-    destination(span, partition, "process");
-    span.set("ackline.stream.sequence", entry.position.seq);
-    span.set("ackline.bundle.index", entry.position.idx);
-    span.set_some("ackline.job.id", about.job.map(str::to_owned));
-    span.set_some("cicd.pipeline.run.id", about.run.map(str::to_owned));
-    span.set_some("ackline.run.attempt", about.attempt);
-    span.set("ackline.kind", about.kind);
-    span.set("ackline.outcome", decision.effect);
-    span.set_some("ackline.reason", decision.reason);
+    destination(span, partition);
+    span.set_attributes([
+        KeyValue::new("ackline.stream.sequence", entry.position.seq),
+        KeyValue::new("ackline.bundle.index", i64::from(entry.position.idx)),
+        KeyValue::new("ackline.kind", about.kind),
+        KeyValue::new("ackline.outcome", decision.effect),
+    ]);
+    let text = |key, text: Option<&str>| text.map(|text| KeyValue::new(key, text.to_owned()));
+    let attempt = about.attempt.map(i64::from);
+    let known = [
+        text("ackline.job.id", about.job),
+        text("cicd.pipeline.run.id", about.run),
+        attempt.map(|attempt| KeyValue::new("ackline.run.attempt", attempt)),
+        decision.reason.map(|reason| KeyValue::new("ackline.reason", reason)),
+    ];
+    span.set_attributes(known.into_iter().flatten());
     if decision.effect == "dead" {
-        span.fail("dead_letter");
+        trace::fail(span, "dead_letter");
     }
 }
 
-fn destination(span: &mut Span, partition: Partition, operation: &'static str) {
-    span.set("messaging.system", "nats");
-    span.set("messaging.operation.type", operation);
-    span.set("messaging.destination.name", partition.stream());
-    span.set("messaging.destination.partition.id", partition.to_string());
+fn destination(span: &mut Span, partition: Partition) {
+    span.set_attributes([
+        KeyValue::new("messaging.system", "nats"),
+        KeyValue::new("messaging.operation.type", "process"),
+        KeyValue::new("messaging.destination.name", partition.stream()),
+        KeyValue::new("messaging.destination.partition.id", partition.to_string()),
+    ]);
 }
 
 /// The span of the transaction, which links those that its callbacks came from, and is linked by
@@ -183,20 +192,23 @@ fn batch(
     if spans.is_empty() {
         return;
     }
-    let links: Vec<TraceContext> = spans.iter().map(|(_, parent)| *parent).collect();
-    let span = traces.span(|| NewSpan {
-        name: "commit batch".into(),
-        kind: Kind::Internal,
-        began,
-        parent: None,
-        links: &links,
+    let links = spans.iter().map(|(_, parent)| Link::with_context(parent.into())).collect();
+    let span = traces.span(None, || {
+        SpanBuilder::from_name("commit batch")
+            .with_kind(SpanKind::Internal)
+            .with_start_time(began)
+            .with_links(links)
     });
     let Some(mut span) = span else { return };
-    destination(&mut span, partition, "process");
-    span.set("messaging.batch.message_count", entries as i64);
-    span.set("ackline.batch.messages", messages.len() as i64);
-    span.set_some("ackline.stream.sequence", messages.last().map(|last| last.seq));
+    destination(&mut span, partition);
+    span.set_attributes([
+        KeyValue::new("messaging.batch.message_count", entries as i64),
+        KeyValue::new("ackline.batch.messages", messages.len() as i64),
+    ]);
+    if let Some(last) = messages.last() {
+        span.set_attribute(KeyValue::new("ackline.stream.sequence", last.seq));
+    }
     for (applied, _) in &mut spans {
-        applied.link(span.context());
+        applied.add_link(span.span_context().clone(), Vec::new());
     }
 }

@@ -1,8 +1,7 @@
-//! The exporter: OpenTelemetry's SDK, whose thread sends what has ended in batches. Its queue is
-//! bounded (2048 spans, `OTEL_BSP_MAX_QUEUE_SIZE`); what finds it full is dropped.
+//! The spans of a process: OpenTelemetry's SDK, whose thread sends what has ended in batches. Its
+//! queue is bounded (2048 spans, `OTEL_BSP_MAX_QUEUE_SIZE`); what finds it full is dropped.
 
-use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{
     Link, Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt,
@@ -20,28 +19,34 @@ use opentelemetry_sdk::trace::{
 };
 use tokio::runtime::Handle;
 
-pub(super) use super::client::Client;
-use super::client::OnRuntime;
-use super::span::Value;
-use super::{Kind, NewSpan, TraceContext};
+use super::TraceContext;
+use super::client::{Client, OnRuntime};
 
 /// The callbacks of the largest batch: each is a link of its span.
 const MAX_LINKS: u32 = 10_256;
+/// How long the last spans may take to leave.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
-#[derive(Clone)]
-pub(super) struct Exporter {
+/// Where spans go: nowhere, unless an endpoint is configured. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Traces(Option<Exporter>);
+
+#[derive(Debug, Clone)]
+struct Exporter {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
 }
 
-/// A span of the SDK's.
-#[derive(Debug)]
-pub(super) struct Recording(Span);
+impl Traces {
+    /// Spans that go nowhere.
+    #[must_use]
+    pub fn off() -> Self {
+        Self(None)
+    }
 
-impl Exporter {
     /// Starts the thread that sends to `client`'s endpoint, on behalf of a service of that name if
     /// the environment gives no other.
-    pub(super) fn new(client: Client, service: &'static str) -> Result<Self, ExporterBuildError> {
+    pub(super) fn to(client: Client, service: &'static str) -> Result<Self, ExporterBuildError> {
         let exporter = SpanExporter::builder()
             .with_http()
             .with_endpoint(client.endpoint())
@@ -69,81 +74,73 @@ impl Exporter {
         let scope =
             InstrumentationScope::builder("ackline").with_version(env!("CARGO_PKG_VERSION"));
         let tracer = provider.tracer_with_scope(scope.build());
-        Ok(Self { provider, tracer })
+        Ok(Self(Some(Exporter { provider, tracer })))
     }
 
-    pub(super) fn start(&self, new: NewSpan<'_>) -> Recording {
-        let NewSpan { name, kind, began, parent, links } = new;
-        let parent = match parent {
-            Some(parent) => Context::new().with_remote_span_context(to_sdk(&parent)),
-            None => Context::new(),
-        };
-        let mut builder = SpanBuilder::from_name(name)
-            .with_kind(match kind {
-                Kind::Server => SpanKind::Server,
-                Kind::Producer => SpanKind::Producer,
-                Kind::Consumer => SpanKind::Consumer,
-                Kind::Internal => SpanKind::Internal,
-            })
-            .with_start_time(began);
-        if !links.is_empty() {
-            let links = links.iter().map(|link| Link::with_context(to_sdk(link)));
-            builder = builder.with_links(links.collect());
-        }
-        Recording(self.tracer.build_with_context(builder, &parent))
+    /// The time by this machine's clock, for a span that may begin now; none where none will. Spans
+    /// alone are told it: nothing is decided by them.
+    #[must_use]
+    pub fn now(&self) -> Option<SystemTime> {
+        #[expect(clippy::disallowed_methods, reason = "this is the edge that reads the clock")]
+        self.0.as_ref().map(|_| SystemTime::now())
     }
 
-    pub(super) fn finish(&self, limit: Duration) {
-        if let Err(error) = self.provider.shutdown_with_timeout(limit) {
-            tracing::warn!(%error, "the last spans were not exported");
-        }
+    /// Begins a span after `parent`, or else a new trace; none where spans go nowhere, and then
+    /// `describe` is not called. The span ends when it is dropped.
+    pub fn span(
+        &self,
+        parent: Option<TraceContext>,
+        describe: impl FnOnce() -> SpanBuilder,
+    ) -> Option<Span> {
+        let exporter = self.0.as_ref()?;
+        let context = parent.map_or_else(Context::new, |parent| {
+            Context::new().with_remote_span_context((&parent).into())
+        });
+        Some(exporter.tracer.build_with_context(describe(), &context))
+    }
+
+    /// Lets what has ended leave, for two seconds at most. Spans that end later go nowhere.
+    pub async fn finish(&self) {
+        let Some(Exporter { provider, .. }) = self.0.clone() else { return };
+        let leaving = tokio::task::spawn_blocking(move || {
+            if let Err(error) = provider.shutdown_with_timeout(FLUSH_LIMIT) {
+                tracing::warn!(%error, "the last spans were not exported");
+            }
+        });
+        // A panic in there is no concern of who ends.
+        let _ = leaving.await;
     }
 }
 
-impl fmt::Debug for Exporter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Exporter")
-    }
+/// Says that what the span is of has failed; one of a few reasons.
+pub fn fail(span: &mut Span, reason: &'static str) {
+    span.set_attribute(KeyValue::new("error.type", reason));
+    span.set_status(Status::error(reason));
 }
 
-impl Recording {
-    pub(super) fn context(&self) -> Option<TraceContext> {
-        let context = self.0.span_context();
-        TraceContext::new(
+impl TraceContext {
+    /// What comes after the span names this as its parent.
+    #[must_use]
+    pub fn of(span: &Span) -> Option<Self> {
+        let context = span.span_context();
+        Self::new(
             context.trace_id().to_bytes(),
             context.span_id().to_bytes(),
             context.trace_flags().to_u8(),
         )
     }
-
-    pub(super) fn is_recording(&self) -> bool {
-        self.0.is_recording()
-    }
-
-    pub(super) fn set(&mut self, key: &'static str, value: Value) {
-        self.0.set_attribute(match value {
-            Value::Text(text) => KeyValue::new(key, text),
-            Value::Number(number) => KeyValue::new(key, number),
-        });
-    }
-
-    pub(super) fn link(&mut self, other: TraceContext) {
-        self.0.add_link(to_sdk(&other), Vec::new());
-    }
-
-    pub(super) fn fail(&mut self, reason: &'static str) {
-        self.0.set_status(Status::error(reason));
-    }
 }
 
-fn to_sdk(context: &TraceContext) -> SpanContext {
-    SpanContext::new(
-        TraceId::from_bytes(context.trace()),
-        SpanId::from_bytes(context.span()),
-        TraceFlags::new(context.flags()),
-        true,
-        TraceState::NONE,
-    )
+impl From<&TraceContext> for SpanContext {
+    fn from(context: &TraceContext) -> Self {
+        Self::new(
+            TraceId::from_bytes(context.trace()),
+            SpanId::from_bytes(context.span()),
+            TraceFlags::new(context.flags()),
+            true,
+            TraceState::NONE,
+        )
+    }
 }
 
 /// Samples as the environment says; what begins a trace of its own but is linked to others is
@@ -180,5 +177,18 @@ impl ShouldSample for Linked {
             attributes: Vec::new(),
             trace_state: TraceState::NONE,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn where_spans_go_nowhere_none_is_begun() {
+        let traces = Traces::off();
+        assert!(traces.now().is_none());
+        assert!(traces.span(None, || panic!("not even described")).is_none());
+        traces.finish().await;
     }
 }
