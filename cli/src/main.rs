@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use cli::Bars;
 use cli::commands::watch::Unfinished;
-use shared::config::Invalid;
+use shared::settings::Invalid;
 use shared::telemetry;
 
 #[tokio::main]

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use clap::builder::OsStringValueParser;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Arg, Command, CommandFactory, Error, FromArgMatches, Id};
-use shared::config::{Invalid, Problems};
+use shared::settings::{Invalid, Problems};
 
 use crate::Cli;
 

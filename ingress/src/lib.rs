@@ -2,13 +2,11 @@
 //!
 //! A callback's way through this crate: `listener` accepts its connection and finds the path,
 //! `callback` reads the body and decides, [`signature`] verifies it, `publish` puts it together
-//! with its neighbours and sends them until the stream confirms, and [`link`] keeps the connection
+//! with its neighbours and sends them until the stream confirms, and `link` keeps the connection
 //! that they are sent on. `answer` has every refusal.
 
-pub mod config;
-pub mod limits;
 pub mod secrets;
-pub mod tls;
+pub mod settings;
 
 mod reload;
 
@@ -16,7 +14,7 @@ mod callback;
 mod listener;
 pub mod signature;
 
-pub mod link;
+mod link;
 mod publish;
 
 mod answer;
@@ -35,17 +33,18 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::callback::Handler;
-use crate::config::Config;
 use crate::decision_log::DecisionLog;
+pub use crate::link::TooSmall;
 use crate::link::{Link, State};
 use crate::publish::Bundlers;
+use crate::settings::Config;
 
 /// Why ingress ended other than as it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The configuration does not fit the broker.
     #[error(transparent)]
-    Broker(#[from] link::TooSmall),
+    Broker(#[from] TooSmall),
     /// A task ended by a panic, whose message is in the log.
     #[error("the task that keeps the connection to the broker failed")]
     Link(#[from] tokio::task::JoinError),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Parser;
 use ingress::ServeError;
-use ingress::config::{Cli, Command, OPS_LISTEN, ServeArgs};
+use ingress::settings::{Cli, Command, OPS_LISTEN, ServeArgs};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -27,7 +27,7 @@ async fn main() -> ExitCode {
         Err(error) => {
             // Nobody is left to tell when standard error is gone.
             let _ = writeln!(std::io::stderr(), "ackline-ingress: {error:#}");
-            let unusable = error.is::<shared::config::Invalid>()
+            let unusable = error.is::<shared::settings::Invalid>()
                 || matches!(error.downcast_ref(), Some(ServeError::Broker(_)));
             if unusable { UNUSABLE.into() } else { ExitCode::FAILURE }
         }

@@ -8,7 +8,7 @@ use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
     gauge, histogram,
 };
-use shared::places::Place;
+use shared::eviction::Slot;
 
 use crate::answer::Refusal;
 use crate::signature::{Keys, Scheme};
@@ -95,16 +95,16 @@ pub(crate) fn broker_up(up: bool) {
     gauge!(BROKER_UP).set(if up { 1.0 } else { 0.0 });
 }
 
-/// A place among the requests in flight, and the gauge that counts them.
+/// A slot among the requests in flight, and the gauge that counts them.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    pub(crate) place: Place,
+    pub(crate) slot: Slot,
 }
 
 impl InFlight {
-    pub(crate) fn new(place: Place) -> Self {
+    pub(crate) fn new(slot: Slot) -> Self {
         ALL_IN_FLIGHT.increment(1.0);
-        Self { place }
+        Self { slot }
     }
 }
 

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::config::KeySource;
 use crate::metrics;
+use crate::settings::{KeySource, TlsFiles};
 use crate::signature::Keys;
-use crate::tls::TlsFiles;
 
 /// Reads everything anew whenever it is asked to, for ever. What can't be used leaves what was
 /// there.

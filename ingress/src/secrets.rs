@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use shared::config::Problems;
+use shared::settings::Problems;
 
 use crate::signature::Secret;
 

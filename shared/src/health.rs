@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::Args;
 use hyper::StatusCode;
 
-use crate::ask;
-use crate::config::{Invalid, Problems, listen_address};
+use crate::ops::client;
+use crate::settings::{Invalid, Problems, listen_address};
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
@@ -50,7 +50,7 @@ impl HealthArgs {
         let address = problems.take("--ops-listen (OPS_LISTEN)", listen_address(text));
         let address = reachable(problems.finish(address)?);
         let failed = |why: String| HealthError::NoAnswer { address, why };
-        match tokio::time::timeout(ANSWER_LIMIT, ask::get(address, "/readyz")).await {
+        match tokio::time::timeout(ANSWER_LIMIT, client::get(address, "/readyz")).await {
             Err(_) => Err(failed(format!("nothing within {ANSWER_LIMIT:?}"))),
             Ok(Err(error)) => Err(failed(error.to_string())),
             Ok(Ok((StatusCode::OK, _))) => Ok(()),

@@ -7,16 +7,15 @@ pub mod partition;
 pub mod bundle;
 pub mod stream;
 
-pub mod ask;
 pub mod broker;
-pub mod config;
-pub mod file;
+pub mod settings;
+
+pub mod eviction;
 pub mod health;
 pub mod https;
 pub mod listener;
 pub mod ops;
-pub mod places;
+
 pub mod shutdown;
 pub mod telemetry;
-
 pub mod trace;

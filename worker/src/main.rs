@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use shared::config::Invalid;
+use shared::settings::Invalid;
 use shared::{shutdown, telemetry};
 use tokio::net::TcpListener;
 use worker::process::settings::{Cli, Command, OPS_LISTEN, RunArgs};

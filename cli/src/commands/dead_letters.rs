@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use shared::broker::BrokerArgs;
-use shared::config::duration;
+use shared::settings::duration;
 use worker::apply::redrive::{self, Done, LetterId};
 use worker::entity::dead_letter::Model as DeadLetter;
 use worker::rules::event::Action;

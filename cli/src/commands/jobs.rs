@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use chrono::TimeDelta;
 use clap::{Args, Subcommand};
-use shared::config::duration;
+use shared::settings::duration;
 use worker::entity::job::{Failure, Model as Job, Status};
 use worker::store::dead_letters::{self, LetterFilter};
 use worker::store::read::{self, JobFilter, JobKey};

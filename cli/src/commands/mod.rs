@@ -17,7 +17,7 @@ use async_nats::jetstream;
 use clap::Args;
 use sea_orm::DatabaseConnection;
 use shared::broker::{BrokerArgs, Servers};
-use shared::config::{Invalid, Problems, number};
+use shared::settings::{Invalid, Problems, number};
 use worker::process::settings::DatabaseArgs;
 use worker::store::connection::{self, DatabaseUrl, Purpose};
 use worker::store::schema;

@@ -12,8 +12,8 @@ use hyper::header::{CONTENT_TYPE, RETRY_AFTER};
 use hyper::{HeaderMap, Request, StatusCode, Uri};
 use serde_json::{Map, Value};
 use shared::callback::MAX_HEARTBEAT_TIMEOUT_S;
-use shared::config::{Invalid, Problems, duration};
 use shared::https::{self, HttpsClient};
+use shared::settings::{Invalid, Problems, duration};
 use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 

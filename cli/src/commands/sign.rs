@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use clap::Args;
-use shared::config::Problems;
+use shared::settings::Problems;
 
 use ingress::clock;
 use ingress::secrets::{SecretsArgs, signing_secret};

@@ -6,7 +6,7 @@ use anyhow::bail;
 use chrono::{DateTime, Utc};
 use clap::Args;
 use shared::broker::BrokerArgs;
-use shared::config::Problems;
+use shared::settings::Problems;
 use worker::entity::job::Status as JobStatus;
 use worker::observe::humanize::{seconds, span};
 use worker::observe::{Looker, PartitionState, Refusals, Snapshot, Sources};

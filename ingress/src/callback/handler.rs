@@ -13,8 +13,8 @@ use futures::FutureExt;
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Request};
 use shared::callback::{Callback, Fields};
+use shared::eviction::{Slot, Slots};
 use shared::partition::Partition;
-use shared::places::{Place, Places};
 use shared::trace::TraceContext;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -24,10 +24,10 @@ use super::body;
 use crate::answer::{Answer, Refusal, received};
 use crate::clock;
 use crate::decision_log::DecisionLog;
-use crate::limits::Limits;
 use crate::link::State;
 use crate::metrics::{self, InFlight};
 use crate::publish::{Bundlers, Envelope, Stored};
+use crate::settings::Limits;
 use crate::signature::{Keys, Refused, ReplayWindow, Verified, verify};
 
 /// What all requests share.
@@ -40,10 +40,10 @@ pub(crate) struct Handler {
     link: watch::Receiver<State>,
     bundlers: Arc<Bundlers>,
     decision_log: DecisionLog,
-    in_flight: Places,
+    in_flight: Slots,
     /// For those in flight whose body does not come with the head: fewer than all, so that they
     /// leave room for those whose does, however often they come.
-    receiving: Places,
+    receiving: Slots,
     stopped: CancellationToken,
 }
 
@@ -59,8 +59,8 @@ impl Handler {
         stopped: CancellationToken,
     ) -> Self {
         let Limits { max_body_bytes, body_timeout, publish_deadline, .. } = limits;
-        let in_flight = Places::new(limits.max_in_flight);
-        let receiving = Places::new(limits.max_in_flight - limits.max_in_flight / 4);
+        let in_flight = Slots::new(limits.max_in_flight);
+        let receiving = Slots::new(limits.max_in_flight - limits.max_in_flight / 4);
         Self {
             keys,
             max_body_bytes,
@@ -86,7 +86,7 @@ impl Handler {
         if body::is_declared_larger(&body, self.max_body_bytes) {
             return refuse_unread(Refusal::BodyTooLarge, &head.headers, body);
         }
-        let bytes = match self.receive(&mut body, &mut in_flight.place).await {
+        let bytes = match self.receive(&mut body, &mut in_flight.slot).await {
             Ok(bytes) => bytes,
             Err(Refusal::TooMany) => {
                 return refuse_unread(Refusal::TooMany, &head.headers, body);
@@ -108,13 +108,13 @@ impl Handler {
     }
 
     /// Reads a body. Nobody has proved anything yet: who is slow gives way to who comes.
-    async fn receive(&self, body: &mut Incoming, place: &mut Place) -> Result<Bytes, Refusal> {
+    async fn receive(&self, body: &mut Incoming, slot: &mut Slot) -> Result<Bytes, Refusal> {
         let mut reading = pin!(body::read(body, self.max_body_bytes, self.body_timeout));
         if let Some(read) = reading.as_mut().now_or_never() {
             return read;
         }
-        let mut receiving = self.receiving.try_take().ok_or(Refusal::TooMany)?;
-        let read = place.wait_for(receiving.wait_for(reading)).await;
+        let mut receiving = self.receiving.acquire_or_evict().ok_or(Refusal::TooMany)?;
+        let read = slot.idle_until(receiving.idle_until(reading)).await;
         read.and_then(|read| read).unwrap_or(Err(Refusal::GaveWay))
     }
 
@@ -123,7 +123,7 @@ impl Handler {
         if self.stopped.is_cancelled() {
             return Err(Refusal::ShuttingDown);
         }
-        let in_flight = InFlight::new(self.in_flight.try_take().ok_or(Refusal::TooMany)?);
+        let in_flight = InFlight::new(self.in_flight.acquire_or_evict().ok_or(Refusal::TooMany)?);
         match &*self.link.borrow() {
             State::Up(up) => Ok((up.partitions, in_flight)),
             _ => Err(Refusal::BrokerDown),

@@ -121,7 +121,7 @@ pub(super) fn form(
 pub(super) mod tests {
     use std::sync::Arc;
 
-    use shared::places::Places;
+    use shared::eviction::Slots;
 
     use super::super::limiter::PublishLimiter;
     use super::*;
@@ -131,7 +131,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::publish) fn in_flight() -> InFlight {
-        InFlight::new(Places::new(1).try_take().unwrap())
+        InFlight::new(Slots::new(1).try_acquire().unwrap())
     }
 
     fn pending(bytes: usize) -> (Pending, oneshot::Receiver<Result<Stored, Refusal>>) {

@@ -5,7 +5,7 @@ use std::fmt;
 use async_nats::Auth;
 use nkeys::{KeyPair, KeyPairType};
 
-use crate::file::{InFile, Unusable};
+use crate::settings::{InFile, Unusable};
 
 /// The one way in which a process says who it is.
 #[derive(Clone)]

@@ -5,12 +5,11 @@ use std::fmt;
 
 use clap::Args;
 
-use super::Servers;
 use super::access::Access;
 use super::address;
+use super::servers::Servers;
 use super::tls::Tls;
-use crate::config::Problems;
-use crate::file::{Empty, InFile};
+use crate::settings::{Empty, InFile, Problems};
 
 const URL: &str = "--nats-url (NATS_URL)";
 const CA: &str = "--nats-ca (NATS_CA_FILE)";

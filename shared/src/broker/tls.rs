@@ -11,7 +11,7 @@ use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use async_nats::rustls::sign::CertifiedKey;
 use async_nats::rustls::{Error, InconsistentKeys, RootCertStore};
 
-use crate::file::{InFile, Unusable};
+use crate::settings::{InFile, Unusable};
 
 /// TLS is demanded, with this.
 #[derive(Debug, Clone, Default)]

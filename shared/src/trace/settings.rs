@@ -11,7 +11,7 @@ use hyper::Uri;
 
 use super::Traces;
 use super::client::Client;
-use crate::config::{Problems, number};
+use crate::settings::{Problems, number};
 
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use hyper::StatusCode;
 use serde::Serialize;
-use shared::ask;
+use shared::ops::client;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 use utoipa::ToSchema;
@@ -61,7 +61,7 @@ async fn find(name: &str) -> Result<Vec<SocketAddr>, String> {
 }
 
 async fn page(address: SocketAddr) -> Result<(SocketAddr, String), String> {
-    match timeout(LIMIT, ask::get(address, "/metrics")).await {
+    match timeout(LIMIT, client::get(address, "/metrics")).await {
         Ok(Ok((StatusCode::OK, page))) => Ok((address, page)),
         Ok(Ok((status, _))) => Err(format!("the ingress at {address} answers {status}")),
         Ok(Err(error)) => Err(format!("the ingress at {address} does not answer: {error}")),

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use shared::broker::{BrokerArgs, Servers};
-use shared::config::{Invalid, Problems, duration, listen_address, number};
-use shared::file::InFile;
 use shared::health::HealthArgs;
+use shared::settings::{InFile, Invalid, Problems, duration, listen_address, number};
 use shared::{telemetry, trace};
 use url::Url;
 

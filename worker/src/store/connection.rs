@@ -10,7 +10,7 @@ use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbErr,
     SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
-use shared::file::InFile;
+use shared::settings::InFile;
 use url::Url;
 
 const EXPECTED: &str =

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use sea_orm::DbErr;
-use shared::config::{Problems, duration};
+use shared::settings::{Problems, duration};
 use shared::shutdown;
 use tokio_util::sync::CancellationToken;
 use worker::process::settings::DatabaseArgs;

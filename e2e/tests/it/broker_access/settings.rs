@@ -4,7 +4,7 @@ use clap::Parser;
 use e2e::certificates::Authority;
 use nkeys::KeyPair;
 use shared::broker::{BrokerArgs, Servers};
-use shared::config::{Invalid, Problems};
+use shared::settings::{Invalid, Problems};
 
 use super::jwt::{Operator, credentials};
 use super::{Files, text};

@@ -55,7 +55,7 @@ fn containers(file: &str) -> Vec<(String, Vec<String>)> {
 
 #[test]
 fn every_variable_that_is_set_is_read() {
-    let ingress = known(&ingress::config::Cli::command());
+    let ingress = known(&ingress::settings::Cli::command());
     let mut worker = known(&worker::process::settings::Cli::command());
     worker.extend(known(&cli::Cli::command()));
     assert!(ingress.contains("DRAIN_DELAY") && worker.contains("STREAM_REPLICAS"));
@@ -94,7 +94,7 @@ fn default(command: &Command, name: &str) -> Duration {
 /// Both orchestrators wait longer for a process to end than it takes at the most.
 #[test]
 fn nobody_is_killed_while_it_hands_over() {
-    let ingress = default(&ingress::config::Cli::command(), "SHUTDOWN_GRACE");
+    let ingress = default(&ingress::settings::Cli::command(), "SHUTDOWN_GRACE");
     let worker = default(&worker::process::settings::Cli::command(), "SHUTDOWN_GRACE");
     let grace = ingress.max(worker);
     let text = fs::read_to_string(workspace().join("docker-compose.yml")).unwrap();

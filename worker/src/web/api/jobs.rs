@@ -138,7 +138,7 @@ pub(super) async fn show(
 }
 
 fn wait(text: &str) -> Result<Duration, Problem> {
-    let wait = shared::config::duration(text).ok().filter(|wait| *wait <= MOST_WAIT);
+    let wait = shared::settings::duration(text).ok().filter(|wait| *wait <= MOST_WAIT);
     wait.ok_or_else(|| Problem::bad(format!("wait: {text:?} is not a duration like 30s up to 60s")))
 }
 

@@ -1,5 +1,4 @@
-//! The ops listener: `/livez`, `/readyz` and `/metrics`, for those who run Ackline, and what else a
-//! program has to show them.
+//! The ops listener.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -216,7 +215,7 @@ mod tests {
         let mut second = TcpStream::connect(address).await.unwrap();
         second.write_all(GET).await.unwrap();
         let early = second.try_read(&mut [0]).map_err(|error| error.kind());
-        assert_eq!(early, Err(std::io::ErrorKind::WouldBlock), "there was no place");
+        assert_eq!(early, Err(std::io::ErrorKind::WouldBlock), "there was no slot");
         // However often the first asks, it is told to close.
         let mut answers = Vec::new();
         let asking = async {
@@ -224,14 +223,14 @@ mod tests {
                 && first.read_buf(&mut answers).await.is_ok_and(|read| read > 0)
             {}
         };
-        timeout(SOON, asking).await.expect("its place is another's");
+        timeout(SOON, asking).await.expect("its slot is another's");
         let answers = String::from_utf8(answers).unwrap();
         assert!(answers.to_lowercase().contains("connection: close"), "{answers}");
-        timeout(SOON, ask(&mut second)).await.expect("the place is free");
+        timeout(SOON, ask(&mut second)).await.expect("the slot is free");
     }
 
     #[tokio::test]
-    async fn who_keeps_a_place_waiting_loses_it_to_who_comes() {
+    async fn an_idle_slot_is_lost_to_who_comes() {
         let (address, _serving) = start(PATIENT).await;
         for said in [&b""[..], b"GET /li", GET] {
             let mut dawdler = TcpStream::connect(address).await.unwrap();

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use async_nats::rustls::pki_types::pem::PemObject;
 
-use crate::config::Problems;
+use super::problems::Problems;
 
 /// A setting that is there and says nothing.
 #[derive(Debug, Clone, Copy, thiserror::Error)]

@@ -5,15 +5,15 @@ use std::time::Duration;
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use shared::bundle;
-use shared::config::{Problems, duration, number};
 use shared::listener;
+use shared::settings::{Problems, duration, number};
 
 /// The largest body that fits a bundle with its metadata.
 const LARGEST_BODY: usize = bundle::MAX_BYTES - bundle::MAX_METADATA_BYTES;
 
 /// The limits as texts: read only when all settings are checked.
 #[derive(Debug, Args)]
-pub struct LimitArgs {
+pub(super) struct LimitArgs {
     /// The most connections; more wait to be accepted, or take the place of one that has been
     /// waiting for its client for a second.
     #[arg(long, env = "MAX_CONNECTIONS", default_value = "4096")]
@@ -53,23 +53,22 @@ const OTHER_FILES: usize = 128;
 
 /// What bounds a request and all of them together.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// What bounds a connection.
-    pub connection: listener::Limits,
+    pub(crate) connection: listener::Limits,
     /// The largest body.
-    pub max_body_bytes: usize,
+    pub(crate) max_body_bytes: usize,
     /// How long a body may take to arrive.
-    pub body_timeout: Duration,
+    pub(crate) body_timeout: Duration,
     /// The most requests being worked on.
-    pub max_in_flight: usize,
+    pub(crate) max_in_flight: usize,
     /// How long a callback waits for its confirmation.
-    pub publish_deadline: Duration,
+    pub(crate) publish_deadline: Duration,
 }
 
 impl Limits {
     /// Lets the process open as many files as it may, and allows no more connections than that is
     /// good for: without a descriptor nobody could be accepted, nor the broker be reached.
-    #[must_use]
     pub(crate) fn within_open_files(mut self) -> Self {
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
         let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });

@@ -1,4 +1,4 @@
-//! One question to an ops listener, for those who have no HTTP client.
+//! One question to an ops listener.
 
 use std::net::SocketAddr;
 
@@ -16,7 +16,7 @@ const ANSWER_BYTES: usize = 1024 * 1024;
 /// Asks for a path. It has no limit in time.
 ///
 /// # Errors
-/// When nobody answers, or not in HTTP, or with more than 1 MiB.
+/// Nobody answers, or not in HTTP, or with more than 1 MiB: say so beside the address.
 pub async fn get(
     address: SocketAddr,
     path: &str,

@@ -1,44 +1,9 @@
-//! Configuration is checked whole: every bad value is named, then nothing starts.
+//! Values as people write them.
 
 use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
 use std::time::Duration;
-
-/// Collects what is wrong with a configuration.
-#[derive(Debug, Default)]
-pub struct Problems(Vec<String>);
-
-/// A configuration that can't be used; one line for each bad value.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the configuration can't be used:\n{}", .0.iter().map(|problem| format!("  {problem}")).collect::<Vec<_>>().join("\n"))]
-pub struct Invalid(Vec<String>);
-
-impl Problems {
-    /// Takes the value, or notes what is wrong with the setting of that name.
-    pub fn take<T, E: fmt::Display>(&mut self, name: &str, value: Result<T, E>) -> Option<T> {
-        value.map_err(|problem| self.0.push(format!("{name}: {problem}"))).ok()
-    }
-
-    /// Notes a problem that concerns no single value.
-    pub fn note(&mut self, problem: impl Into<String>) {
-        self.0.push(problem.into());
-    }
-
-    /// The value, if nothing at all was wrong.
-    ///
-    /// # Errors
-    /// Every problem that was noted.
-    pub fn finish<T>(mut self, value: Option<T>) -> Result<T, Invalid> {
-        match value {
-            Some(value) if self.0.is_empty() => Ok(value),
-            _ => {
-                if self.0.is_empty() {
-                    self.note("a value is missing");
-                }
-                Err(Invalid(self.0))
-            }
-        }
-    }
-}
 
 /// Reads a duration: `500ms`, `12s`, `10m`, `7d`, or a bare number of seconds.
 ///
@@ -62,7 +27,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// The bounds.
 pub fn number<T>(text: &str, min: T, max: T) -> Result<T, String>
 where
-    T: std::str::FromStr + PartialOrd + fmt::Display,
+    T: FromStr + PartialOrd + fmt::Display,
 {
     text.trim()
         .parse()
@@ -75,7 +40,7 @@ where
 ///
 /// # Errors
 /// What the text should have been.
-pub fn listen_address(text: &str) -> Result<std::net::SocketAddr, String> {
+pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     text.trim()
         .parse()
         .map_err(|_| format!("\"{text}\" is not an address like 127.0.0.1:8080 or [::]:8080"))
@@ -83,6 +48,7 @@ pub fn listen_address(text: &str) -> Result<std::net::SocketAddr, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Problems;
     use super::*;
 
     #[test]

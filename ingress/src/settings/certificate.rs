@@ -10,11 +10,11 @@ use tokio_rustls::rustls::{self, ServerConfig};
 
 /// Where the certificate and its key are; they are read again on SIGHUP.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
+pub(crate) struct TlsFiles {
     /// The chain, in PEM, the server's own certificate first.
-    pub cert: PathBuf,
+    pub(super) cert: PathBuf,
     /// The private key, in PEM.
-    pub key: PathBuf,
+    pub(super) key: PathBuf,
 }
 
 impl TlsFiles {

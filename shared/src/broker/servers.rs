@@ -1,10 +1,4 @@
-//! Where the broker is, and how a process presents itself to it.
-
-mod access;
-mod address;
-mod args;
-mod failure;
-mod tls;
+//! The broker's addresses, and connecting to them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,25 +6,20 @@ use std::time::Duration;
 
 use async_nats::{AuthError, Client, ConnectOptions, ServerAddr};
 
-use self::access::Access;
-pub use self::args::BrokerArgs;
-use self::tls::Tls;
+use super::access::Access;
+use super::failure::{NotConnected, explain};
+use super::tls::Tls;
 
-/// The broker's addresses, and what is presented there. Shows itself without credentials.
-#[derive(Clone)]
+/// The broker's addresses, and what is presented there.
+#[derive(Debug, Clone)]
 pub struct Servers {
     addresses: Vec<ServerAddr>,
     access: Arc<Access>,
     tls: Option<Tls>,
 }
 
-/// Why no server could be connected to, and what to do about it. Shows no secret.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct NotConnected(String);
-
 impl Servers {
-    fn new(addresses: Vec<ServerAddr>, access: Access, tls: Option<Tls>) -> Self {
+    pub(super) fn new(addresses: Vec<ServerAddr>, access: Access, tls: Option<Tls>) -> Self {
         Self { addresses, access: Arc::new(access), tls }
     }
 
@@ -79,7 +68,7 @@ impl Servers {
     /// Connects in a role.
     ///
     /// # Errors
-    /// When no address can be connected to.
+    /// [`NotConnected`]: show it, and try again only if nobody waits.
     pub async fn connect(&self, role: &str) -> Result<Client, NotConnected> {
         self.connect_with(self.options(role)).await
     }
@@ -87,7 +76,7 @@ impl Servers {
     /// Connects with options that began as [`Servers::options`].
     ///
     /// # Errors
-    /// When no address can be connected to.
+    /// As [`Servers::connect`].
     pub async fn connect_with(&self, options: ConnectOptions) -> Result<Client, NotConnected> {
         let (tls, access) = (self.tls.clone(), Arc::clone(&self.access));
         let looking = tokio::task::spawn_blocking(move || {
@@ -97,7 +86,7 @@ impl Servers {
             return Err(NotConnected(unusable.to_string()));
         }
         let connected = options.connect(self.addresses.as_slice()).await;
-        connected.map_err(|error| self.explain(&error))
+        connected.map_err(|error| explain(&error, &self.access, self.tls.as_ref()))
     }
 }
 
@@ -108,11 +97,5 @@ impl fmt::Display for Servers {
             write!(f, "{comma}{}:{}", server.host(), server.port())?;
         }
         Ok(())
-    }
-}
-
-impl fmt::Debug for Servers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }

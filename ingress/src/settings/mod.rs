@@ -1,5 +1,8 @@
 //! The command line and its environment twins, checked whole before anything binds.
 
+mod certificate;
+mod limits;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,15 +10,17 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use shared::broker::{BrokerArgs, Servers};
-use shared::config::{Invalid, Problems, duration, listen_address};
 use shared::health::HealthArgs;
+use shared::settings::{Invalid, Problems, duration, listen_address};
 use shared::{telemetry, trace};
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::limits::{LimitArgs, Limits};
+pub(crate) use self::certificate::TlsFiles;
+use self::limits::LimitArgs;
+pub(crate) use self::limits::Limits;
+
 use crate::secrets::{Named, Secrets, SecretsArgs};
 use crate::signature::{Keys, ReplayWindow, Schemes};
-use crate::tls::TlsFiles;
 
 /// Where ingress is looked at by default.
 pub const OPS_LISTEN: &str = "127.0.0.1:9080";
@@ -98,28 +103,28 @@ pub struct Config {
     /// Where operators look.
     pub ops_listen: SocketAddr,
     /// The broker.
-    pub servers: Servers,
+    pub(crate) servers: Servers,
     /// Where the active keys come from.
-    pub key_source: KeySource,
+    pub(crate) key_source: KeySource,
     /// The active keys.
-    pub keys: Keys,
+    pub(crate) keys: Keys,
     /// The path of callbacks.
-    pub callback_path: String,
+    pub(crate) callback_path: String,
     /// Where the certificate comes from, and what it is; none for HTTP.
-    pub tls: Option<(TlsFiles, Arc<ServerConfig>)>,
+    pub(crate) tls: Option<(TlsFiles, Arc<ServerConfig>)>,
     /// What bounds a request.
-    pub limits: Limits,
+    pub(crate) limits: Limits,
     /// How long callbacks are still taken after the end was asked for.
-    pub drain_delay: Duration,
+    pub(crate) drain_delay: Duration,
     /// How long the end may take.
-    pub shutdown_grace: Duration,
+    pub(crate) shutdown_grace: Duration,
     /// Where spans are exported to.
-    pub traces: trace::Settings,
+    pub(crate) traces: trace::Settings,
 }
 
 /// What the active keys are made of, again and again.
 #[derive(Debug)]
-pub struct KeySource {
+pub(crate) struct KeySource {
     secrets: Secrets,
     schemes: Schemes,
     window: ReplayWindow,

@@ -1,0 +1,14 @@
+//! Where the broker is, and how a process presents itself to it.
+
+mod access;
+mod address;
+mod tls;
+
+mod failure;
+mod servers;
+
+mod args;
+
+pub use self::args::BrokerArgs;
+pub use self::failure::NotConnected;
+pub use self::servers::Servers;

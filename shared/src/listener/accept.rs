@@ -1,0 +1,122 @@
+//! The accept loop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::{Request, Response};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
+
+use super::connection::{self, Site, Tls};
+use super::limits::Limits;
+use crate::eviction::{Slot, Slots};
+use crate::shutdown::Leaving;
+
+/// How long accepting rests when the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often a full listener looks whether somebody waits, for whom another may lose its slot.
+const FULL_PAUSE: Duration = Duration::from_millis(20);
+
+/// Serves the listener until the second step of `leaving`; from the first one on, answers ask for
+/// the connection to be closed. Returns the connections that are still open at the end, which end
+/// with the requests in flight on them. `name` is the listener's in metrics.
+pub async fn serve<H, F, B>(
+    name: &'static str,
+    listener: TcpListener,
+    tls: Option<Tls>,
+    limits: Limits,
+    handler: H,
+    leaving: Leaving,
+) -> TaskTracker
+where
+    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + Unpin
+        + 'static,
+{
+    let mut http = http1::Builder::new();
+    // The limits on time are the connection's own, which tell silence, heads and idling apart.
+    http.header_read_timeout(None).max_buf_size(limits.max_header_bytes);
+    let crowded = AtomicBool::new(false);
+    let site = Arc::new(Site { name, http, handler, limits, leaving, crowded });
+    let connections = TaskTracker::new();
+    let open = |stream: TcpStream, slot: Slot| {
+        connections.spawn(connection::run(Arc::clone(&site), stream, tls.clone(), slot));
+    };
+
+    let slots = Slots::new(limits.max_connections);
+    tokio::select! {
+        () = site.leaving.stopped.cancelled() => {}
+        () = accept(&listener, &slots, &site.crowded, &open) => {}
+    }
+    // Those who have connected by then are answered, instead of being reset.
+    while is_awaited(&listener)
+        && let Some(slot) = slots.try_acquire()
+        && let Ok((stream, _)) = listener.accept().await
+    {
+        open(stream, slot);
+    }
+    connections.close();
+    connections
+}
+
+async fn accept(
+    listener: &TcpListener,
+    slots: &Slots,
+    crowded: &AtomicBool,
+    open: impl Fn(TcpStream, Slot),
+) {
+    let mut failing = false;
+    loop {
+        // With the slot first, connections beyond the limit wait in the kernel's queue.
+        let slot = slot(listener, slots, crowded).await;
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                failing = false;
+                open(stream, slot);
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "can't accept connections: {error}");
+                }
+                // Out of file descriptors, usually: another connection's would do.
+                slots.ask_to_leave();
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A slot that is free. When there is none and somebody waits for one, another may have to leave;
+/// and nobody keeps a slot for more than one request, so that those who wait have their turn.
+async fn slot(listener: &TcpListener, slots: &Slots, crowded: &AtomicBool) -> Slot {
+    loop {
+        if let Some(slot) = slots.try_acquire() {
+            if crowded.load(Ordering::Relaxed) && !is_awaited(listener) {
+                crowded.store(false, Ordering::Relaxed);
+            }
+            return slot;
+        }
+        if is_awaited(listener) {
+            crowded.store(true, Ordering::Relaxed);
+            slots.ask_to_leave();
+        }
+        if let Ok(slot) = timeout(FULL_PAUSE, slots.acquire()).await {
+            return slot;
+        }
+    }
+}
+
+/// Whether a connection waits to be accepted.
+fn is_awaited(listener: &TcpListener) -> bool {
+    let mut listeners = [PollFd::new(listener, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut listeners, Some(&now)).is_ok_and(|ready| ready > 0)
+}
