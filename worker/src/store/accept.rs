@@ -1,4 +1,4 @@
-//! What `ackline partitions` reads, and how a stopped partition goes on.
+//! What `ackline partitions` reads, and how a stopped partition continues.
 
 use std::time::Duration;
 
@@ -13,18 +13,12 @@ use super::connection::begin;
 use super::partitions::clock;
 use crate::entity::{partition, partition_gap, worker};
 
-/// The processes that are alive, or ended without a word.
-///
-/// # Errors
-/// When the database fails.
+/// The processes that are alive or crashed.
 pub async fn workers(db: &DatabaseConnection) -> Result<Vec<worker::Model>, DbErr> {
     worker::Entity::find().all(db).await
 }
 
 /// What was skipped so far, by position.
-///
-/// # Errors
-/// When the database fails.
 pub async fn gaps(db: &impl ConnectionTrait) -> Result<Vec<partition_gap::Model>, DbErr> {
     partition_gap::Entity::find()
         .order_by_asc(partition_gap::Column::Partition)
@@ -33,18 +27,18 @@ pub async fn gaps(db: &impl ConnectionTrait) -> Result<Vec<partition_gap::Model>
         .await
 }
 
-/// Messages to go on without.
+/// Messages that a partition skips.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Skip {
-    /// The last sequence to be skipped; all after the checkpoint are.
+    /// The last skipped sequence; the first is the one after the checkpoint.
     pub to_seq: i64,
     /// When the stream was created.
     pub stream_created_at: DateTime<Utc>,
 }
 
-/// Makes a stopped partition go on, if its row still is as it was shown: takes it from its owner,
-/// whose batches no longer commit, and puts on record what is skipped. Returns whether the row
-/// still was so; nothing has changed otherwise.
+/// Lets a stopped partition continue, if its row is still the one that was shown. Takes it from its
+/// owner, whose batches no longer commit, and records what is skipped. Returns false, and changes
+/// nothing, if the row has changed.
 ///
 /// # Errors
 /// When the database fails; nothing has changed then.
@@ -83,7 +77,7 @@ pub async fn accept(
     Ok(true)
 }
 
-/// Makes a partition of an empty database begin after messages that are gone, on record.
+/// Lets a partition of an empty database begin after messages that are gone, and records the gap.
 ///
 /// # Errors
 /// When the database fails; nothing has changed then.
@@ -110,7 +104,7 @@ async fn record(
     reason: &str,
 ) -> Result<(), DbErr> {
     use partition_gap::Column;
-    // The time is an expression of the database, which the entity's insert can't carry.
+    // The time is a database expression, which the entity's insert cannot carry.
     let gap = Query::insert()
         .into_table(partition_gap::Entity)
         .columns([

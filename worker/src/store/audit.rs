@@ -15,31 +15,32 @@ use crate::rules::event::Position;
 #[derive(Debug)]
 pub struct Snapshot(DatabaseTransaction);
 
-/// Where the statuses of a job's events do not follow each other.
+/// A break in the chain of statuses of a job's events.
 #[derive(Debug, Clone, FromQueryResult)]
 pub struct Break {
     /// The job.
     pub job_id: String,
-    /// The event's place.
+    /// The event's partition.
     pub partition: i32,
     /// Its sequence.
     pub seq: i64,
     /// Its index.
     pub idx: i32,
-    /// The status that the event before it led to.
+    /// The status after the previous event.
     pub before: Option<String>,
-    /// The status that it says the job had.
+    /// The status that the job had according to this event.
     pub from_status: Option<String>,
-    /// The status that it led to.
+    /// The status after this event.
     pub to_status: Option<String>,
-    /// The job's status, where this is the job's last event.
+    /// The job's status, if this is its last event.
     pub status: Option<String>,
-    /// Whether it is.
+    /// Whether this is the job's last event.
     pub is_last: bool,
 }
 
-/// Of the events in their order per job, those whose statuses do not follow from the event before,
-/// or, at the end, do not lead to the job's status. Orders concern a dead letter, not a status.
+/// Selects the events, ordered by job, whose status does not follow from the previous event, and
+/// last events that do not lead to the job's status. Orders are left out: they concern a dead
+/// letter, not a status.
 const BREAKS: &str = "
     WITH chain AS (
         SELECT job_id, partition, seq, idx, from_status, to_status,
@@ -56,9 +57,6 @@ const BREAKS: &str = "
 
 impl Snapshot {
     /// Takes the snapshot.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn take(db: &DatabaseConnection) -> Result<Self, DbErr> {
         let is_postgres = db.get_database_backend() == DbBackend::Postgres;
         let transaction = db
@@ -70,32 +68,23 @@ impl Snapshot {
             })
             .await?;
         if is_postgres {
-            // Looking at every event of a large database may take its time.
+            // Reading every event of a large database may take long.
             transaction.execute_unprepared("SET LOCAL statement_timeout = 0").await?;
         }
         Ok(Self(transaction))
     }
 
     /// All checkpoint rows, by number.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn partitions(&self) -> Result<Vec<partition::Model>, DbErr> {
         schema::partitions(&self.0).await
     }
 
-    /// What operators let partitions go on without.
-    ///
-    /// # Errors
-    /// When the database fails.
+    /// What operators let partitions skip.
     pub async fn gaps(&self) -> Result<Vec<partition_gap::Model>, DbErr> {
         accept::gaps(&self.0).await
     }
 
     /// A partition's events after a position.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn events(
         &self,
         number: i32,
@@ -114,9 +103,6 @@ impl Snapshot {
     }
 
     /// A partition's dead letters after a position.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn letters(
         &self,
         number: i32,
@@ -134,10 +120,7 @@ impl Snapshot {
             .await
     }
 
-    /// A partition's refusals that were not mended, with their reasons: at or after a sequence.
-    ///
-    /// # Errors
-    /// When the database fails.
+    /// A partition's outstanding refusals at or after a sequence, with their reasons.
     pub async fn refusals(
         &self,
         number: i32,
@@ -157,10 +140,7 @@ impl Snapshot {
         Ok(rows.into_iter().map(refusal).collect())
     }
 
-    /// The jobs of a partition that a dead letter below a sequence holds up.
-    ///
-    /// # Errors
-    /// When the database fails.
+    /// The jobs of a partition that are held behind a dead letter below a sequence.
     pub async fn held_since_before(
         &self,
         number: i32,
@@ -181,25 +161,16 @@ impl Snapshot {
     }
 
     /// Jobs by id.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn jobs(&self, ids: &[&str]) -> Result<Vec<job::Model>, DbErr> {
         job::Entity::find().filter(job::Column::Id.is_in(ids.iter().copied())).all(&self.0).await
     }
 
     /// How many jobs there are.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn count_jobs(&self) -> Result<u64, DbErr> {
         job::Entity::find().count(&self.0).await
     }
 
     /// How many jobs of each partition were first heard of at or after a sequence, all in one scan.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn count_first_heard(&self, from: &[(i32, i64)]) -> Result<Vec<(i32, i64)>, DbErr> {
         let any = from.iter().fold(Condition::any(), |any, (number, seq)| {
             any.add(job::Column::Partition.eq(*number).and(job::Column::FirstSeq.gte(*seq)))
@@ -215,11 +186,7 @@ impl Snapshot {
             .await
     }
 
-    /// The first few places where a job's events do not follow each other, or do not lead to the
-    /// job's status.
-    ///
-    /// # Errors
-    /// When the database fails.
+    /// The first few breaks in the events of jobs.
     pub async fn breaks(&self, limit: u64) -> Result<Vec<Break>, DbErr> {
         let statement = format!("{BREAKS} LIMIT {limit}");
         let backend = self.0.get_database_backend();
@@ -227,9 +194,6 @@ impl Snapshot {
     }
 
     /// The first few jobs that have no event.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn without_events(&self, limit: u64) -> Result<Vec<(i32, String)>, DbErr> {
         use sea_orm::QueryTrait;
         let its_events = job_event::Entity::find().select_only().expr(Expr::value(1)).filter(

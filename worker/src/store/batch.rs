@@ -47,11 +47,8 @@ pub struct Checkpoint<'a> {
     pub callbacks: usize,
 }
 
-/// The fence: moves the checkpoint and renews the lease, if the row still is as its owner left it.
-/// The first statement of every batch; `false` means that ownership is lost.
-///
-/// # Errors
-/// When the database fails.
+/// The fence: the first statement of every batch. Moves the checkpoint and renews the lease, if the
+/// row is still as its owner left it. `false` means that ownership is lost.
 pub async fn fence(
     transaction: &DatabaseTransaction,
     mine: &Ownership,
@@ -70,7 +67,7 @@ pub async fn fence(
         .col_expr(Column::AppliedCallbacks, Expr::col(Column::AppliedCallbacks).add(callbacks))
         .col_expr(Column::RulesFromSeq, rules_from_seq(mine.applied_seq))
         .col_expr(Column::RulesVersion, Expr::value(RULES_VERSION))
-        // A batch that commits is the proof that nothing stops the partition any more.
+        // A batch that commits proves that nothing stops the partition any more.
         .col_expr(Column::StoppedReason, Expr::value(Option::<String>::None))
         .col_expr(Column::LeaseUntil, clock(backend, lease))
         .filter(Column::Partition.eq(mine.partition))
@@ -82,7 +79,7 @@ pub async fn fence(
     Ok(result.rows_affected == 1)
 }
 
-/// From where on the rules are of this version: from this batch on, if they were not before.
+/// The first sequence that this version of the rules applied: this batch's, if the version is new.
 fn rules_from_seq(applied_seq: i64) -> Expr {
     use partition::Column;
     Expr::case(Expr::col(Column::RulesVersion).eq(RULES_VERSION), Expr::col(Column::RulesFromSeq))
@@ -90,10 +87,7 @@ fn rules_from_seq(applied_seq: i64) -> Expr {
         .into()
 }
 
-/// Keeps the count of dead letters in a row with the checkpoint.
-///
-/// # Errors
-/// When the database fails.
+/// Stores the count of dead letters in a row with the checkpoint.
 pub async fn set_in_row(
     transaction: &DatabaseTransaction,
     partition: i32,
@@ -107,10 +101,7 @@ pub async fn set_in_row(
     Ok(())
 }
 
-/// Loads what folding these events needs to know.
-///
-/// # Errors
-/// When the database fails.
+/// Loads what the fold of these events needs.
 pub async fn load(
     transaction: &DatabaseTransaction,
     incoming: &[Incoming],
@@ -174,10 +165,11 @@ struct Event {
     kind: job_event::Kind,
 }
 
-/// Writes what a batch decided, a statement for each table.
+/// Writes what a batch decided, with one statement for each table.
 ///
 /// # Errors
-/// When the database fails or refuses a row; the caller sorts which.
+/// The database failed or rejected a row; convert the error into a
+/// [`StoreError`](super::StoreError).
 pub async fn write(transaction: &DatabaseTransaction, plan: &Plan) -> Result<(), DbErr> {
     rows::insert(transaction, &plan.jobs, Some(job::Column::Id)).await?;
     rows::insert(transaction, &plan.events, None).await?;

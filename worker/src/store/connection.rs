@@ -15,23 +15,23 @@ use url::Url;
 
 const EXPECTED: &str =
     "must be like sqlite:ackline.db?mode=rwc or postgres://user:password@host:5432/name";
-/// How long a statement of PostgreSQL may take, and how long SQLite waits for its writer.
+/// How long a statement may take on PostgreSQL, and how long SQLite waits for its write lock.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a command may pause within a transaction on PostgreSQL.
 const CHANGE_IDLE_LIMIT: Duration = Duration::from_secs(3);
-/// Connections of one process to PostgreSQL: few, so that batches grow by themselves under load.
+/// Connections of one process to PostgreSQL: few, so that batches grow under load.
 const MAX_CONNECTIONS: u32 = 4;
-/// Connections of one process for those who look.
+/// Connections of one process for metrics, console and API.
 const LOOK_CONNECTIONS: u32 = 2;
-/// How long a statement of theirs may take.
+/// How long a statement on those may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
-/// For how long a connection that is not used is taken to be sound without a look at it.
+/// An idle connection is tested before use once it was unused for this long.
 const TESTED_FOR: Duration = Duration::from_secs(1);
 
-/// Which database `DATABASE_URL` names. Shows itself without its text, which may hold a password.
+/// The database that `DATABASE_URL` names. `Debug` hides the text, which may hold a password.
 #[derive(Clone)]
 pub enum DatabaseUrl {
-    /// A file on this machine, written by one worker process.
+    /// A file on this machine, with one worker process.
     Sqlite {
         /// The whole address.
         url: String,
@@ -57,7 +57,7 @@ impl std::fmt::Debug for DatabaseUrl {
 }
 
 impl std::str::FromStr for DatabaseUrl {
-    /// Deliberately says nothing of the text, which may hold a password.
+    /// Deliberately does not quote the text, which may hold a password.
     type Err = &'static str;
 
     fn from_str(url: &str) -> Result<Self, Self::Err> {
@@ -66,7 +66,7 @@ impl std::str::FromStr for DatabaseUrl {
             let options: SqliteConnectOptions = url.parse().map_err(|_| EXPECTED)?;
             let path = options.get_filename().to_owned();
             let is_file = !path.as_os_str().is_empty() && !url.contains("mode=memory");
-            // The driver gives a database in memory a name that begins so.
+            // The driver gives in-memory databases such a name.
             if !is_file || path.to_string_lossy().contains(":memory:") || is_in_memory(&path) {
                 return Err("an SQLite database must be a file: sqlite:ackline.db?mode=rwc");
             }
@@ -84,8 +84,8 @@ impl DatabaseUrl {
     /// The same, with the password that is in a file.
     ///
     /// # Errors
-    /// That the file can't be used, or that there is no place for a password; nothing of either is
-    /// shown.
+    /// The file cannot be used, or the address has no place for a password. The message quotes
+    /// neither.
     pub fn with_password(self, file: InFile) -> Result<Self, String> {
         match self {
             Self::Sqlite { .. } => Err("SQLite has no password".into()),
@@ -110,29 +110,29 @@ fn is_in_memory(path: &Path) -> bool {
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// To create the schema, which may take as long as it takes.
+    /// To create the schema, without a time limit.
     Migrate,
-    /// To look; what is not there is not created.
+    /// To read. A missing database is not created.
     Read,
-    /// To look again and again beside an owner of this process, never for long.
+    /// To read repeatedly beside this process's owners, for a short time each.
     Look,
-    /// To change what is there, by hand.
+    /// To change rows on an operator's request.
     Change,
-    /// To own partitions for this long without a word.
+    /// To own partitions, with a lease of this long.
     Own(Duration),
 }
 
 /// Connects.
 ///
 /// # Errors
-/// When the database can't be reached or opened.
+/// The database cannot be reached or opened.
 pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConnection, DbErr> {
     let mut options = match url {
         DatabaseUrl::Sqlite { url, .. } => {
             let mut options = ConnectOptions::new(url);
-            // One connection is SQLite's one writer.
+            // SQLite has one writer, hence one connection.
             options.max_connections(match purpose {
-                // A reader sees what is committed while the writer writes.
+                // Readers see what is committed while the writer writes.
                 Purpose::Look => LOOK_CONNECTIONS,
                 _ => 1,
             });
@@ -158,7 +158,7 @@ pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConn
                 _ => MAX_CONNECTIONS,
             });
             options.set_application_name("ackline-worker");
-            // One that a batch has just given back was looked at then.
+            // A connection that a batch has just returned works.
             options.test_before_acquire_if_idle_for(TESTED_FOR);
             if purpose != Purpose::Migrate {
                 options.statement_timeout(match purpose {
@@ -169,14 +169,14 @@ pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConn
             let idle = match purpose {
                 // A paused owner must not hold its locks for longer than its lease.
                 Purpose::Own(lease) => Some(lease / 2),
-                // Nor may a paused command hold an owner up.
+                // Nor may a paused command block an owner.
                 Purpose::Change => Some(CHANGE_IDLE_LIMIT),
                 Purpose::Migrate | Purpose::Read | Purpose::Look => None,
             };
             let idle_ms = idle.map(|idle| idle.as_millis().max(1).to_string());
-            // Every look of an owner has its index. But without statistics, as in a young database,
-            // PostgreSQL would rather read whole tables, and a plan that was made while a table was
-            // empty would do so for ever. What people ask for may be the whole table.
+            // Every query of an owner has its index. Without statistics, as in a young database,
+            // PostgreSQL would still prefer to read whole tables, and a plan made while a table was
+            // empty would do so for ever. Queries of people may need the whole table.
             let plans = [("plan_cache_mode", "force_custom_plan"), ("enable_seqscan", "off")];
             let plans = matches!(purpose, Purpose::Own(_)).then_some(plans);
             options.map_sqlx_postgres_opts(move |options| {
@@ -197,11 +197,8 @@ pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConn
     Database::connect(options).await
 }
 
-/// Begins a transaction that may write; on SQLite it takes the writer's place at once, because a
-/// transaction that begins as a reader can't always become one.
-///
-/// # Errors
-/// When the database fails.
+/// Begins a transaction that may write. On SQLite it takes the write lock at once, because a
+/// transaction that begins as a reader cannot always be upgraded.
 pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
     db.begin_with_options(TransactionOptions {
         sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
@@ -210,17 +207,17 @@ pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr
     .await
 }
 
-/// Holds the place of the one worker process that an SQLite file has.
+/// The lock that makes this process the only worker of an SQLite file.
 #[derive(Debug)]
 pub struct SoleWorker(#[expect(dead_code, reason = "the lock lives as long as the file")] File);
 
-/// Why this process can't be the one.
+/// Why the lock was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another process is.
+    /// Another process holds it.
     #[error("another worker process runs on this SQLite database; SQLite has one, PostgreSQL many")]
     Taken,
-    /// The lock file can't be made.
+    /// The lock file cannot be created.
     #[error("the lock file {path} can't be opened")]
     Io {
         /// The file.
@@ -230,13 +227,14 @@ pub enum LockError {
     },
 }
 
-/// Takes the lock beside an SQLite file; the system releases it when the process ends, however.
+/// Takes the lock beside an SQLite file. The system releases it when the process ends, in whatever
+/// way.
 ///
 /// # Errors
 /// [`LockError`].
 pub fn lock(url: &DatabaseUrl) -> Result<Option<SoleWorker>, LockError> {
     let DatabaseUrl::Sqlite { path, .. } = url else { return Ok(None) };
-    // A link to the file must not lead to another lock.
+    // A link to the file must lead to the same lock.
     let mut name = path.canonicalize().unwrap_or_else(|_| path.clone()).into_os_string();
     name.push(".lock");
     let path = PathBuf::from(name);

@@ -1,5 +1,5 @@
-//! Dead letters: what the owner of a partition does with them when operators ask, and what
-//! operators look at.
+//! Dead letters: what a partition's owner does with them on an operator's order, and what operators
+//! read.
 
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
@@ -10,10 +10,7 @@ use sea_orm::{
 use crate::entity::dead_letter::{Column, Entity, Model, State};
 use crate::rules::event::Position;
 
-/// The callback at a position that is dead, if there is one.
-///
-/// # Errors
-/// When the database fails.
+/// The dead letter at a position, if it is dead.
 pub async fn dead(
     db: &impl ConnectionTrait,
     partition: i32,
@@ -23,10 +20,7 @@ pub async fn dead(
     Ok(letter.filter(|letter| letter.state == State::Dead))
 }
 
-/// Whatever there is at a position.
-///
-/// # Errors
-/// When the database fails.
+/// The dead letter at a position, in any state.
 pub async fn find(
     db: &impl ConnectionTrait,
     partition: i32,
@@ -35,10 +29,7 @@ pub async fn find(
     Entity::find_by_id((partition, position.seq, position.idx)).one(db).await
 }
 
-/// Takes out what is held of a job, in order.
-///
-/// # Errors
-/// When the database fails.
+/// Deletes and returns the held callbacks of a job, in order.
 pub async fn take_held(
     transaction: &DatabaseTransaction,
     job_id: &str,
@@ -54,20 +45,14 @@ pub async fn take_held(
     Ok(letters)
 }
 
-/// Takes out one letter.
-///
-/// # Errors
-/// When the database fails.
+/// Deletes one letter.
 pub async fn take(transaction: &DatabaseTransaction, letter: &Model) -> Result<(), DbErr> {
     let key = (letter.partition, letter.seq, letter.idx);
     Entity::delete_by_id(key).exec(transaction).await?;
     Ok(())
 }
 
-/// Keeps a letter on record, and holds nothing behind it any more.
-///
-/// # Errors
-/// When the database fails.
+/// Marks a letter as discarded: it stays on record, and nothing is held behind it any more.
 pub async fn discard(transaction: &DatabaseTransaction, letter: &Model) -> Result<(), DbErr> {
     Entity::update_many()
         .col_expr(Column::State, Expr::value(State::Discarded))
@@ -79,21 +64,18 @@ pub async fn discard(transaction: &DatabaseTransaction, letter: &Model) -> Resul
     Ok(())
 }
 
-/// Which letters are looked for.
+/// Which letters to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LetterFilter {
     /// Only those of this job.
     pub job_id: Option<String>,
-    /// Only those in this state; if none is said, all but the discarded ones.
+    /// Only those in this state; without one, all but the discarded ones.
     pub state: Option<State>,
-    /// With the discarded ones, if no state is said.
+    /// Include discarded ones, if no state is given.
     pub discarded: bool,
 }
 
-/// At most `limit` letters, by position, from behind `after` (a partition and a position in it) on.
-///
-/// # Errors
-/// When the database fails.
+/// At most `limit` letters after `after` (a partition and a position in it), by position.
 pub async fn list(
     db: &impl ConnectionTrait,
     filter: &LetterFilter,

@@ -23,22 +23,19 @@ pub struct Silent {
 /// What counts as silent. Times are those of the stream.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// A job in `provisioning` without a timeout of its own is, if it was last heard of before; none
+    /// A job in `provisioning` without a timeout of its own, if it was last heard before this; none
     /// for no such job.
     pub heard_before: Option<DateTime<Utc>>,
-    /// A `queued` job is, if it was last heard of before; none for no such job.
+    /// A `queued` job, if it was last heard before this; none for no such job.
     pub queued_before: Option<DateTime<Utc>>,
-    /// A job with a timeout of its own is, if that has run out by now …
+    /// A job with a timeout of its own, if that has expired by now …
     pub now: DateTime<Utc>,
-    /// … and is no longer than this, in seconds.
+    /// … and is at most this long, in seconds.
     pub longest_own_s: i64,
 }
 
-/// The silent jobs of a partition, at most `max` of them. Each comes from the beginning of a range
-/// of the index `jobs_silence`, so jobs that are not silent cost nothing.
-///
-/// # Errors
-/// When the database fails.
+/// The silent jobs of a partition, at most `max`. They are the beginnings of ranges of the index
+/// `jobs_silence`, so jobs that are not silent cost nothing.
 pub async fn silent(
     db: &DatabaseConnection,
     partition: i32,
@@ -52,7 +49,7 @@ pub async fn silent(
     .await
 }
 
-/// The statement of [`silent`], for those who want it explained.
+/// The statement of [`silent`], so that its plan can be explained.
 #[must_use]
 pub fn silent_statement(partition: i32, limits: Limits, max: u64) -> SelectStatement {
     use job::{Column, Status};
@@ -64,7 +61,7 @@ pub fn silent_statement(partition: i32, limits: Limits, max: u64) -> SelectState
             .filter(Column::Status.eq(status))
             .filter(condition)
             .into_query();
-        // What is held behind a dead letter may be a sign of life.
+        // A callback that is held behind a dead letter may be a sign of life.
         let held = Query::select()
             .expr(Expr::val(1))
             .from(dead_letter::Entity)
@@ -90,22 +87,18 @@ pub fn silent_statement(partition: i32, limits: Limits, max: u64) -> SelectState
     select.limit(max).take()
 }
 
-/// When jobs of a partition can become silent, at the soonest.
+/// The earliest times that decide when a partition's jobs can become silent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromQueryResult)]
 pub struct Soonest {
-    /// When the job in `provisioning` without a timeout of its own was last heard of that was heard
-    /// of longest ago.
+    /// The oldest sign of life of a job in `provisioning` without a timeout of its own.
     pub heard: Option<DateTime<Utc>>,
-    /// The same of `queued` jobs.
+    /// The oldest sign of life of a `queued` job.
     pub queued: Option<DateTime<Utc>>,
-    /// When the first timeout of a job's own runs out.
+    /// When the first timeout of a job's own expires.
     pub own: Option<DateTime<Utc>>,
 }
 
-/// Finds it: the beginnings of three ranges of the index `jobs_silence`.
-///
-/// # Errors
-/// When the database fails.
+/// Reads the beginnings of three ranges of the index `jobs_silence`.
 pub async fn soonest(db: &DatabaseConnection, partition: i32) -> Result<Soonest, DbErr> {
     use job::{Column, Status};
     let first = |status: Status, column: Column, condition: Expr| {

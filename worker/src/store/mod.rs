@@ -1,4 +1,9 @@
-//! The only place that writes. Plain functions over a connection or a transaction.
+//! All SQL, as plain functions over a connection or a transaction.
+//!
+//! # Errors
+//! A function here returns the database's [`DbErr`] as it is. A statement that failed had no effect;
+//! a commit that failed may have had one. [`StoreError`] tells what comes back on every attempt from
+//! what to retry.
 
 pub mod accept;
 pub mod audit;
@@ -19,10 +24,10 @@ use sea_orm::{DbErr, RuntimeErr};
 /// A database error, sorted by what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The same statement fails whenever it is tried: bad data or a violated constraint.
+    /// The same statement fails on every attempt: bad data or a violated constraint.
     #[error("the database refuses it: {0}")]
     Deterministic(#[source] DbErr),
-    /// Anything else: back off and try again.
+    /// Anything else: back off and retry.
     #[error("the database failed: {0}")]
     Transient(#[source] DbErr),
 }

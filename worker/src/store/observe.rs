@@ -1,4 +1,4 @@
-//! What is counted for those who look: jobs and dead letters, by partition.
+//! Counts for metrics, console and API: jobs and dead letters, by partition.
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
@@ -12,25 +12,23 @@ use utoipa::ToSchema;
 use super::partitions::clock;
 use crate::entity::{dead_letter, job};
 
-/// The jobs of one partition and status.
+/// How many jobs one partition has in one status.
 #[derive(Debug, FromQueryResult)]
 pub struct Counted {
     /// The partition.
     pub partition: i32,
     /// The status.
     pub status: job::Status,
-    /// How many have it.
+    /// How many there are.
     pub jobs: i64,
-    /// When the one was last heard of that was heard of longest ago.
+    /// The oldest `updated_at` among them.
     pub oldest: DateTime<Utc>,
     /// Now, by the database's clock.
     pub now: DateTime<Utc>,
 }
 
-/// Counts all jobs; what there is none of is left out. It reads an index entry for every job.
-///
-/// # Errors
-/// When the database fails.
+/// Counts all jobs by partition and status; combinations without a job are left out. Reads an index
+/// entry for every job.
 pub async fn jobs(db: &DatabaseConnection) -> Result<Vec<Counted>, DbErr> {
     use job::Column;
     job::Entity::find()
@@ -47,20 +45,16 @@ pub async fn jobs(db: &DatabaseConnection) -> Result<Vec<Counted>, DbErr> {
         .await
 }
 
-/// A job in `provisioning`, and when it was last heard of.
+/// A job in `provisioning`, and when it was last heard.
 #[derive(Debug, Clone, FromQueryResult, Serialize, ToSchema)]
 pub struct Quiet {
     /// The job.
     pub id: String,
-    /// When it was last heard of.
+    /// When it was last heard.
     pub updated_at: DateTime<Utc>,
 }
 
-/// The jobs in `provisioning` that were last heard of longest ago. It reads all that are in
-/// `provisioning`.
-///
-/// # Errors
-/// When the database fails.
+/// The jobs in `provisioning` that have been silent for longest. Reads every job in `provisioning`.
 pub async fn quietest(db: &DatabaseConnection, limit: u64) -> Result<Vec<Quiet>, DbErr> {
     use job::Column;
     job::Entity::find()
@@ -75,21 +69,18 @@ pub async fn quietest(db: &DatabaseConnection, limit: u64) -> Result<Vec<Quiet>,
         .await
 }
 
-/// The dead letters of one partition and state.
+/// How many dead letters one partition has in one state.
 #[derive(Debug, FromQueryResult)]
 pub struct Letters {
     /// The partition.
     pub partition: i32,
     /// The state.
     pub state: dead_letter::State,
-    /// How many have it.
+    /// How many there are.
     pub letters: i64,
 }
 
-/// Counts dead letters, without those that were discarded.
-///
-/// # Errors
-/// When the database fails.
+/// Counts dead letters, except discarded ones.
 pub async fn dead_letters(db: &DatabaseConnection) -> Result<Vec<Letters>, DbErr> {
     use dead_letter::Column;
     dead_letter::Entity::find()

@@ -1,4 +1,4 @@
-//! Removing finished jobs that nothing needs any more.
+//! Removes finished jobs that nothing needs any more.
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, ExprTrait};
@@ -29,17 +29,11 @@ pub struct Removed {
 }
 
 /// How many finished jobs have not changed since `cutoff`.
-///
-/// # Errors
-/// When the database fails.
 pub async fn count(db: &DatabaseConnection, cutoff: DateTime<Utc>) -> Result<u64, DbErr> {
     old_enough(cutoff).count(db).await
 }
 
 /// Finished jobs that have not changed since `cutoff`, by id, after the given one.
-///
-/// # Errors
-/// When the database fails.
 pub async fn candidates(
     db: &DatabaseConnection,
     cutoff: DateTime<Utc>,
@@ -66,12 +60,12 @@ fn old_enough(cutoff: DateTime<Utc>) -> Select<job::Entity> {
         .filter(Column::UpdatedAt.lt(cutoff))
 }
 
-/// Removes those of these jobs, all of one partition, of which the stream holds nothing any more
-/// and that have no dead letter; with their events, in one transaction. `first_seq` is the first
-/// sequence that the stream still holds. A dry run only counts.
+/// Removes, of these jobs of one partition, those without a dead letter and without a message in
+/// the stream; with their events, in one transaction. `first_seq` is the first sequence that the
+/// stream still holds. A dry run only counts.
 ///
 /// # Errors
-/// When the database fails; nothing of this call has happened then.
+/// The database failed; nothing has changed.
 pub async fn remove(
     db: &DatabaseConnection,
     number: i32,
@@ -81,7 +75,7 @@ pub async fn remove(
     dry_run: bool,
 ) -> Result<Removed, DbErr> {
     let transaction = begin(db).await?;
-    // Every batch begins by updating this row, so no owner is folding one of these jobs meanwhile.
+    // Every batch begins by updating this row, so no owner folds one of these jobs meanwhile.
     let row = partition::Entity::find_by_id(number).lock_exclusive().one(&transaction).await?;
     let Some(row) = row else { return Ok(Removed::default()) };
     let bound = Ord::min(first_seq, row.applied_seq);
@@ -101,7 +95,7 @@ pub async fn remove(
             Expr::col((dead_letter::Entity, dead_letter::Column::JobId))
                 .equals((job::Entity, job::Column::Id)),
         )
-        // What was discarded is decided, and stays on record without its job.
+        // A discarded letter is decided, and stays on record without its job.
         .filter(
             Expr::col((dead_letter::Entity, dead_letter::Column::State))
                 .ne(dead_letter::State::Discarded),

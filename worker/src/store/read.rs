@@ -1,7 +1,7 @@
-//! What people and programs look at: jobs and their events, page by page. Nothing here writes.
+//! What people and programs read: jobs and their events, page by page. Nothing here writes.
 //!
-//! Pages follow keys instead of counting rows: the thousandth page costs what the first one does,
-//! and a job that comes or goes in the meantime shifts nothing.
+//! Pages follow keys instead of offsets: the thousandth page costs what the first does, and a job
+//! that appears or disappears meanwhile shifts nothing.
 
 use std::time::Duration;
 
@@ -23,9 +23,6 @@ use crate::rules::event::Position;
 const BETWEEN: usize = 500;
 
 /// The time by the database's clock.
-///
-/// # Errors
-/// When the database fails.
 pub async fn now(db: &DatabaseConnection) -> Result<DateTime<Utc>, DbErr> {
     let statement =
         Query::select().expr_as(clock(db.get_database_backend(), Duration::ZERO), "now").to_owned();
@@ -33,25 +30,25 @@ pub async fn now(db: &DatabaseConnection) -> Result<DateTime<Utc>, DbErr> {
     row.ok_or_else(|| DbErr::Custom("the database has no clock".into()))?.try_get("", "now")
 }
 
-/// Which jobs are looked for.
+/// Which jobs to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobFilter {
-    /// Only those of this status.
+    /// Only those in this status.
     pub status: Option<Status>,
-    /// Only those whose id has this in it, whatever its case, or whose run's id it is.
+    /// Only those whose id contains this, in any case, or whose run id equals it.
     pub search: Option<String>,
-    /// Only those that were first heard of at this time or later.
+    /// Only those first heard of at this time or later.
     pub created_from: Option<DateTime<Utc>>,
-    /// Only those that were first heard of before.
+    /// Only those first heard of before this time.
     pub created_before: Option<DateTime<Utc>>,
 }
 
-/// Where a job stands in the order of lists: the newest first.
+/// A job's place in lists, which are ordered newest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobKey {
     /// When the job was first heard of.
     pub created_at: DateTime<Utc>,
-    /// Its id, which decides between jobs of the same microsecond.
+    /// Its id, which orders jobs of the same microsecond.
     pub id: String,
 }
 
@@ -61,10 +58,7 @@ impl From<&job::Model> for JobKey {
     }
 }
 
-/// At most `limit` jobs, the newest first, from behind `after` on.
-///
-/// # Errors
-/// When the database fails.
+/// At most `limit` jobs after `after`, newest first.
 pub async fn jobs(
     db: &impl ConnectionTrait,
     filter: &JobFilter,
@@ -72,8 +66,8 @@ pub async fn jobs(
     limit: u64,
 ) -> Result<Vec<job::Model>, DbErr> {
     use job::Column;
-    // Each status has its own range of the index `jobs_age`, read from its end. The database puts
-    // them together, because only it knows the order of ids that `after` is compared by.
+    // Each status has its own range of the index `jobs_age`, read from its end. The database merges
+    // them, because only it knows the collation by which ids are compared.
     let statuses = filter.status.map_or_else(|| Status::ALL.to_vec(), |status| vec![status]);
     let ranges = statuses.into_iter().map(|status| {
         let range = of_status(filter, status, after, limit);
@@ -115,24 +109,18 @@ fn of_status(
     query.order_by_desc(Column::CreatedAt).order_by_desc(Column::Id).limit(limit).into_query()
 }
 
-/// A pattern for texts that have this in them, whatever it is.
+/// A `LIKE` pattern for texts that contain this literally.
 fn containing(text: &str) -> LikeExpr {
     let escaped = text.replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
     LikeExpr::new(format!("%{escaped}%")).escape('\\')
 }
 
 /// One job.
-///
-/// # Errors
-/// When the database fails.
 pub async fn job(db: &impl ConnectionTrait, id: &str) -> Result<Option<job::Model>, DbErr> {
     job::Entity::find_by_id(id).one(db).await
 }
 
 /// All events of a job, oldest first.
-///
-/// # Errors
-/// When the database fails.
 pub async fn events(
     db: &impl ConnectionTrait,
     job_id: &str,
@@ -140,10 +128,7 @@ pub async fn events(
     events_after(db, job_id, None, u64::from(u32::MAX)).await
 }
 
-/// At most `limit` events of a job, oldest first, from behind `after` on.
-///
-/// # Errors
-/// When the database fails.
+/// At most `limit` events of a job after `after`, oldest first.
 pub async fn events_after(
     db: &impl ConnectionTrait,
     job_id: &str,
@@ -159,9 +144,6 @@ pub async fn events_after(
 }
 
 /// The last events of a job before `before`, at most `limit`, oldest first.
-///
-/// # Errors
-/// When the database fails.
 pub async fn events_before(
     db: &impl ConnectionTrait,
     job_id: &str,
@@ -182,17 +164,14 @@ pub async fn events_before(
 /// Some events of a partition, in order.
 #[derive(Debug)]
 pub struct Between {
-    /// The events, those of each message whole.
+    /// The events, with all events of each message.
     pub events: Vec<job_event::Model>,
-    /// Up to and with which stream sequence they are all there are.
+    /// They are complete up to this stream sequence, inclusive.
     pub up_to: i64,
 }
 
-/// The events of a partition above a stream sequence, up to and with another; where they are many,
+/// The events of a partition above one stream sequence up to another, inclusive; if there are many,
 /// the first of them.
-///
-/// # Errors
-/// When the database fails.
 pub async fn events_between(
     db: &impl ConnectionTrait,
     partition: i32,
@@ -210,8 +189,7 @@ pub async fn events_between(
         .all(db)
         .await?;
     let mut up_to = to_seq;
-    // The rest of the last message may be among those that follow. None has as many callbacks as
-    // are read here.
+    // The rest of the last message may follow. No message has as many callbacks as are read here.
     if events.len() == BETWEEN
         && let Some(last) = events.last().map(|event| event.seq)
     {

@@ -1,5 +1,5 @@
 //! Any number of rows in one statement whose text is always the same, so that the database parses
-//! and plans it once: PostgreSQL gets each column as an array, SQLite all rows as one JSON text.
+//! and plans it once. PostgreSQL gets each column as an array, SQLite all rows as one JSON text.
 //!
 //! Columns that may be NULL are sent as the texts of PostgreSQL's array literals, because sea-orm's
 //! arrays can't hold NULL beside values.
@@ -13,15 +13,15 @@ use sea_orm::{
     ModelTrait, Statement,
 };
 
-/// The most rows in a statement, so that its values stay far below what a database takes.
+/// The most rows in a statement, so that its values stay far below the databases' limits.
 const MAX_ROWS: usize = 1000;
 
 type Column<M> = <<M as ModelTrait>::Entity as EntityTrait>::Column;
 
-/// Inserts rows, all columns of each. With a key, a row that is there already is replaced.
+/// Inserts rows, all columns of each. With a key, it replaces an existing row.
 ///
 /// # Errors
-/// When the database fails or refuses a row.
+/// The database failed or rejected a row.
 pub(super) async fn insert<M: ModelTrait>(
     db: &impl ConnectionTrait,
     rows: &[M],
@@ -151,7 +151,7 @@ fn unknown(what: &str) -> DbErr {
     DbErr::Type(format!("{what} can't be written in a list"))
 }
 
-/// A growing list, as the text of a PostgreSQL array or of a JSON array.
+/// A growing list: the text of a PostgreSQL array or of a JSON array.
 struct List {
     text: String,
     backend: DbBackend,
@@ -168,7 +168,7 @@ impl List {
             Value::Int(Some(number)) => self.push_bare(number),
             Value::BigInt(Some(number)) => self.push_bare(number),
             Value::String(Some(text)) => self.push_text(&text),
-            // As the driver writes it: SQLite compares times as texts.
+            // The driver's own format: SQLite compares times as texts.
             Value::ChronoDateTimeUtc(Some(time)) => {
                 self.push_text(&time.to_rfc3339_opts(SecondsFormat::AutoSi, false));
             }

@@ -13,16 +13,16 @@ use crate::entity::{dead_letter, job, job_event, partition};
 use crate::rules::transition::RULES_VERSION;
 use crate::store::migration::{Migrator, needed_by};
 
-/// Any number that no other program on the database is likely to lock.
+/// A number that no other program is likely to use for an advisory lock.
 const ADVISORY_LOCK: i64 = 0x0061_636b_6c69_6e65;
 
-/// Why a schema can't be used.
+/// Why a schema cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
     /// It is older than this binary.
     #[error("the database has no Ackline schema of this version: run `ackline migrate`")]
     Old,
-    /// A newer version has taken away what this binary needs.
+    /// A newer version has removed what this binary needs.
     #[error(
         "the database belongs to a newer version: its step {step} needs a program that knows \
          step {needed}, and this one knows only {known}. Nothing was changed; run the newer version"
@@ -30,12 +30,12 @@ pub enum SchemaError {
     New {
         /// The step.
         step: String,
-        /// The step that a program must know for it.
+        /// The migration that a program must know to use it.
         needed: usize,
-        /// The last step that this binary knows.
+        /// The last migration that this binary knows.
         known: usize,
     },
-    /// The number of partitions is chosen once.
+    /// Another number of partitions was chosen before.
     #[error("the database has {found} partitions, not {wanted}: their number can't be changed")]
     Partitions {
         /// What the database has.
@@ -51,7 +51,7 @@ pub enum SchemaError {
 /// Brings the schema up to date, under a lock, so that processes starting together do not race.
 ///
 /// # Errors
-/// When the database fails; then nothing has changed.
+/// The database failed; nothing has changed.
 pub async fn migrate(db: &DatabaseConnection) -> Result<(), SchemaError> {
     let transaction = begin(db).await?;
     if db.get_database_backend() == DbBackend::Postgres {
@@ -74,8 +74,8 @@ pub async fn check(db: &DatabaseConnection) -> Result<(), SchemaError> {
     if is_up_to_date(taken(db).await?)? { Ok(()) } else { Err(SchemaError::Old) }
 }
 
-/// Whether all steps were taken that this binary knows. A newer one may have gone before: what its
-/// steps add is no concern of this one.
+/// Whether the database has every migration that this binary knows. A newer binary may have added
+/// more; those do not concern this one.
 fn is_up_to_date(taken: Option<BTreeSet<String>>) -> Result<bool, SchemaError> {
     let Some(taken) = taken else { return Ok(false) };
     let steps = Migrator::migrations();
@@ -88,7 +88,7 @@ fn is_up_to_date(taken: Option<BTreeSet<String>>) -> Result<bool, SchemaError> {
     Ok(steps.iter().all(|step| taken.contains(step.name())))
 }
 
-/// The steps that the database went through; none when it has never been migrated.
+/// The migrations that were applied; none if the database has never been migrated.
 async fn taken(db: &impl ConnectionTrait) -> Result<Option<BTreeSet<String>>, DbErr> {
     let has_table = match db.get_database_backend() {
         DbBackend::Sqlite => {
@@ -104,10 +104,7 @@ async fn taken(db: &impl ConnectionTrait) -> Result<Option<BTreeSet<String>>, Db
     Ok(Some(applied.into_iter().map(|step| step.version).collect()))
 }
 
-/// How many partitions the database has; 0 before the first migration chose.
-///
-/// # Errors
-/// When the database fails.
+/// How many partitions the database has; 0 before `ackline migrate` chose.
 pub async fn count_partitions(db: &impl ConnectionTrait) -> Result<usize, DbErr> {
     Ok(usize::try_from(partition::Entity::find().count(db).await?).unwrap_or(usize::MAX))
 }
@@ -152,9 +149,6 @@ pub async fn create_partitions(db: &DatabaseConnection, wanted: u16) -> Result<(
 }
 
 /// All checkpoint rows, by number.
-///
-/// # Errors
-/// When the database fails.
 pub async fn partitions(db: &impl ConnectionTrait) -> Result<Vec<partition::Model>, DbErr> {
     partition::Entity::find().order_by_asc(partition::Column::Partition).all(db).await
 }
@@ -171,9 +165,6 @@ pub struct Counts {
 }
 
 /// Counts the rows.
-///
-/// # Errors
-/// When the database fails.
 pub async fn counts(db: &impl ConnectionTrait) -> Result<Counts, DbErr> {
     Ok(Counts {
         jobs: job::Entity::find().count(db).await?,
@@ -183,9 +174,6 @@ pub async fn counts(db: &impl ConnectionTrait) -> Result<Counts, DbErr> {
 }
 
 /// Whether nothing was ever applied to this database.
-///
-/// # Errors
-/// When the database fails.
 pub async fn is_empty(db: &impl ConnectionTrait) -> Result<bool, DbErr> {
     let untouched = |row: &partition::Model| row.applied_seq == 0 && row.accepted_seq.is_none();
     Ok(counts(db).await? == Counts { jobs: 0, events: 0, dead_letters: 0 }

@@ -1,4 +1,4 @@
-//! The first schema. Names are strings, so that later changes of the entities can't alter it.
+//! The first schema. Names are strings, so that later changes of the entities do not alter it.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_query::ColumnType;

@@ -1,4 +1,4 @@
-//! What an operator let a partition go on without.
+//! The gaps that operators accepted.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_query::ColumnType;

@@ -1,4 +1,4 @@
-//! What a replay and an audit need to know beside the stream.
+//! What a replay and an audit need besides the stream.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_query::ColumnType;

@@ -1,4 +1,4 @@
-//! What noticing a silent job needs.
+//! What the search for silent jobs needs.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_query::ColumnType;

@@ -1,4 +1,4 @@
-//! What people look at: how much of each partition is applied and since when, and jobs by age.
+//! For the console: how much of each partition was applied and when, and jobs by age.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_query::ColumnType;

@@ -1,9 +1,9 @@
-//! The schema, as forward-only steps. A step that has been released is never edited.
+//! The schema, as forward-only migrations. A released migration is never edited.
 //!
-//! Steps are numbered in their names. A step only adds, so that programs of the version before go
-//! on working until they are replaced. One that takes away what an earlier version uses says so by
-//! its name: `m20270301_000009_needs_000005_drop_region` is for programs that know step 5, and all
-//! older ones refuse a database that has it.
+//! Migrations are numbered in their names. A migration only adds, so that programs of the previous
+//! version keep working until they are replaced. One that removes what an earlier version uses says
+//! so in its name: `m20270301_000009_needs_000005_drop_region` is for programs that know migration
+//! 5, and older ones refuse a database that has it.
 
 mod m20261101_000001_first;
 mod m20261123_000002_gaps;
@@ -13,13 +13,13 @@ mod m20261124_000005_progress;
 
 use sea_orm_migration::prelude::*;
 
-/// The step that a program must know where the named one was taken, if it takes something away.
+/// The migration that a program must know, if the named one removes something.
 pub(crate) fn needed_by(name: &str) -> Option<usize> {
     let mut words = name.split('_').skip(2);
     if words.next()? == "needs" { words.next()?.parse().ok() } else { None }
 }
 
-/// All steps, oldest first.
+/// All migrations, oldest first.
 #[derive(Debug)]
 pub struct Migrator;
 
