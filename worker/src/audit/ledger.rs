@@ -20,7 +20,7 @@ pub(super) struct Ledger<'a> {
     letters: Page<dead_letter::Model>,
 }
 
-/// What of a table was read and not taken yet.
+/// The rows of a table that were read and not yet taken.
 struct Page<T> {
     rows: VecDeque<T>,
     after: Position,
@@ -48,7 +48,8 @@ fn letter_position(row: &dead_letter::Model) -> Position {
 }
 
 impl<'a> Ledger<'a> {
-    /// The rows from a sequence on. There must be none above the checkpoint, so no end is named.
+    /// The rows from a sequence on. There is no upper bound, because no row may be above the
+    /// checkpoint.
     pub(super) fn new(snapshot: &'a Snapshot, partition: i32, from_seq: i64) -> Self {
         let after = Position { seq: from_seq, idx: -1 };
         let (events, letters) = (Page::new(after), Page::new(after));

@@ -1,28 +1,28 @@
-//! How far something long has got, for whoever wants to know.
+//! The progress of a long operation.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// What is told.
+/// One report of progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// So much is still to be done, in messages or rows, whatever was said before.
+    /// This much remains, in messages or rows, regardless of earlier reports.
     Remaining(u64),
-    /// So much is done since it was told last.
+    /// This much was done since the last report.
     Done(u64),
 }
 
-/// Tells somebody. By default there is nobody, and telling costs nothing.
+/// Reports progress to a listener. By default there is none, and reporting costs nothing.
 #[derive(Clone, Default)]
 pub struct Progress(Option<Arc<dyn Fn(Step) + Send + Sync>>);
 
 impl Progress {
-    /// Tells this function, which must not take long.
+    /// Reports to this function, which must return quickly.
     pub fn to(listener: impl Fn(Step) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(listener)))
     }
 
-    /// Whether anybody listens: what only they would want need not be found out otherwise.
+    /// Whether there is a listener: otherwise nothing needs to be computed for it.
     #[must_use]
     pub fn is_heard(&self) -> bool {
         self.0.is_some()

@@ -1,5 +1,5 @@
-//! Reads a part of a partition's stream once, in order, without owning the partition: for looking,
-//! never for applying.
+//! Reads a part of a partition's stream once, in order, without owning the partition. For reading
+//! only, never for applying.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use crate::rules::event::Message;
 
 /// A message that is known to be there must come within this time.
 const MESSAGE_LIMIT: Duration = Duration::from_secs(30);
-/// The broker forgets the consumer of a reader that ended without a word.
+/// The broker forgets the consumer of a reader that crashed after this time.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(60);
-/// How long to wait before the broker is asked again.
+/// The pause before the broker is asked again.
 const RETRY: Duration = Duration::from_millis(250);
 const PULL_MESSAGES: usize = 2000;
 const PULL_BYTES: usize = 8 * 1024 * 1024;
@@ -28,7 +28,7 @@ const PULL_BYTES: usize = 8 * 1024 * 1024;
 pub(super) enum Next {
     /// A message.
     Message(Message),
-    /// Messages that are not there, by their sequences.
+    /// Missing messages, by their sequences.
     Missing {
         /// The first one.
         from: i64,
@@ -40,7 +40,7 @@ pub(super) enum Next {
 /// The messages of a stream from one sequence to another, both included.
 pub(super) struct Range {
     stream: Stream,
-    /// The consumer's name, and what it delivers, while there is one.
+    /// The consumer's name and its messages, while it exists.
     reading: Option<(String, Messages)>,
     next: i64,
     to: i64,
@@ -48,7 +48,7 @@ pub(super) struct Range {
 }
 
 impl Range {
-    /// What the stream holds from one sequence to another, where it must hold a message.
+    /// The messages from one sequence to another, of which the last must exist.
     #[must_use]
     pub(super) fn new(stream: Stream, from: i64, to: i64) -> Self {
         Self { stream, reading: None, next: from, to, carried: None }
@@ -57,7 +57,7 @@ impl Range {
     /// What comes next; none at the end.
     ///
     /// # Errors
-    /// When the broker fails, and does so for longer than an election takes.
+    /// The broker failed for longer than an election takes.
     pub(super) async fn next(&mut self) -> anyhow::Result<Option<Next>> {
         if self.next > self.to {
             return Ok(None);
@@ -77,8 +77,8 @@ impl Range {
         Ok(Some(Next::Message(message)))
     }
 
-    /// The next message there is. In a cluster the consumer goes with its node, and for a moment the
-    /// stream has no leader: then a new consumer goes on from here.
+    /// The next existing message. In a cluster the consumer is lost with its node, and for a moment
+    /// the stream has no leader; a new consumer then continues from here.
     async fn deliver(&mut self) -> anyhow::Result<Message> {
         let give_up = Instant::now() + MESSAGE_LIMIT;
         loop {
@@ -103,16 +103,16 @@ impl Range {
         delivered.context("the broker does not deliver")
     }
 
-    /// Ends the reading.
+    /// Deletes the consumer.
     pub(super) async fn close(self) {
         let Some((consumer, messages)) = self.reading else { return };
         drop(messages);
-        // The broker forgets it by itself when this fails.
+        // If this fails, the broker forgets it by itself.
         let _ = self.stream.delete_consumer(&consumer).await;
     }
 }
 
-/// Makes a consumer that reads from there on; its name, and what it delivers.
+/// Makes a consumer that reads from a sequence on; returns its name and its messages.
 async fn begin(stream: &Stream, from: i64) -> anyhow::Result<(String, Messages)> {
     let consumer = format!("reader-{}", uuid::Uuid::new_v4().simple());
     let messages = stream

@@ -21,16 +21,16 @@ use utoipa::ToSchema;
 #[sea_orm(rs_type = "String", db_type = "Text", rename_all = "lowercase")]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// It could not be decoded, or the database refuses it whenever it is tried.
+    /// It could not be decoded, or the database rejects it on every attempt.
     Dead,
     /// It is sound, but an earlier callback of its job is dead.
     Held,
-    /// It was dead, and an operator decided that it takes no effect. Kept on record.
+    /// An operator decided that it never takes effect. It stays on record.
     Discarded,
 }
 
 impl State {
-    /// The word that stands for it everywhere.
+    /// Its name in the database, the API and the console.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -52,7 +52,7 @@ pub struct Model {
     /// The stream sequence.
     #[sea_orm(primary_key, auto_increment = false)]
     pub seq: i64,
-    /// The index in the bundle; 0 for a message that is no bundle.
+    /// The index in the bundle; 0 for a message that is not a bundle.
     #[sea_orm(primary_key, auto_increment = false)]
     pub idx: i32,
     /// The job; none when it could not be decoded.
@@ -63,7 +63,7 @@ pub struct Model {
     /// The error, for people.
     #[sea_orm(column_type = "Text")]
     pub reason: String,
-    /// The subject that it came on.
+    /// The subject on which it was published.
     #[sea_orm(column_type = "Text")]
     pub subject: String,
     /// The sender's idempotency key.
@@ -74,7 +74,7 @@ pub struct Model {
     pub payload: Vec<u8>,
     /// When the stream stored it.
     pub received_at: DateTimeUtc,
-    /// How often it was refused; 0 for one that is held and was never tried.
+    /// How often it was rejected; 0 for a held one, which was never tried.
     pub refusals: i32,
 }
 

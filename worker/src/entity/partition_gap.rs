@@ -1,5 +1,5 @@
 //! `partition_gaps`: messages that were gone from a stream before they were applied, and that an
-//! operator let the partition go on without. Rows are only ever added.
+//! operator let the partition skip. Rows are only ever added.
 
 use sea_orm::entity::prelude::*;
 use serde::Serialize;

@@ -14,7 +14,7 @@ pub struct Model {
     /// Its name for people (`WORKER_ID`).
     #[sea_orm(column_type = "Text")]
     pub name: String,
-    /// Until when it counts as alive, by the database's clock.
+    /// It counts as alive until this time, by the database's clock.
     pub alive_until: DateTimeUtc,
 }
 

@@ -1,4 +1,4 @@
-//! What the last half hour looked like, for small charts.
+//! The last half hour, for small charts.
 
 use std::collections::VecDeque;
 
@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::snapshot::PartitionState;
 
-/// How far apart samples are, at the least.
+/// The shortest time between two samples.
 const SPACING: TimeDelta = TimeDelta::seconds(5);
 /// Half an hour of them.
 const MOST: usize = 360;
@@ -18,13 +18,12 @@ const MOST: usize = 360;
 pub struct Sample {
     /// When it was.
     pub at: DateTime<Utc>,
-    /// How many callbacks were applied a second since the sample before.
+    /// Callbacks applied per second since the previous sample.
     pub callbacks_per_second: f64,
-    /// How many messages waited behind the checkpoints of all partitions; none while the broker
-    /// did not answer.
+    /// Messages behind the checkpoints of all partitions; none while the broker did not answer.
     pub lag_messages: Option<u64>,
-    /// From the stream's confirmation to the commit, in seconds: the mean of the checkpoints that
-    /// were set since the sample before; none when none was.
+    /// From the stream's confirmation to the commit, in seconds: the mean over the checkpoints that
+    /// moved since the previous sample; none if none did.
     pub accept_to_commit_seconds: Option<f64>,
 }
 
@@ -36,7 +35,7 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Takes a sample, if the one before is old enough.
+    /// Takes a sample, if the previous one is old enough.
     pub(super) fn add(&mut self, at: DateTime<Utc>, partitions: &[PartitionState]) {
         let Some((then, before)) = &self.before else {
             self.before = Some((at, partitions.to_vec()));
@@ -49,7 +48,7 @@ impl History {
         let total = |states: &[PartitionState]| -> i64 {
             states.iter().map(|state| state.applied_callbacks).sum()
         };
-        // A restored database has applied less than it had.
+        // A restored database has applied less than before.
         let applied = (total(partitions) - total(before)).max(0);
         let moved = partitions.iter().zip(before).filter(|(now, before)| {
             now.applied_at != before.applied_at && now.applied_seq != before.applied_seq

@@ -1,16 +1,16 @@
-//! How values look to people, on a page as well as on a terminal.
+//! Formats values for people, on a page as well as on a terminal.
 
 use chrono::TimeDelta;
 
-/// Whether a character of a sender's text can't be seen, or would turn what follows around. Such a
-/// one is shown by its number instead.
+/// Whether a character of a sender's text is invisible, or would reverse the text that follows.
+/// Such a character is shown as its number instead.
 pub fn is_hidden(c: char) -> bool {
     (c.is_control() && c != '\n' && c != '\t')
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{feff}' | '\u{200b}'..='\u{200f}')
         || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The number of a character, as it is shown in its place.
+/// A character's number, as shown in its place.
 pub fn number_of(c: char) -> String {
     format!("U+{:04X}", u32::from(c))
 }
@@ -26,7 +26,7 @@ pub fn span(delta: TimeDelta) -> String {
     }
 }
 
-/// A number of seconds, in the unit that suits it.
+/// A number of seconds, in a suitable unit.
 pub fn seconds(value: f64) -> String {
     match value {
         value if value < 1.0 => format!("{:.0} ms", value * 1000.0),

@@ -1,4 +1,4 @@
-//! What a look shows as metrics. Labels come from closed sets, never from a sender.
+//! The metrics of a look. Labels come from closed sets, never from a sender.
 
 use metrics::{Unit, describe_gauge, gauge};
 use shared::partition::Partition;
@@ -14,7 +14,7 @@ const JOBS: &str = "ackline_worker_jobs";
 const DEAD_LETTERS: &str = "ackline_worker_dead_letters";
 const OLDEST_SILENCE: &str = "ackline_worker_oldest_silence_seconds";
 
-/// Says what each metric means; call once, after the recorder is installed.
+/// Describes each metric. Call once, after the recorder is installed.
 pub(super) fn describe() {
     describe_gauge!(
         LAG_MESSAGES,

@@ -1,4 +1,4 @@
-//! What the ingresses refused: they alone know, and show it to whoever asks for their metrics.
+//! What the ingresses refused. Only they know, and export it as metrics.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 /// How long an ingress may take to answer.
 const LIMIT: Duration = Duration::from_secs(1);
-/// How many addresses are asked, at the most.
+/// The most addresses that are asked.
 const MOST: usize = 32;
 
 /// What the ingresses accepted and refused since each of them started.
@@ -24,11 +24,11 @@ pub struct Refusals {
     pub ingresses: Vec<String>,
     /// How many callbacks they accepted.
     pub accepted: u64,
-    /// How many requests they refused, by reason; without those that never happened.
+    /// How many requests they refused, by reason; reasons with 0 are left out.
     pub by_reason: BTreeMap<String, u64>,
 }
 
-/// Asks every address of each of these names; what did not answer is said in the second part.
+/// Asks every address of each of these names. The second part names what did not answer.
 pub(super) async fn ask(names: &[String]) -> (Refusals, Vec<String>) {
     let found = join_all(names.iter().map(|name| find(name))).await;
     let mut problems = Vec::new();
@@ -70,7 +70,7 @@ async fn page(address: SocketAddr) -> Result<(SocketAddr, String), String> {
 }
 
 impl Refusals {
-    /// Adds what a page of metrics says.
+    /// Adds the figures of a page of metrics.
     fn add(&mut self, address: SocketAddr, page: &str) {
         self.ingresses.push(address.to_string());
         for line in page.lines() {

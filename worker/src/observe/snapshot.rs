@@ -1,4 +1,4 @@
-//! What all workers and their partitions look like at one moment.
+//! The state of all workers and partitions at one moment.
 
 use std::collections::HashMap;
 
@@ -18,23 +18,23 @@ use crate::store::observe::{Counted, Letters, Quiet};
 pub struct Snapshot {
     /// When it was taken.
     pub at: DateTime<Utc>,
-    /// What can't be seen, and why; empty when all can be.
+    /// What could not be reached, and why; empty if everything could.
     pub problems: Vec<String>,
     /// How many jobs there are.
     pub jobs: JobCounts,
     /// The jobs in `provisioning` that have been silent for longest.
     pub quietest: Vec<Quiet>,
-    /// How many dead letters wait for somebody, and what is held behind them.
+    /// How many dead letters wait for a decision, and how many callbacks are held behind them.
     pub dead_letters: DeadLetterCounts,
     /// All partitions, by number.
     pub partitions: Vec<PartitionState>,
     /// What the ingresses refused.
     pub refusals: Refusals,
-    /// The last half hour, or since this worker began, oldest first.
+    /// The last half hour, or the time since this worker started, oldest first.
     pub history: Vec<Sample>,
 }
 
-/// How many jobs there are of each status.
+/// How many jobs there are in each status.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, ToSchema)]
 pub struct JobCounts {
     /// Waiting for their workflow.
@@ -45,18 +45,18 @@ pub struct JobCounts {
     pub running: u64,
     /// Failed, as reported or presumed.
     pub failed: u64,
-    /// How long the job in `provisioning` has been silent that has been so for longest, in seconds.
+    /// The longest silence of a job in `provisioning`, in seconds.
     pub oldest_silence_seconds: Option<f64>,
-    /// When they were counted: with many jobs, more rarely than the rest.
+    /// When they were counted; with many jobs, less often than the rest.
     pub counted_at: Option<DateTime<Utc>>,
 }
 
-/// Dead letters by state, without those that were discarded.
+/// Dead letters by state, except discarded ones.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct DeadLetterCounts {
     /// Could not be applied.
     pub dead: u64,
-    /// Sound, but behind a dead one of their job.
+    /// Sound, but held behind a dead letter of their job.
     pub held: u64,
 }
 
@@ -65,19 +65,19 @@ pub struct DeadLetterCounts {
 pub struct PartitionState {
     /// Its number.
     pub partition: i32,
-    /// Grows with every acquisition.
+    /// The epoch: grows with every acquisition.
     pub epoch: i64,
     /// The name of the worker that owns it, for people.
     pub owner: Option<String>,
     /// The random id of that process.
     pub owner_id: Option<String>,
-    /// Until when others leave it alone.
+    /// When its lease ends.
     pub lease_until: Option<DateTime<Utc>>,
     /// Since when its owners have listened without a gap.
     pub watched_since: Option<DateTime<Utc>>,
-    /// The checkpoint: the stream sequence of the last message that is applied; 0 for none.
+    /// The checkpoint: the stream sequence of the last applied message; 0 for none.
     pub applied_seq: i64,
-    /// How many callbacks and internal events were applied, of whatever outcome.
+    /// How many callbacks and internal events were applied, with any outcome.
     pub applied_callbacks: i64,
     /// When the checkpoint was set.
     pub applied_at: Option<DateTime<Utc>>,
@@ -87,13 +87,13 @@ pub struct PartitionState {
     pub stream: Option<StreamState>,
     /// How many messages wait behind the checkpoint.
     pub lag_messages: Option<u64>,
-    /// How long the first of them has waited, in seconds; 0 when there is none.
+    /// How long the first of them has waited, in seconds; 0 if there is none.
     pub lag_seconds: Option<f64>,
     /// Its dead letters.
     pub dead_letters: DeadLetterCounts,
     /// Dead letters since a callback was last applied.
     pub dead_letters_in_row: i32,
-    /// Why it is stopped; none while it is not.
+    /// Why it is stopped; none while it is not stopped.
     pub stopped_reason: Option<String>,
 }
 
@@ -106,7 +106,7 @@ pub struct StreamState {
     pub last_seq: u64,
     /// Its size in bytes.
     pub bytes: u64,
-    /// The largest size, in bytes.
+    /// Its limit, in bytes.
     pub max_bytes: u64,
 }
 
@@ -190,7 +190,7 @@ impl PartitionState {
         }
     }
 
-    /// The partition as the broker's part of the code knows it.
+    /// The partition's number as its own type.
     #[must_use]
     pub fn number(&self) -> Partition {
         Partition::new(u16::try_from(self.partition).unwrap_or_default())

@@ -1,5 +1,4 @@
-//! What is wrong, told in the form that belongs to the path: to programs under `/api/`, to people
-//! elsewhere.
+//! Errors in the form that suits the path: for programs under `/api/`, for people elsewhere.
 
 use axum::extract::Request;
 use axum::http::StatusCode;

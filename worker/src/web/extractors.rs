@@ -1,5 +1,5 @@
-//! What a request asks for in its address. What can't be read is a problem, in the form that belongs
-//! to the path: for programs under `/api/`, for people elsewhere.
+//! The parameters in a request's URL. What cannot be read is answered as an error in the form that
+//! suits the path: for programs under `/api/`, for people elsewhere.
 
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;

@@ -1,8 +1,8 @@
-//! Who may ask, and for whom a request is meant.
+//! Checks who asks, and whom a request is meant for.
 //!
-//! Loopback by itself is no protection: any page in a browser on the same machine can send requests
-//! to it, and by a name that it controls (DNS rebinding) even read the answers. So without a token
-//! only names of loopback are answered, and nothing is changed for a page of another origin.
+//! Loopback alone is no protection: any page in a browser on the same machine can send requests to
+//! it, and through a name that it controls (DNS rebinding) even read the answers. So without a
+//! token only names of loopback are answered, and no page of another origin can change anything.
 
 use std::net::IpAddr;
 
@@ -20,7 +20,7 @@ use super::settings::COOKIE;
 use super::state::Web;
 use super::{answer, console};
 
-/// Nothing is loaded from elsewhere, nothing runs that is not a file of ours, nobody frames it.
+/// Nothing is loaded from elsewhere, only our own files run, and nobody may frame the page.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
                       connect-src 'self'; form-action 'self'; frame-ancestors 'none'; \
                       base-uri 'none'";
@@ -28,14 +28,14 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 const HEADERS: [(HeaderName, &str); 6] = [
     (header::CONTENT_SECURITY_POLICY, POLICY),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    // Not `no-referrer`: with that, a browser hides the origin of our own forms, too.
+    // Not `no-referrer`: a browser would then hide the origin of our own forms as well.
     (header::REFERRER_POLICY, "same-origin"),
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     (header::X_FRAME_OPTIONS, "DENY"),
 ];
 
-/// Lets a request in, or says why not.
+/// Admits a request, or answers why not.
 pub(super) async fn check(State(web): State<Web>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let mut response = match admit(&web, &request) {
@@ -91,7 +91,7 @@ fn admit(web: &Web, request: &Request) -> Result<(), Refused> {
     }
 }
 
-/// Whom the request names; none when it names nobody, or several.
+/// The host that the request names; none if it names no host, or several.
 fn host(request: &Request) -> Option<Url> {
     let mut named = request.headers().get_all(header::HOST).iter();
     let (host, None) = (named.next()?.to_str().ok()?, named.next()) else { return None };
@@ -112,7 +112,7 @@ fn is_loopback(host: &Url) -> bool {
     }
 }
 
-/// Whether a change is asked for by a page of ours, or by no page at all.
+/// Whether a change is requested by a page of ours, or by no page at all.
 fn is_same_origin(headers: &HeaderMap, host: &Url) -> bool {
     let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
     if !matches!(site, None | Some(b"same-origin" | b"none")) {
@@ -123,7 +123,8 @@ fn is_same_origin(headers: &HeaderMap, host: &Url) -> bool {
     let Some(origin) = origin.to_str().ok().and_then(|origin| Url::parse(origin).ok()) else {
         return false;
     };
-    // Behind a proxy that speaks TLS only the browser knows the scheme, and both leave its port out.
+    // Behind a proxy that terminates TLS only the browser knows the scheme, and both leave out its
+    // default port.
     let is_ours = origin.host() == host.host() && origin.port() == host.port();
     origins.next().is_none() && is_ours && matches!(origin.scheme(), "http" | "https")
 }
@@ -142,7 +143,7 @@ fn session(headers: &HeaderMap) -> Option<&str> {
         .find_map(|(name, value)| (name == COOKIE).then_some(value))
 }
 
-/// Names what is answered by a tag of its bytes, and spares those who have it already.
+/// Adds an `ETag` of the answer's bytes, and answers 304 if the client has them already.
 pub(super) async fn tag(request: Request, next: Next) -> Response {
     let is_get = request.method() == Method::GET;
     let known = request.headers().get(header::IF_NONE_MATCH).cloned();
@@ -168,7 +169,7 @@ pub(super) async fn tag(request: Request, next: Next) -> Response {
     Response::from_parts(head, Body::from(bytes))
 }
 
-/// Whether `If-None-Match` has this tag in it, by the weak comparison of RFC 9110.
+/// Whether `If-None-Match` contains this tag, by the weak comparison of RFC 9110.
 fn matches(known: &HeaderValue, tag: &str) -> bool {
     let known = known.to_str().unwrap_or_default();
     known

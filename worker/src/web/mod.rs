@@ -34,7 +34,7 @@ pub use state::Backend;
 use crate::observe::View;
 use state::Web;
 
-/// Answers what the ops listener does not; requests that wait end with `ending`.
+/// Answers every path that the ops listener does not; requests that wait end with `ending`.
 #[must_use]
 pub fn rest(
     view: View,

@@ -1,4 +1,4 @@
-//! What goes wrong, as RFC 9457 has it for programs.
+//! Errors for programs, as RFC 9457 defines them.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -9,18 +9,18 @@ use utoipa::{IntoResponses, ToSchema};
 /// A problem, as `application/problem+json` (RFC 9457).
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Problem {
-    /// What kind of problem it is; `about:blank` where the status says it all.
+    /// The kind of problem; `about:blank` if the status says everything.
     #[serde(rename = "type")]
     kind: &'static str,
     /// The status in words.
     title: &'static str,
     /// The HTTP status.
     status: u16,
-    /// What is wrong here, and what to do.
+    /// What is wrong, and what to do.
     detail: String,
 }
 
-/// What any operation may answer, for the document.
+/// The errors that any operation may answer, for the OpenAPI document.
 #[derive(Debug, IntoResponses)]
 #[response(
     status = "default",
@@ -69,7 +69,7 @@ impl Problem {
 
 impl From<DbErr> for Problem {
     fn from(error: DbErr) -> Self {
-        // Whoever asks learns that it is the database; only operators may learn more.
+        // The client learns that it is the database. Only operators may learn more.
         tracing::warn!(%error, "the console's question to the database failed: {error}");
         Self::unavailable("the database does not answer: try again, and see the worker's log")
     }

@@ -11,11 +11,11 @@ use super::problem::Problem;
 use super::settings::WebSettings;
 use crate::observe::View;
 
-/// How many requests may be kept waiting for something to happen: fewer than the listener has
-/// connections, so that probes and metrics always find one.
+/// How many requests may wait for something to happen: fewer than the listener has connections, so
+/// that probes and metrics always find one.
 const MAX_WAITING: usize = 32;
 
-/// How many orders about dead letters may be on their way.
+/// How many orders about dead letters may be in flight.
 const MAX_ORDERS: usize = 8;
 
 /// What the console needs of the worker, once it is connected.
@@ -59,7 +59,7 @@ impl Web {
         take(&self.waiting)
     }
 
-    /// A permit for an order, which those who only look can't take.
+    /// A permit for an order. Requests that only read cannot use these up.
     pub(super) fn order(&self) -> Result<OwnedSemaphorePermit, Problem> {
         take(&self.orders)
     }

@@ -1,4 +1,4 @@
-//! Dead letters: the list, one, and what becomes of it.
+//! Dead letters: the list, one letter, and decisions about it.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::web::state::Web;
 /// How long an order is waited for.
 const WAIT: Duration = Duration::from_secs(8);
 
-/// Which dead letters are listed.
+/// Which dead letters to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -31,13 +31,13 @@ pub(super) struct List {
     /// Only those of this job.
     #[param(max_length = 200, pattern = r"^[^\x00]*$")]
     job_id: Option<String>,
-    /// Only those in this state; if it is not said, those that are `dead` or `held`.
+    /// Only those in this state; without one, those that are `dead` or `held`.
     #[param(inline)]
     state: Option<LetterState>,
-    /// How many; 50 if it is not said.
+    /// How many; by default 50.
     #[param(minimum = 1, maximum = 500)]
     limit: Option<u64>,
-    /// The `next` of the page before.
+    /// The `next` of the previous page.
     #[param(pattern = "^[0-9]{2}-[0-9]{1,9}-[0-9]{1,3}$")]
     after: Option<String>,
 }
@@ -93,15 +93,15 @@ pub(super) async fn show(
     Ok(Json(letter.into()))
 }
 
-/// What has become of an order.
+/// The outcome of an order.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Decided {
-    /// Which dead letter it was about.
+    /// The position of the dead letter.
     position: String,
     /// `applied`, `discarded`, `refused` (tried again, in vain), or `waiting` (no worker has reached
     /// the order yet; it takes effect when one does).
     outcome: &'static str,
-    /// Why it was refused again.
+    /// Why the database rejected it again.
     reason: Option<String>,
 }
 
@@ -125,7 +125,8 @@ pub(super) async fn requeue(
     answer(&web, &position, Action::Requeue).await
 }
 
-/// Let a dead letter take no effect, and apply what is held behind it, in order.
+/// Discard a dead letter, so that it never takes effect, and apply what is held behind it, in
+/// order.
 #[utoipa::path(
     post,
     path = "/api/v1/dead-letters/{position}/discard",
@@ -157,7 +158,7 @@ async fn answer(web: &Web, position: &str, action: Action) -> Result<Response, P
     Ok((status, Json(decided)).into_response())
 }
 
-/// Gives an order, and puts on record who did.
+/// Gives an order, and logs it.
 pub(crate) async fn order(web: &Web, place: LetterId, action: Action) -> Result<Done, Problem> {
     let _place = web.order()?;
     let backend = web.backend()?;

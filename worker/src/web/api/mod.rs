@@ -22,7 +22,7 @@ pub(super) use page::{
     of_job as key_of_job,
 };
 
-/// What stands above the paths.
+/// The head of the OpenAPI document.
 #[derive(Debug, OpenApi)]
 #[openapi(
     info(

@@ -1,4 +1,4 @@
-//! The whole at a glance.
+//! The overview.
 
 use axum::Json;
 use axum::extract::State;
@@ -8,7 +8,7 @@ use crate::observe::{PartitionState, Snapshot};
 use crate::web::problem::{Problem, Wrong};
 use crate::web::state::Web;
 
-/// Everything that the overview shows, a few seconds old at the most.
+/// Everything that the overview shows, at most a few seconds old.
 #[utoipa::path(
     get,
     path = "/api/v1/overview",

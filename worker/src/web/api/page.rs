@@ -1,4 +1,4 @@
-//! Pages: how many items, and from behind which one.
+//! Pages: how many items, and after which one.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -8,9 +8,9 @@ use crate::rules::event::Position;
 use crate::store::read::JobKey;
 use crate::web::problem::Problem;
 
-/// How many items a page has, unless it is said.
+/// The default number of items on a page.
 const USUAL: u64 = 50;
-/// And at the most.
+/// The most items on a page.
 const MOST: u64 = 500;
 
 /// One page of a list.
@@ -18,12 +18,12 @@ const MOST: u64 = 500;
 pub(crate) struct Page<T> {
     /// The items.
     pub(crate) items: Vec<T>,
-    /// What `after` must be for the next page; none when this is the last.
+    /// The value of `after` for the next page; none on the last page.
     pub(crate) next: Option<String>,
 }
 
 impl<T> Page<T> {
-    /// A page of what was asked for with one more than `limit`, which tells whether there is more.
+    /// A page of items that were queried with `limit` plus one, which tells whether there are more.
     pub(crate) fn new<M>(
         mut found: Vec<M>,
         limit: u64,
@@ -38,7 +38,7 @@ impl<T> Page<T> {
     }
 }
 
-/// Checks how many items are asked for.
+/// Checks the requested number of items.
 pub(crate) fn limit(asked: Option<u64>) -> Result<u64, Problem> {
     match asked.unwrap_or(USUAL) {
         limit if (1..=MOST).contains(&limit) => Ok(limit),
@@ -56,7 +56,7 @@ pub(crate) fn job(text: &str) -> Result<JobKey, Problem> {
     let read = || {
         let (micros, id) = text.split_once('-')?;
         let created_at = DateTime::<Utc>::from_timestamp_micros(micros.parse().ok()?)?;
-        // Whatever it is, it is only compared. PostgreSQL knows no NUL.
+        // Any text will do, because it is only compared; but PostgreSQL refuses NUL.
         let id = String::from_utf8_lossy(&hex::decode(id).ok()?).replace('\0', "");
         Some(JobKey { created_at, id })
     };

@@ -1,4 +1,4 @@
-//! What the API says of a job, an event and a dead letter. The names are those of the tables.
+//! A job, an event and a dead letter in the API. The names are those of the tables.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -25,7 +25,7 @@ pub(crate) struct Job {
     workflow_run_id: Option<String>,
     /// The current run's attempt, from 1.
     run_attempt: Option<i32>,
-    /// The run's page, when the worker knows where workflows run.
+    /// The run's page, if the worker knows where workflows run.
     run_url: Option<String>,
     /// How many runs the job has known.
     run_count: i32,
@@ -33,7 +33,7 @@ pub(crate) struct Job {
     agent_id: Option<String>,
     /// Where it is provisioned.
     region: Option<String>,
-    /// For how many seconds the job may be silent; none for the worker's own timeout.
+    /// How many seconds the job may be silent; none for the worker's own timeout.
     heartbeat_timeout_s: Option<i32>,
     /// Heartbeats of the current run.
     heartbeat_count: i32,
@@ -99,11 +99,11 @@ pub(crate) struct Event {
     to_status: Option<job::Status>,
     /// What became of it.
     outcome: job_event::Effect,
-    /// Why, where that needs saying.
+    /// Why, if that needs saying.
     reason: Option<String>,
     /// The sender's idempotency key.
     event_id: Option<String>,
-    /// The run that spoke, as it was sent.
+    /// The run that sent it, as it was sent.
     workflow_run_id: Option<String>,
     /// That run's attempt.
     run_attempt: Option<i32>,
@@ -140,7 +140,7 @@ impl From<job_event::Model> for Event {
 /// A callback that could not be applied, or is held behind one.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct DeadLetter {
-    /// PARTITION-SEQUENCE-INDEX: its name in addresses.
+    /// Its position as PARTITION-SEQUENCE-INDEX, as used in URLs.
     #[schema(example = "03-17-0")]
     position: String,
     /// Why it is here.
@@ -149,17 +149,17 @@ pub(crate) struct DeadLetter {
     job_id: Option<String>,
     /// The error.
     reason: String,
-    /// The subject that it came on.
+    /// The subject on which it was published.
     subject: String,
     /// The sender's idempotency key.
     event_id: Option<String>,
-    /// How often it was refused.
+    /// How often the database rejected it.
     refusals: i32,
     /// When the stream stored it.
     received_at: DateTime<Utc>,
-    /// The verbatim body; what is not UTF-8 in it is replaced.
+    /// The body as it was received, with invalid UTF-8 replaced.
     payload: String,
-    /// Whether something of the payload had to be replaced.
+    /// Whether invalid UTF-8 was replaced.
     payload_is_damaged: bool,
 }
 

@@ -18,30 +18,30 @@ use crate::web::extractors::InQuery;
 use crate::web::problem::{Problem, Wrong};
 use crate::web::state::{Backend, Web};
 
-/// How many may wait for a slow reader.
+/// How many messages may wait for a slow reader.
 const AHEAD: usize = 64;
-/// How often something is sent at the least, so that a reader that is gone is noticed.
+/// The longest time without a message, so that a lost reader is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// What is streamed, and from where on.
+/// What to stream, and from where.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Streamed {
-    /// Whether to send what each callback did, too; so it is if nothing is said.
+    /// Whether to send what each callback did; by default true.
     events: Option<bool>,
-    /// From behind which point on, as the `id` of an earlier message says it; from now on if nothing
-    /// is said. `Last-Event-ID` goes before it.
+    /// Where to resume: the `id` of an earlier message; by default now. `Last-Event-ID` takes
+    /// precedence.
     from: Option<String>,
 }
 
 /// What happens, as server-sent events.
 ///
-/// `event: checkpoint` says which partitions have moved, as `{"partitions":[{"partition":3,
-/// "applied_seq":17}]}`, and its `id` is where to go on after an interruption. Before it come the
-/// events up to there, in order within each partition, each an `event: event` with what
-/// `/api/v1/jobs/{id}/events` says of it. Heartbeats move a checkpoint, and leave an event only where
-/// they change a job's status.
+/// `event: checkpoint` names the partitions that have moved, as
+/// `{"partitions":[{"partition":3, "applied_seq":17}]}`, and its `id` is where to resume after an
+/// interruption. The events up to that point come before it, in order within each partition, each
+/// an `event: event` with the fields of `/api/v1/jobs/{id}/events`. Heartbeats move a checkpoint,
+/// and appear as events only if they change a job's status.
 #[utoipa::path(
     get,
     path = "/api/v1/stream",
@@ -98,7 +98,7 @@ struct Follower {
 }
 
 impl Follower {
-    /// Until the reader is gone.
+    /// Runs until the reader is gone.
     async fn run(self, web: Web, from: Option<Vec<i64>>) {
         let mut snapshots = web.view.watch();
         let mut known = from;
@@ -121,7 +121,7 @@ impl Follower {
         }
     }
 
-    /// Tells what lies between two looks. An error means that nobody listens any more.
+    /// Sends what lies between two looks. An error means that the reader is gone.
     async fn tell(&self, before: &[i64], now: &[i64]) -> Result<(), ()> {
         let moved: Vec<_> =
             (0..).zip(before.iter().zip(now)).filter(|(_, (before, now))| before != now).collect();

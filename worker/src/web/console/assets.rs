@@ -1,4 +1,4 @@
-//! What the pages load, built into the program.
+//! The files that the pages load, built into the program.
 
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;

@@ -4,10 +4,11 @@ use maud::{Markup, html};
 
 const WIDTH: f64 = 300.0;
 const HEIGHT: f64 = 64.0;
-/// So that a line at an edge is not cut.
+/// A margin, so that a line at an edge is not cut off.
 const MARGIN: f64 = 2.0;
 
-/// A line over time, with its title and its last value. `None` leaves a gap. `show` words a value.
+/// A line over time, with its title and its last value. `None` leaves a gap. `show` formats a
+/// value.
 pub(super) fn line(title: &str, values: &[Option<f64>], show: impl Fn(f64) -> String) -> Markup {
     let last = values.iter().rev().find_map(|value| *value);
     let most = values.iter().flatten().copied().fold(0.0, f64::max);

@@ -1,4 +1,4 @@
-//! Dead letters: the list, one with its payload, and the decision about it.
+//! Dead letters: the list, one letter with its payload, and the decision about it.
 
 use axum::Form;
 use axum::extract::State;
@@ -19,7 +19,7 @@ use crate::web::problem::Problem;
 use crate::web::state::Web;
 
 const PAGE: u64 = 50;
-/// How much of a reason a line shows, in characters.
+/// The longest part of a reason on a line, in characters.
 const BRIEF: usize = 120;
 
 #[derive(Debug, Deserialize)]
@@ -28,7 +28,7 @@ pub(super) struct Asked {
     job: String,
     #[serde(default)]
     after: String,
-    /// What was just done, and to which letter.
+    /// The last decision, and the letter that it was about.
     #[serde(default)]
     done: String,
 }
@@ -111,7 +111,7 @@ fn job(letter: &Model) -> Markup {
 #[derive(Debug, Deserialize)]
 pub(super) struct At {
     at: String,
-    /// What somebody is about to do, and is asked to confirm.
+    /// The decision that the user is asked to confirm.
     #[serde(default)]
     confirm: String,
 }
@@ -147,7 +147,7 @@ fn action(name: &str) -> Option<Action> {
     }
 }
 
-/// The two things that can be done, each of which is asked about once more.
+/// The two decisions, each of which needs a confirmation.
 fn choice(letter: &Model, confirm: Option<Action>) -> Markup {
     if letter.state != LetterState::Dead {
         return html! {
@@ -217,7 +217,7 @@ pub(super) async fn decide(
     .into_response())
 }
 
-/// What was just done, in words; none for anything that we have not said.
+/// The last decision in words; none for a text that is not ours.
 fn said_done(done: &str) -> Option<String> {
     let (what, at) = done.split_once('.')?;
     let place = place(at).ok()?;

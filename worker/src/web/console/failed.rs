@@ -1,4 +1,4 @@
-//! A page that can't be shown.
+//! A page that cannot be shown.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};

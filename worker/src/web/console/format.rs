@@ -1,4 +1,4 @@
-//! How values look on a page.
+//! Formats values for a page.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use maud::{Markup, html};
@@ -7,8 +7,8 @@ use crate::entity::job::{Failure, Model as Job, Status};
 use crate::observe::humanize::{is_hidden, number_of};
 pub(super) use crate::observe::humanize::{seconds, span};
 
-/// A text from a sender: escaped, set apart from the direction of its surroundings, and with what
-/// can't be seen, or would turn what follows around, made visible.
+/// A text from a sender: escaped, isolated from the text direction around it, and with invisible
+/// and reversing characters made visible.
 pub(super) fn said(text: &str) -> Markup {
     html! {
         bdi {
@@ -21,7 +21,7 @@ pub(super) fn said(text: &str) -> Markup {
     }
 }
 
-/// The same, cut to what fits into a line.
+/// The same, cut to fit a line.
 pub(super) fn said_briefly(text: &str, max_chars: usize) -> Markup {
     match text.char_indices().nth(max_chars) {
         None => said(text),
@@ -29,7 +29,7 @@ pub(super) fn said_briefly(text: &str, max_chars: usize) -> Markup {
     }
 }
 
-/// Runs of characters, and whether they are shown by their numbers.
+/// Runs of characters, and whether they are shown as numbers.
 fn parts(text: &str) -> Vec<(bool, &str)> {
     let mut parts: Vec<(bool, &str)> = Vec::new();
     let mut begin = 0;
@@ -73,7 +73,7 @@ pub(super) fn number(value: f64) -> String {
     }
 }
 
-/// A count, with its thousands apart.
+/// A count, with separated thousands.
 pub(super) fn count(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();
@@ -103,7 +103,7 @@ pub(super) fn took(job: &Job, now: DateTime<Utc>) -> Option<String> {
     Some(span(end.signed_duration_since(started)))
 }
 
-/// The address of a page; what is empty is left out.
+/// The URL of a page, without empty parameters.
 pub(super) fn address(path: &str, asked: &[(&str, &str)]) -> String {
     let begin = format!("{path}?");
     let at = begin.len();
@@ -112,7 +112,7 @@ pub(super) fn address(path: &str, asked: &[(&str, &str)]) -> String {
     query.finish()
 }
 
-/// The address of a job's page.
+/// The URL of a job's page.
 pub(super) fn job_path(id: &str) -> String {
     address("/job", &[("id", id)])
 }

@@ -1,4 +1,4 @@
-//! One job: where it stands, its heartbeats, and its timeline.
+//! One job: its status, its heartbeats, and its timeline.
 
 use axum::extract::State;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -111,8 +111,8 @@ fn run_of(run: Option<&str>, attempt: Option<i32>, web: &Web) -> Markup {
     }
 }
 
-/// From the start of the run to its end, or to now: how long the workflow was heard, and for how
-/// long it has been silent since.
+/// From the start of the run to its end, or to now: how long the workflow was heard, and how long
+/// it has been silent since.
 fn strip(job: &Job, now: DateTime<Utc>) -> Markup {
     let Some(started) = job.started_at else { return html! {} };
     let end = job.finished_at.unwrap_or(now).max(started);
@@ -172,7 +172,7 @@ fn entry(event: &Event, web: &Web) -> Markup {
         said => said.as_str(),
     };
     let outcome = match event.outcome {
-        // Whether the letter itself was applied is for its own entry to say.
+        // Whether the letter itself was applied is in its own entry.
         Effect::Applied if matches!(event.kind, Kind::Requeue | Kind::Discard) => "carried out",
         outcome => outcome.as_str(),
     };

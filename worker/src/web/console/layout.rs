@@ -1,8 +1,8 @@
-//! What all pages have around them.
+//! The frame of all pages.
 
 use maud::{DOCTYPE, Markup, html};
 
-/// Where a page stands in the navigation.
+/// A page's entry in the navigation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Section {
     Overview,
@@ -11,7 +11,7 @@ pub(super) enum Section {
     Elsewhere,
 }
 
-/// A page. What is in an element with `data-live` and an id is kept up to date.
+/// A page. The content of an element with `data-live` and an id is kept up to date.
 pub(super) fn page(title: &str, section: Section, body: &Markup) -> Markup {
     let link = |to: Section, path: &str, text: &str| {
         html! {

@@ -1,4 +1,4 @@
-//! Showing the token, once for each browser.
+//! The sign-in page: a browser presents the token once.
 
 use axum::Form;
 use axum::extract::State;
@@ -14,12 +14,12 @@ use crate::web::extractors::InQuery;
 use crate::web::settings::COOKIE;
 use crate::web::state::Web;
 
-/// Whether a path is for those who have not shown the token yet.
+/// Whether a path needs no token.
 pub(in crate::web) fn is_open(path: &str) -> bool {
     path == "/login" || path.starts_with("/assets/")
 }
 
-/// Where somebody is sent who wanted this page.
+/// Where to send somebody who wanted this page.
 pub(in crate::web) fn login_path(wanted: &Uri) -> String {
     let wanted = wanted.path_and_query().map_or("/", |wanted| wanted.as_str());
     address("/login", &[("next", wanted)])
@@ -72,12 +72,12 @@ pub(super) async fn let_in(
         tracing::warn!("somebody showed a wrong token to the console");
         return (StatusCode::UNAUTHORIZED, form(&shown.next, true)).into_response();
     }
-    // A path of ours, and no name of a host, which two slashes would begin.
+    // A path of ours; two slashes would begin a host name.
     let is_ours = shown.next.starts_with('/')
         && !shown.next.starts_with("//")
         && !shown.next.contains(['\\', '\r', '\n']);
     let next = if is_ours { shown.next.as_str() } else { "/" };
-    // Behind a proxy that speaks TLS only the browser knows that.
+    // Behind a proxy that terminates TLS only the browser knows that.
     let is_secure =
         headers.get(ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
     let secure = if is_secure { "; Secure" } else { "" };

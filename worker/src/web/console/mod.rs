@@ -1,4 +1,4 @@
-//! The pages for people: drawn here, whole without JavaScript, kept up to date with it.
+//! The pages for people: drawn here, complete without JavaScript, kept up to date with it.
 
 mod assets;
 mod chart;
