@@ -1,10 +1,10 @@
 # Two images from one build: `--target ingress` and `--target worker`. Each holds its daemon, the libraries that it
-# loads, and the certificate authorities to believe, the worker's `ackline`, too; no shell, nothing that can be written to, no root.
+# loads and the trusted certificate authorities; the worker's also holds `ackline`. No shell, nothing writable, no root.
 FROM rust:1.95-bookworm AS chef
 RUN cargo install --locked cargo-chef@0.1.78
 WORKDIR /src
 
-# What the dependencies are, apart from the sources.
+# The list of dependencies, apart from the sources.
 FROM chef AS plan
 COPY . .
 RUN cargo chef prepare --recipe-path recipe.json
@@ -25,7 +25,7 @@ USER 65532:65532
 ENV INGRESS_LISTEN=0.0.0.0:8080 OPS_LISTEN=0.0.0.0:9080
 EXPOSE 8080 9080
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s CMD ["ackline-ingress", "health"]
-# Said, so that Docker takes no other signal, like SIGHUP, for a stop.
+# Explicit, so that Docker does not mistake another signal, like SIGHUP, for a stop.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["ackline-ingress"]
 

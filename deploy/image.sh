@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # deploy/image.sh BUILT DIR: makes the root folder of each image, DIR/ingress and DIR/worker, from what Cargo has built (BUILT is
-# what it printed with --message-format json): the image's programs without their debug information, the libraries that they
-# load, and what a program expects to find.
+# what it printed with --message-format json): the image's programs without debug information, the libraries that they
+# load, and the files that a program expects.
 set -euo pipefail
 umask 022
 

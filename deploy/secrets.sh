@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes what deploy/ and docker-compose.yml take from files: authorities and certificates for NATS, PostgreSQL's password,
-# a secret to sign callbacks with, and the console's token. What is there already stays as it is.
+# Creates the files that deploy/ and docker-compose.yml use: authorities and certificates for NATS, PostgreSQL's password,
+# a secret to sign callbacks with, and the console's token. Existing files stay as they are.
 #
-#   deploy/secrets.sh [DIR] [NAME...]     DIR is deploy/secrets by default; the NATS servers are also called these names
+#   deploy/secrets.sh [DIR] [NAME...]     DIR is deploy/secrets by default; NAMEs are added to the NATS certificate
 #   deploy/secrets.sh --renew [DIR] [NAME...]   issues the certificates again, by the same authorities and for the same names
 #
-# ca.key and cluster-ca.key sign new certificates: keep them where nothing else runs. Every other file is read by a container
-# whose user owns nothing here, so the files are readable, and the folder is not.
+# ca.key and cluster-ca.key sign new certificates: keep them on a machine where nothing else runs. Containers read the other
+# files as a user who owns nothing here, so the files are readable to all, and the folder is not.
 set -euo pipefail
 umask 022
 
@@ -23,7 +23,7 @@ die() {
     exit 1
 }
 
-# Days that an authority and a certificate hold.
+# Validity of an authority and of a certificate, in days.
 authority_days=3650
 certificate_days=730
 
@@ -42,7 +42,7 @@ for name in "$@"; do
     esac
 done
 
-# openssl says on standard error what it does, which is of interest only when it fails.
+# openssl reports progress on standard error, which matters only when it fails.
 quietly() {
     "$@" 2>"$new/log" || {
         cat "$new/log" >&2
@@ -55,7 +55,7 @@ chmod 700 "$dir"
 new=$(mktemp -d "$dir/new.XXXXXX")
 trap 'rm -rf "$new"' EXIT
 
-# Takes the place of an older file at once, so that nobody reads a half of it.
+# Replaces an older file atomically, so that nobody reads half of it.
 put() {
     mv "$new/$1" "$dir/$1"
     echo "$dir/$1"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What action.yml runs: its inputs are in the environment, and $1 is the runner's process.
+# Run by action.yml. Its inputs are in the environment, and $1 is the runner's process.
 set -euo pipefail
-# Texts are taken apart byte by byte here.
+# This script handles text byte by byte.
 export LC_ALL=C
 umask 077
-# The programs that this script starts have no use for the secret.
+# The programs that this script starts do not need the secret.
 secret=${ACKLINE_SECRET-}
 unset ACKLINE_SECRET
 
@@ -32,13 +32,13 @@ mask() {
   printf '::add-mask::%s\n' "${value//$'\n'/%0A}"
 }
 
-# Sets $state to the folder of what this job's steps tell each other. It is this run's own: some runners keep their
+# Sets $state to the folder that this job's steps share. It belongs to this run, because some runners keep their
 # temporary folder.
 find_state() {
   local parent=${RUNNER_TEMP:-${TMPDIR:-/tmp}} name
   name=$(printf '%s\n' "$ACKLINE_JOB_ID" "${GITHUB_RUN_ID-}" "${GITHUB_RUN_ATTEMPT-}" "${GITHUB_JOB-}" | openssl dgst -sha256 -binary | hex)
   mkdir -p "$parent/ackline-${name:0:32}"
-  # In a folder that others can write to, they may have been faster.
+  # In a folder that others can write to, somebody may have created it first.
   if [[ -L $parent/ackline-${name:0:32} || ! -O $parent/ackline-${name:0:32} ]]; then
     fail "$parent/ackline-${name:0:32} belongs to somebody else."
   fi
@@ -63,12 +63,12 @@ check_inputs() {
   is_seconds "$ACKLINE_HEARTBEAT_LIFETIME" || fail 'the input "heartbeat-lifetime" is not a number of seconds from 1 to 999999.'
 }
 
-# Prints the job's own timeout as a field, if it has one.
+# Prints the job's own timeout as a JSON field, if it has one.
 timeout_field() {
   if [[ -n $ACKLINE_HEARTBEAT_TIMEOUT ]]; then printf ',"heartbeat_timeout_s":%s' "$ACKLINE_HEARTBEAT_TIMEOUT"; fi
 }
 
-# Sets $step to the first step that did not succeed, and $outcome to what became of it.
+# Sets $step to the first step that did not succeed, and $outcome to its outcome.
 find_failed_step() {
   local pair
   step='' outcome=''
@@ -86,7 +86,7 @@ error_message() {
     for file in "${ACKLINE_ERROR_FOLDER:+$ACKLINE_ERROR_FOLDER/$step.err}" "$state/reason"; do
       if [[ -n $error || ! -s $file ]]; then continue; fi
       error=$(tail -c 1024 "$file" | tr -d '\000')
-      # The cut may have gone through a character.
+      # The cut may have split a character.
       while [[ $error == [$'\x80'-$'\xbf']* ]]; do error=${error#?}; done
     done
   fi
@@ -112,7 +112,7 @@ report_status() {
       rm -f "$state/succeeded"
       body+=$(timeout_field)
       ;;
-    # From here on the job has succeeded, whatever becomes of the report.
+    # From here on the job has succeeded, whether or not the report arrives.
     running) : >"$state/succeeded" ;;
     failed)
       if [[ -e $state/succeeded ]]; then

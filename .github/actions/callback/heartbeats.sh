@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154
 # Sends heartbeats from a process that outlives its step, but neither its runner nor its lifetime.
 
-# Prints when the process $1 was started, and nothing when it is gone.
+# Prints when the process $1 was started, or nothing if it is gone.
 born() {
   local stat fields
   if [[ -r /proc/self/stat ]]; then
@@ -13,7 +13,7 @@ born() {
   fi
 }
 
-# Starts the heartbeats of a job whose runner is the process $1. Without them the job is worse off, but goes on.
+# Starts the heartbeats of a job whose runner is the process $1. A failure here does not fail the job.
 start_heartbeats() {
   local i detach=(setsid)
   stop_heartbeats
@@ -38,10 +38,10 @@ start_heartbeats() {
 # Is the process that sends them, for the runner $1 that was started at $2.
 heartbeats() {
   local runner=$1 runner_born=$2 next nap=$((ACKLINE_HEARTBEAT_INTERVAL < 5 ? ACKLINE_HEARTBEAT_INTERVAL : 5))
-  # A retry that begins when the next heartbeat is due would only be late.
+  # A retry after the next heartbeat is due would be useless.
   local deadline=$((ACKLINE_HEARTBEAT_INTERVAL < 10 ? 10 : ACKLINE_HEARTBEAT_INTERVAL))
   runner_is_gone() { [[ -n $runner_born && $(born "$runner") != "$runner_born" ]]; }
-  # Without the file nobody could end them any more.
+  # Without the file nobody could stop them.
   is_wanted() { ((SECONDS < ACKLINE_HEARTBEAT_LIFETIME)) && [[ -e $state/heartbeats.pid ]] && ! runner_is_gone; }
   cd /
   printf '%s %s\n' "$$" "$(born "$$")" >"$state/heartbeats.new"
@@ -62,7 +62,7 @@ heartbeats() {
   fi
 }
 
-# Ends the heartbeats, if there are any, and prints what they had to say. Never fails.
+# Stops the heartbeats, if there are any, and prints their log. Never fails.
 stop_heartbeats() {
   local pid start i
   if [[ -s $state/heartbeats.pid ]]; then

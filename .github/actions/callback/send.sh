@@ -3,7 +3,7 @@
 
 hex() { od -An -v -tx1 | tr -d ' \n'; }
 
-# Prints standard input as a JSON string. What is not UTF-8 becomes U+FFFD: JSON has no other bytes.
+# Prints standard input as a JSON string. Invalid UTF-8 becomes U+FFFD, because JSON has no other bytes.
 json() {
   local bytes=() i=0 k n b need low high x out=''
   read -r -d '' -a bytes < <(od -An -v -tu1) || true
@@ -63,7 +63,7 @@ signature() {
 # Whether a callback is still worth sending.
 is_wanted() { true; }
 
-# Prints the start of the file $1 on one line, without what old runners would find as a command anywhere in it.
+# Prints the start of the file $1 on one line, without anything that old runners would take for a command.
 first_words() {
   local text
   text=$(head -c 300 "$1" | tr -c '[:print:]' ' ')
@@ -71,21 +71,21 @@ first_words() {
   printf %s "${text//'##['/'## ['}"
 }
 
-# Sends one callback for the job with the JSON fields $2, and tries again for $1 seconds while that can help. The
-# reason of a failure is left in $reason.
+# Sends one callback for the job with the JSON fields $2, and retries for $1 seconds while that can help. Leaves the
+# reason for a failure in $reason.
 send() {
   local deadline=$1 fields=$2 work pause backoff=1 status code name value again left end=$((SECONDS + $1))
   fields="\"job_id\":$(printf %s "$ACKLINE_JOB_ID" | json)$fields"
   if [[ -n ${GITHUB_RUN_ID-} ]]; then fields+=$(field workflow_run_id "$GITHUB_RUN_ID"); fi
   if [[ ${GITHUB_RUN_ATTEMPT-} =~ ^[1-9][0-9]{0,8}$ ]]; then fields+=",\"run_attempt\":$GITHUB_RUN_ATTEMPT"; fi
-  # Every try carries the same id, so that a callback whose answer was lost is recognised.
+  # Every attempt has the same id, so that a callback whose answer was lost is recognised.
   fields+=",\"event_id\":\"$(openssl rand -hex 16)\""
   if ! work=$(mktemp -d "$state/call.XXXXXX"); then
     reason="there is no room for it in $state"
     return 1
   fi
   while :; do
-    # The time is part of what is signed and must be recent, so every try is signed anew.
+    # The signed body holds the time, which must be recent, so every attempt is signed again.
     printf '{%s,"sent_at":%s}' "$fields" "$(date +%s)" >"$work/body"
     value=$(signature "$work/body") || value=''
     if ((${#value} != 64)); then
@@ -120,7 +120,7 @@ send() {
       done < <(tr 'A-Z\r' 'a-z\n' <"$work/head")
     else
       reason="no answer from the server: $(first_words "$work/curl")"
-      # Names that do not resolve, and connections that were refused, cut or too slow.
+      # Names that do not resolve, and connections that were refused, broken or too slow.
       case $status in 5 | 6 | 7 | 8 | 16 | 18 | 28 | 35 | 52 | 55 | 56 | 92 | 97) again=yes ;; esac
     fi
     if [[ $again == no ]]; then break; fi
