@@ -1,4 +1,4 @@
-//! The edge where this process reads the time; everything else is told it.
+//! The only place where this process reads the time; everything else takes it as an argument.
 
 use chrono::{DateTime, Utc};
 

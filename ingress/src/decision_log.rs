@@ -1,5 +1,5 @@
-//! Tells what was decided of a callback: a log line, and, where they are exported, the span of the
-//! request and that of its way into the stream.
+//! Reports what was decided about a callback: a log line and, if they are exported, the span of the
+//! request and that of its publishing.
 //!
 //! Accepted callbacks are logged at `debug`: `RUST_LOG=info,ingress::decision_log=debug`.
 
@@ -28,10 +28,10 @@ pub(crate) struct Request<'a> {
     span: Option<Span>,
 }
 
-/// A callback on its way into the stream.
+/// A callback that is being published.
 #[derive(Debug)]
 pub(crate) struct Publish {
-    /// That of the request, as long as there is no span.
+    /// The context of the request, if there is no span.
     parent: Option<TraceContext>,
     span: Option<Span>,
 }
@@ -41,12 +41,12 @@ impl DecisionLog {
         Self { traces, route: route.to_owned() }
     }
 
-    /// The time, if anything will have begun now.
+    /// The time, if a span may begin now.
     pub(crate) fn now(&self) -> Option<SystemTime> {
         self.traces.now()
     }
 
-    /// A request that `began` then and goes on in `parent`'s trace.
+    /// A request that `began` then and continues `parent`'s trace.
     pub(crate) fn request(
         &self,
         parent: Option<TraceContext>,
@@ -71,13 +71,12 @@ impl DecisionLog {
 }
 
 impl Request<'_> {
-    /// The context that what follows from the request goes on in: the sender's, where there is no
-    /// span in between.
+    /// The context for what follows the request: the sender's, if there is no span in between.
     fn context(&self) -> Option<TraceContext> {
         self.span.as_ref().and_then(TraceContext::of).or(self.parent)
     }
 
-    /// Its callback is for the stream.
+    /// Begins publishing its callback.
     pub(crate) fn publish(&self, partition: Partition, job: &str) -> Publish {
         let parent = self.context();
         let span = self.log.now().and_then(|began| {
@@ -100,7 +99,7 @@ impl Request<'_> {
         Publish { parent, span }
     }
 
-    /// It is signed, and no callback.
+    /// It is signed, but not a callback.
     pub(crate) fn refused(self, key: &str, refusal: Refusal) {
         let reason = refusal.reason();
         let trace_id = trace_id(self.context());
@@ -112,7 +111,7 @@ impl Request<'_> {
         let Some(span) = &mut self.span else { return };
         let status = outcome.map_or_else(|refusal| refusal.status().as_u16(), |_| 200);
         span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
-        // What the sender did wrong is no failure of the server's.
+        // A sender's mistake is not a failure of the server.
         match outcome {
             Err(refusal) if status >= 500 => trace::fail(span, refusal.reason()),
             Err(refusal) => span.set_attribute(KeyValue::new("ackline.reason", refusal.reason())),
@@ -122,12 +121,12 @@ impl Request<'_> {
 }
 
 impl Publish {
-    /// What the message says for the worker.
+    /// The context that the message carries to the worker.
     pub(crate) fn context(&self) -> Option<TraceContext> {
         self.span.as_ref().and_then(TraceContext::of).or(self.parent)
     }
 
-    /// The stream has it or not, or nobody knows, and the request is answered.
+    /// The outcome is known, or known to be unknown, and the request is answered.
     pub(crate) fn ended(
         self,
         request: Request<'_>,

@@ -12,8 +12,8 @@ use tokio_util::task::TaskTracker;
 use crate::answer::{Answer, Refusal};
 use crate::callback::{Handler, refuse_unread};
 
-/// Serves the listener until it is left; returns the connections that are still open then, which
-/// end with the requests in flight on them.
+/// Serves the listener until the shutdown. Returns the connections that are still open then; each
+/// ends with its request in flight.
 pub(crate) async fn accept(
     listener: TcpListener,
     tls: Option<Tls>,

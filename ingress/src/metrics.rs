@@ -1,4 +1,4 @@
-//! What ingress measures. Labels come from closed sets or from the configuration, never from a
+//! The metrics of ingress. Labels come from closed sets or from the configuration, never from a
 //! request.
 
 use std::sync::{Arc, LazyLock};
@@ -29,7 +29,7 @@ static ALL_IN_FLIGHT: LazyLock<Gauge> = LazyLock::new(|| gauge!(IN_FLIGHT));
 static EACH_PUBLISH: LazyLock<Histogram> = LazyLock::new(|| histogram!(PUBLISH_SECONDS));
 static EACH_BUNDLE: LazyLock<Histogram> = LazyLock::new(|| histogram!(BUNDLE_CALLBACKS));
 
-/// Says what each metric means; call once, after the recorder is installed.
+/// Describes each metric. Call once, after the recorder is installed.
 pub(crate) fn describe() {
     shared::listener::describe_metrics();
     describe_counter!(ACCEPTED, "Callbacks that the stream has confirmed");
@@ -63,7 +63,7 @@ pub(crate) fn refused(reason: &'static str) {
     counter!(REFUSED, "reason" => reason).increment(1);
 }
 
-/// Shows keys that nobody uses, too.
+/// Exports unused keys as well.
 pub(crate) fn keys(keys: &Keys) {
     for id in keys.ids() {
         for scheme in keys.schemes().iter() {

@@ -1,7 +1,7 @@
 //! A bounded number of slots, and who loses one when there are not enough.
 //!
-//! A slot that is idle (its holder waits for a client) for longer than [`GRACE`] is lost to whoever
-//! needs one. A busy slot is never lost.
+//! A slot that has been idle (its holder waits for a client) for longer than [`GRACE`] can be
+//! evicted for a newcomer. A busy slot is never evicted.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -13,7 +13,7 @@ use futures::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// How long a slot may be idle before another may have it.
+/// How long a slot may be idle before it can be evicted.
 pub const GRACE: Duration = Duration::from_secs(1);
 
 /// The slots.
@@ -28,7 +28,7 @@ struct Inner {
     count: AtomicU64,
 }
 
-/// When a slot became idle, and a number that tells equal times apart.
+/// When a slot became idle, and a number that distinguishes equal times.
 type Since = (Instant, u64);
 
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Eviction {
 }
 
 impl Slots {
-    /// So many slots.
+    /// A number of slots.
     #[must_use]
     pub fn new(slots: usize) -> Self {
         let free = Arc::new(Semaphore::new(slots));
@@ -130,13 +130,13 @@ enum Held {
     Lost,
 }
 
-/// Somebody else has the slot now.
+/// Another holder has the slot now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the slot was given to another")]
 pub struct Evicted;
 
 impl Slot {
-    /// From now on the slot is idle, and may be lost.
+    /// From now on the slot is idle, and can be evicted.
     pub fn set_idle(&mut self) {
         self.held = match std::mem::replace(&mut self.held, Held::Lost) {
             Held::Busy(permit) => {
@@ -149,10 +149,10 @@ impl Slot {
         };
     }
 
-    /// From now on the slot is busy, and can't be lost.
+    /// From now on the slot is busy, and cannot be evicted.
     ///
     /// # Errors
-    /// [`Evicted`] when it is lost already: end what it was held for.
+    /// [`Evicted`] if it was evicted already: end what it was held for.
     pub fn set_busy(&mut self) -> Result<(), Evicted> {
         if let Held::Idle(since) = self.held {
             let idle = lock(&self.inner.idle).remove(&since);

@@ -15,7 +15,7 @@ impl Partition {
     /// The partition with this number.
     ///
     /// # Panics
-    /// From [`MAX_PARTITIONS`] on: numbers come from a checked configuration.
+    /// If the number is [`MAX_PARTITIONS`] or higher: numbers come from a checked configuration.
     #[must_use]
     pub fn new(number: u16) -> Self {
         assert!(number < MAX_PARTITIONS, "partition {number} is out of range");

@@ -1,4 +1,4 @@
-//! How a process ends: the first SIGTERM or SIGINT asks, a second one does not.
+//! How a process ends: the first SIGTERM or SIGINT asks it to, a second one ends it at once.
 
 use std::io;
 use std::time::Duration;
@@ -12,7 +12,7 @@ const ENDED_AT_ONCE: i32 = 130;
 /// A token that the first SIGTERM or SIGINT cancels. A second signal ends the process at once.
 ///
 /// # Errors
-/// When the signals can't be listened to.
+/// The signal handlers cannot be installed.
 pub fn on_signal() -> io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -35,17 +35,17 @@ pub fn on_signal() -> io::Result<CancellationToken> {
     Ok(token)
 }
 
-/// The two steps in which a listener is left.
+/// The two steps of a listener's shutdown.
 #[derive(Debug, Clone)]
 pub struct Leaving {
-    /// From here on clients are asked to go elsewhere, and are still served.
+    /// From here on clients are asked to close their connections, and are still served.
     pub begun: CancellationToken,
-    /// From here on nobody new is served.
+    /// From here on no new connection is served.
     pub stopped: CancellationToken,
 }
 
 impl Leaving {
-    /// Begins with `asked`, and stops a `delay` later.
+    /// The first step comes with `asked`, the second a `delay` later.
     #[must_use]
     pub fn after(asked: &CancellationToken, delay: Duration) -> Self {
         if delay.is_zero() {

@@ -2,8 +2,9 @@
 //!
 //! A callback's way through this crate: `partition` owns a partition and reads its stream, `apply`
 //! folds a batch by the pure `rules` and commits it through `store`, together with the checkpoint.
-//! `liveness` notices the jobs that fell silent; `audit` proves what was applied; `observe` and `web`
-//! show it; `process` is the daemon's life. Each room uses only those above it in this list.
+//! `liveness` finds the jobs that fell silent; `audit` proves what was applied; `observe` and `web`
+//! show it; `process` is the daemon's life. `ARCHITECTURE.md` has the order in which these modules
+//! depend on each other.
 
 pub mod apply;
 pub mod audit;

@@ -1,4 +1,4 @@
-//! Bodies within bounds, those that are read and those that are not.
+//! Reads or discards bodies, within bounds.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::answer::{Answer, Refusal, close};
 
-/// How much of a body that nobody wants is still taken, and for how long.
+/// How much of an unwanted body is still received, and for how long.
 const DRAIN_BYTES: usize = 8 * 1024 * 1024;
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
@@ -52,11 +52,11 @@ where
     timeout(limit, reading).await.unwrap_or(Err(Refusal::BodyTooSlow))
 }
 
-/// Prepares for an answer that goes out before its request's body was looked at.
+/// Prepares an answer that is sent before the request's body was read.
 ///
 /// A sender that is still writing when the connection is reset may never see the answer, so the
-/// body is taken in and thrown away behind it. A sender that has asked whether it should begin at
-/// all is only told no: looking at its body would be the wrong answer to that.
+/// body is received and discarded. A sender that asks before it writes (`Expect: 100-continue`)
+/// only gets the answer: reading its body would invite it to write.
 pub(crate) fn leave_unread(answer: &mut Answer, headers: &HeaderMap, body: Incoming) {
     let mut expected = headers.get_all(EXPECT).iter();
     if expected.any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
@@ -66,8 +66,8 @@ pub(crate) fn leave_unread(answer: &mut Answer, headers: &HeaderMap, body: Incom
     }
 }
 
-/// Takes in what is left of a body, in the background and within bounds. The connection's task
-/// writes the answer meanwhile.
+/// Receives and discards the rest of a body, in the background and within bounds. The connection's
+/// task writes the answer meanwhile.
 pub(crate) fn drain(mut body: Incoming) {
     if body.is_end_stream() {
         return;

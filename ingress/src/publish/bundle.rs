@@ -13,7 +13,7 @@ use crate::answer::Refusal;
 use crate::metrics::InFlight;
 use crate::signature::Verified;
 
-/// A verified callback as it will stand in a bundle. Only a [`Verified`] becomes one.
+/// A verified callback, encoded for a bundle. Only a [`Verified`] becomes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Envelope(Bytes);
 
@@ -35,15 +35,15 @@ impl Envelope {
 #[derive(Debug)]
 pub(super) struct Pending {
     envelope: Envelope,
-    /// Closed by a sender that waits no longer.
+    /// Closed when the sender no longer waits.
     pub(super) answer: oneshot::Sender<Result<Stored, Refusal>>,
-    /// Its memory counts until it is dropped, also when its sender is gone.
+    /// Its memory counts until it is dropped, even if its sender is gone.
     _in_flight: InFlight,
     _unconfirmed: Unconfirmed,
 }
 
 impl Pending {
-    /// A callback, and where the answer arrives.
+    /// A callback, and the receiver of its answer.
     pub(super) fn new(
         envelope: Envelope,
         in_flight: InFlight,
@@ -55,7 +55,7 @@ impl Pending {
     }
 }
 
-/// Where a confirmed callback is in its partition's stream.
+/// The position of a confirmed callback in its partition's stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stored {
     /// The bundle's sequence.
@@ -83,8 +83,8 @@ impl Bundle {
 /// The callbacks of a bundle, in its order.
 pub(super) type Waiting = VecDeque<Pending>;
 
-/// Makes a bundle of what has arrived, without those that nobody waits for any more. What does
-/// not fit any more begins the next one.
+/// Makes a bundle of the callbacks that have arrived, except those that nobody waits for any more.
+/// A callback that does not fit begins the next bundle.
 pub(super) fn form(
     partition: Partition,
     first: Pending,

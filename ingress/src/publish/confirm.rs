@@ -17,21 +17,20 @@ use crate::metrics;
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// What has become of a bundle.
+/// The outcome of a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Confirmed {
-    /// The stream has it, as its message of this sequence.
+    /// The stream has stored it under this sequence.
     Stored { seq: u64 },
-    /// The broker has no room for it, and trying again at once would change nothing.
+    /// The broker has no room for it, and an immediate retry would change nothing.
     Full,
-    /// Ingress ends, and there will be no connection any more.
+    /// Ingress is shutting down, and there will be no further connection.
     Ended,
 }
 
-/// Publishes the bundle, again and again, until it is known what has become of it. Whoever waits
-/// no longer drops this.
+/// Publishes the bundle until its outcome is known. A caller that no longer waits drops this.
 ///
-/// The stream recognises the id of a bundle that it has already, so sending it again after a
+/// The stream recognises the id of a bundle that it already has, so sending it again after a
 /// timeout or on another connection is harmless.
 pub(super) async fn publish(bundle: &Bundle, link: &mut watch::Receiver<State>) -> Confirmed {
     let began = Instant::now();
@@ -41,7 +40,7 @@ pub(super) async fn publish(bundle: &Bundle, link: &mut watch::Receiver<State>) 
         let left = async |link: &mut watch::Receiver<State>| {
             let same =
                 |state: &State| matches!(state, State::Up(now) if now.generation == up.generation);
-            // An error means that ingress ends, which is a change too.
+            // An error means that ingress is shutting down, which is a change as well.
             let _ = link.wait_for(|state| !same(state)).await;
         };
         let failure = tokio::select! {
@@ -76,9 +75,9 @@ pub(super) async fn publish(bundle: &Bundle, link: &mut watch::Receiver<State>) 
 /// Why an attempt was not confirmed: the decision what to do now.
 #[derive(Debug, PartialEq, Eq)]
 enum Failure {
-    /// Refused for want of room.
+    /// The broker has no room.
     Full(String),
-    /// Everything else, known to be refused or not: try again.
+    /// Everything else, refused or unknown: retry.
     Unconfirmed(String),
 }
 
@@ -116,8 +115,8 @@ impl Failure {
     }
 }
 
-/// Whether the broker has refused for want of room, in the stream or on its disk. A failure to
-/// store has one code for all reasons; those of a limit say "maximum … exceeded".
+/// Whether the broker has no room, in the stream or on its disk. A failure to store has one code
+/// for all reasons; those of a limit say "maximum … exceeded".
 fn is_full(error: &jetstream::Error) -> bool {
     match error.error_code() {
         ErrorCode::STREAM_STORE_FAILED => error.to_string().contains("maximum"),

@@ -1,4 +1,4 @@
-//! How many bundles are on their way at once, over all partitions.
+//! Limits the bundles in flight, over all partitions.
 //!
 //! A message costs the broker and its disk the same, however many callbacks are in it. So few full
 //! bundles are faster for everybody than many small ones. While there is no load, nothing waits.
@@ -11,16 +11,15 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 
-/// How many bundles may be on their way at once, under load.
+/// The most bundles in flight under load.
 const MAX_BUNDLES: usize = 4;
-/// Load begins above so many unconfirmed callbacks. With fewer, bundles would not become full by
-/// waiting.
+/// Load begins above this many unconfirmed callbacks. With fewer, waiting would not fill bundles.
 const LOAD: usize = 32;
 /// A bundle that takes longer than this is no longer counted, so that a partition without a leader
 /// does not hold up the others.
 const PERMIT_LIMIT: Duration = Duration::from_millis(20);
 
-/// The limiter of all partitions. It is fair: who asks first is first.
+/// The limiter of all partitions. It is fair: first come, first served.
 #[derive(Debug)]
 pub(super) struct PublishLimiter {
     free: Semaphore,

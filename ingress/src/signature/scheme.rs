@@ -33,7 +33,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// Every scheme, in the order in which they are looked at.
+    /// Every scheme, in the order of evaluation.
     pub const ALL: [Self; 3] = [Self::Plain, Self::GitHub, Self::Standard];
 
     /// The name in settings and metrics.
@@ -46,7 +46,7 @@ impl Scheme {
         }
     }
 
-    /// What the headers claim; nothing when there is no header of this scheme.
+    /// What the headers claim; nothing if there is no header of this scheme.
     pub(super) fn claim(self, headers: &HeaderMap) -> Option<Claim<'_>> {
         let (header, claim): (_, fn(_) -> _) = match self {
             Self::Plain => (PLAIN_HEADER, Claim::plain),
@@ -120,7 +120,7 @@ pub(super) struct Claim<'a> {
     pub(super) scheme: Scheme,
     /// The tags, any of which may hold; of a malformed claim, one of zeros.
     pub(super) tags: Vec<[u8; 32]>,
-    /// Whether it can be believed at all.
+    /// Whether the headers are well-formed.
     pub(super) is_well_formed: bool,
     /// The headers' very bytes, as they are signed before the body.
     pub(super) prefix: Prefix<'a>,
@@ -131,12 +131,12 @@ pub(super) struct Claim<'a> {
 }
 
 impl<'a> Claim<'a> {
-    /// A claim that is compared like every other, and then not believed.
+    /// A claim that is compared like every other, and then rejected.
     pub(super) fn malformed(scheme: Scheme) -> Self {
         Self { is_well_formed: false, ..Self::of_body(scheme, [0; 32]) }
     }
 
-    /// A claim of a scheme that signs the body alone: it says nothing of time.
+    /// A claim of a scheme that signs only the body, and no time.
     fn of_body(scheme: Scheme, tag: [u8; 32]) -> Self {
         let (prefix, tags) = (NO_PREFIX, vec![tag]);
         Self { scheme, tags, is_well_formed: true, prefix, signed_at: None, id: None }
@@ -183,11 +183,11 @@ pub(super) fn standard_prefix<'a>(id: &'a str, timestamp: &'a [u8]) -> Prefix<'a
 /// Reads 64 hex digits.
 fn tag(digits: &[u8]) -> Option<[u8; 32]> {
     let mut tag = [0; 32];
-    // Refuses every other length, too.
+    // This also refuses every other length.
     hex::decode_to_slice(digits, &mut tag).ok().map(|()| tag)
 }
 
-/// The value of a header that must come exactly once.
+/// The value of a header that must occur exactly once.
 fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
@@ -196,8 +196,8 @@ fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     }
 }
 
-/// Whether a `webhook-id` has nothing in it that could make a body of it, so that no signed text
-/// of one scheme passes as one of another: 1 to 128 letters, digits, `_`, `.` and `-`.
+/// Whether a `webhook-id` is sound: 1 to 128 letters, digits, `_`, `.` and `-`. It can contain
+/// nothing that begins a JSON body, so no text signed under one scheme passes under another.
 #[must_use]
 pub fn is_message_id(id: &str) -> bool {
     (1..=MAX_EVENT_ID_BYTES).contains(&id.len())

@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// How old, or how far ahead, a callback may be that says when it was sent.
+/// How far the time of a callback may be from now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplayWindow {
     /// The distance allowed in both directions, inclusive.
     pub window: Duration,
-    /// Whether a callback that doesn't say is refused.
+    /// Whether a callback without a time is refused.
     pub require_timestamp: bool,
 }
 
 impl ReplayWindow {
-    /// Judges the time that a signature names, if it names one; nothing when it is not believed
+    /// Judges the signed time of a signature, if it has one; nothing if it is outside the window
     /// `now`.
     pub(super) fn judge(
         self,
@@ -25,8 +25,8 @@ impl ReplayWindow {
         is_in_time.then_some(InTime(signed_at))
     }
 
-    /// Whether a callback that arrives `now` may be believed, by the time in its body, and the one
-    /// that a signature names and [`verify`](super::verify()) has judged.
+    /// Whether a callback that arrives `now` is inside the window, by the time in its body and by
+    /// the signed time that [`verify`](super::verify()) has judged.
     #[must_use]
     pub fn allows(
         self,
@@ -51,7 +51,8 @@ impl ReplayWindow {
     }
 }
 
-/// The time that a signature names, if it names one, judged: only [`ReplayWindow::judge`] makes one.
+/// The signed time of a signature, if it has one, after judgement: only [`ReplayWindow::judge`]
+/// makes one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct InTime(Option<DateTime<Utc>>);
 

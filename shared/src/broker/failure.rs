@@ -9,7 +9,7 @@ use async_nats::{ConnectError, ConnectErrorKind};
 use super::access::Access;
 use super::tls::Tls;
 
-/// Why no server could be connected to, and what to do about it. Shows no secret.
+/// Why no server could be reached, and what to do about it. Contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NotConnected(pub(super) String);
@@ -45,7 +45,7 @@ fn ended(how: impl fmt::Display, tls: Option<&Tls>) -> String {
 
 fn explain_tls(error: &rustls::Error, tls: Option<&Tls>) -> String {
     match error {
-        // The signature is bad when an authority of the same name issued it.
+        // The signature is bad if an authority of the same name issued it.
         rustls::Error::InvalidCertificate(
             CertificateError::UnknownIssuer | CertificateError::BadSignature,
         ) => {

@@ -10,7 +10,7 @@ use super::access::Access;
 use super::failure::{NotConnected, explain};
 use super::tls::Tls;
 
-/// The broker's addresses, and what is presented there.
+/// The broker's addresses, and the credentials for them.
 #[derive(Debug, Clone)]
 pub struct Servers {
     addresses: Vec<ServerAddr>,
@@ -29,8 +29,8 @@ impl Servers {
         self.addresses.len()
     }
 
-    /// Options that every Ackline process shares. `role` names the connection and its inbox
-    /// prefix, so that the broker's permissions can tell the roles apart.
+    /// Options that every Ackline process shares. `role` names the connection and its inbox prefix,
+    /// so that the broker's permissions can distinguish the roles.
     #[must_use]
     pub fn options(&self, role: &str) -> ConnectOptions {
         let options = match &*self.access {
@@ -48,8 +48,8 @@ impl Servers {
         }
     }
 
-    /// Options that read the files with credentials at every connection, also when async-nats
-    /// connects again by itself.
+    /// Options that read the credential files at every connection, including reconnections by
+    /// async-nats.
     fn presenting(&self) -> ConnectOptions {
         let access = Arc::clone(&self.access);
         ConnectOptions::with_auth_callback(move |nonce| {
@@ -57,7 +57,7 @@ impl Servers {
             async move {
                 let presented = tokio::task::spawn_blocking(move || access.present(&nonce)).await;
                 presented.map_err(AuthError::new)?.map_err(|unusable| {
-                    // When it connects again async-nats keeps the reason to itself.
+                    // On a reconnection async-nats does not report the reason.
                     tracing::warn!("{unusable}");
                     AuthError::new(unusable)
                 })
@@ -68,7 +68,7 @@ impl Servers {
     /// Connects in a role.
     ///
     /// # Errors
-    /// [`NotConnected`]: show it, and try again only if nobody waits.
+    /// [`NotConnected`]: show it, and retry only if nobody waits.
     pub async fn connect(&self, role: &str) -> Result<Client, NotConnected> {
         self.connect_with(self.options(role)).await
     }

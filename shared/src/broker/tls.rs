@@ -1,7 +1,7 @@
-//! TLS: whom to believe, and which certificate to show.
+//! TLS: which authorities to trust, and which certificate to present.
 //!
-//! async-nats reads the files itself at every connection. It says neither which file it could not
-//! use, nor whether the key fits the certificate, so they are looked at here before.
+//! async-nats reads the files itself at every connection. It reports neither which file it could
+//! not use, nor whether the key fits the certificate, so they are checked here first.
 
 use std::sync::Arc;
 
@@ -13,19 +13,19 @@ use async_nats::rustls::{Error, InconsistentKeys, RootCertStore};
 
 use crate::settings::{InFile, Unusable};
 
-/// TLS is demanded, with this.
+/// TLS is required, with these files.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tls {
-    /// Believed instead of the system's authorities.
+    /// Trusted instead of the system's authorities.
     pub(super) authorities: Option<InFile>,
     /// A certificate and its key.
     pub(super) client: Option<(InFile, InFile)>,
 }
 
 impl Tls {
-    /// A server without TLS is refused: async-nats sends nothing to it but the beginning of TLS.
+    /// A server without TLS is refused: async-nats sends it nothing but the start of a handshake.
     pub(super) fn apply(&self, options: ConnectOptions) -> ConnectOptions {
-        // The list of a cluster's other servers comes before TLS does, from whoever answers.
+        // The list of a cluster's other servers arrives before TLS, from whoever answers.
         let mut options = options.require_tls(true).ignore_discovered_servers();
         if let Some(file) = &self.authorities {
             options = options.add_root_certificates(file.path.clone());
@@ -36,7 +36,7 @@ impl Tls {
         options
     }
 
-    /// What is wrong with the files, now.
+    /// What is wrong with the files at this moment.
     pub(super) fn problems(&self) -> Vec<Unusable> {
         let authorities = self.authorities.as_ref().and_then(|file| check_authorities(file).err());
         let client = self.client.as_ref();

@@ -17,14 +17,14 @@ use super::limits::Limits;
 use crate::eviction::{Slot, Slots};
 use crate::shutdown::Leaving;
 
-/// How long accepting rests when the process is out of file descriptors.
+/// How long accepting pauses when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How often a full listener looks whether somebody waits, for whom another may lose its slot.
+/// How often a full listener checks whether a client waits, so that another may lose its slot.
 const FULL_PAUSE: Duration = Duration::from_millis(20);
 
-/// Serves the listener until the second step of `leaving`; from the first one on, answers ask for
-/// the connection to be closed. Returns the connections that are still open at the end, which end
-/// with the requests in flight on them. `name` is the listener's in metrics.
+/// Serves the listener until the second step of `leaving`; from the first step on, answers ask for
+/// the connection to be closed. Returns the connections that are still open at the end; each ends
+/// with its request in flight. `name` is the listener's name in metrics.
 pub async fn serve<H, F, B>(
     name: &'static str,
     listener: TcpListener,
@@ -42,7 +42,7 @@ where
         + 'static,
 {
     let mut http = http1::Builder::new();
-    // The limits on time are the connection's own, which tell silence, heads and idling apart.
+    // The connection has time limits of its own, which distinguish silence, heads and idling.
     http.header_read_timeout(None).max_buf_size(limits.max_header_bytes);
     let crowded = AtomicBool::new(false);
     let site = Arc::new(Site { name, http, handler, limits, leaving, crowded });
@@ -56,7 +56,7 @@ where
         () = site.leaving.stopped.cancelled() => {}
         () = accept(&listener, &slots, &site.crowded, &open) => {}
     }
-    // Those who have connected by then are answered, instead of being reset.
+    // Clients that have connected by then are answered instead of being reset.
     while is_awaited(&listener)
         && let Some(slot) = slots.try_acquire()
         && let Ok((stream, _)) = listener.accept().await
@@ -94,8 +94,9 @@ async fn accept(
     }
 }
 
-/// A slot that is free. When there is none and somebody waits for one, another may have to leave;
-/// and nobody keeps a slot for more than one request, so that those who wait have their turn.
+/// A free slot. If there is none and a client waits, an idle connection may have to leave.
+/// Meanwhile no connection keeps its slot for more than one request, so that waiting clients get a
+/// turn.
 async fn slot(listener: &TcpListener, slots: &Slots, crowded: &AtomicBool) -> Slot {
     loop {
         if let Some(slot) = slots.try_acquire() {

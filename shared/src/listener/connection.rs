@@ -44,7 +44,7 @@ pub(super) struct Site<H> {
     pub(super) crowded: AtomicBool,
 }
 
-/// Serves a connection to its end. What goes wrong with it concerns only its client.
+/// Serves a connection to its end. Its errors concern only its client.
 pub(super) async fn run<H, F, B>(
     site: Arc<Site<H>>,
     stream: TcpStream,
@@ -58,7 +58,7 @@ pub(super) async fn run<H, F, B>(
     let _counted = Counted::new(site.name);
     let silent_until = Instant::now() + site.limits.silence_timeout;
     slot.set_idle();
-    // Only costs some latency where it fails.
+    // A failure only costs some latency.
     let _ = stream.set_nodelay(true);
     // hyper waits for ever for a client that does not read.
     let mut stream = TimeoutStream::new(stream);
@@ -133,8 +133,8 @@ where
     let mut stopped = pin!(leaving.stopped.cancelled());
     let mut is_stopping = false;
     poll_fn(|context| {
-        // Every answer asks for the connection to be closed by now. hyper's own shutdown would close
-        // those on which a request has arrived that it has not read.
+        // By now every answer asks for the connection to be closed. hyper's own shutdown would
+        // close connections on which a request has arrived that it has not read.
         if !is_stopping && stopped.as_mut().poll(context).is_ready() {
             is_stopping = true;
             phase.stop();
@@ -145,7 +145,7 @@ where
         if evicted.as_mut().poll(context).is_ready() {
             return Poll::Ready(Some("place"));
         }
-        // The phase has changed only if the connection was polled, which is whenever this is.
+        // The phase can only change while the connection is polled, which is whenever this is.
         let Some((until, name)) = phase.limit() else { return Poll::Pending };
         if until != limit.deadline() {
             limit.as_mut().reset(until);
@@ -155,7 +155,7 @@ where
     .await
 }
 
-/// The limit that an error of the connection comes from.
+/// The limit that caused an error of the connection.
 fn limit_behind(error: &hyper::Error) -> Option<&'static str> {
     let source = error.source()?;
     if source.is::<Evicted>() {

@@ -19,6 +19,6 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Between requests.
     pub idle_timeout: Duration,
-    /// For the client to take anything of an answer.
+    /// For the client to read any part of an answer.
     pub write_timeout: Duration,
 }

@@ -1,11 +1,11 @@
-//! What all listeners measure.
+//! The metrics of all listeners.
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
 const OPEN: &str = "ackline_connections";
 const ENDED: &str = "ackline_connections_ended_total";
 
-/// Says what the metrics of all listeners mean; call once, after the recorder is installed.
+/// Describes the metrics of all listeners. Call once, after the recorder is installed.
 pub fn describe_metrics() {
     describe_gauge!(OPEN, "Open connections, by listener");
     describe_counter!(
@@ -15,7 +15,7 @@ pub fn describe_metrics() {
     );
 }
 
-/// Counts a connection that a limit has ended.
+/// Counts a connection that a limit ended.
 pub(super) fn ended(listener: &'static str, limit: &'static str) {
     counter!(ENDED, "listener" => listener, "limit" => limit).increment(1);
 }

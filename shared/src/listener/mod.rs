@@ -1,4 +1,5 @@
-//! The accept loop of every listener, and its limits: nobody holds a connection for nothing.
+//! The accept loop of every listener, with a limit on everything that a client can make it wait
+//! for.
 
 mod accept;
 mod connection;

@@ -1,4 +1,4 @@
-//! What tells a connection's phase: bytes that arrive, and answers that have left.
+//! Observes what determines a connection's phase: bytes that arrive, and answers that were written.
 
 use std::io;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::phase::Phase;
 
-/// A request that is being worked on, until it is dropped.
+/// A request in flight, until it is dropped.
 pub(super) struct Working(pub(super) Arc<Phase>);
 
 impl Drop for Working {
@@ -19,8 +19,8 @@ impl Drop for Working {
     }
 }
 
-/// The body of an answer: its request is worked on until hyper drops it, which is when all of it is
-/// written. A stream of events may take as long as its reader stays.
+/// The body of an answer. Its request is in flight until hyper drops the body, which is when all of
+/// it is written. A stream of events may take as long as its reader stays.
 pub(super) struct Sent<B> {
     pub(super) body: B,
     pub(super) _working: Working,
@@ -46,7 +46,7 @@ impl<B: Body + Unpin> Body for Sent<B> {
     }
 }
 
-/// A stream that tells when bytes arrive on it.
+/// A stream that reports when bytes arrive.
 pub(super) struct Observed<'a, S> {
     pub(super) stream: S,
     pub(super) phase: &'a Phase,

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::limits::Limits;
 use crate::eviction::{Evicted, Slot};
 
-/// How long a connection that is not in the middle of a request is left at the end.
+/// How long a connection without a request in flight is left open at the end.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// What the connection waits for, and until when.
@@ -31,7 +31,7 @@ enum Waits {
     Head(Instant),
     /// For the first byte of the next request.
     Idle(Instant),
-    /// For nothing: a request is being worked on, whose waits are the handler's.
+    /// For nothing: a request is in flight, and its waits are the handler's.
     No,
 }
 
@@ -54,14 +54,14 @@ impl Phase {
         }
     }
 
-    /// A head is whole.
+    /// A head is complete.
     pub(super) fn begin(&self) -> Result<(), Evicted> {
         let mut now = self.now();
         now.waits = Waits::No;
         now.slot.set_busy()
     }
 
-    /// The answer has left.
+    /// The answer was written.
     pub(super) fn end(&self) {
         let mut now = self.now();
         let limit = if now.is_stopping { LINGER } else { self.limits.idle_timeout };
@@ -78,7 +78,7 @@ impl Phase {
         }
     }
 
-    /// The limit that holds now, and its name.
+    /// The limit that applies now, and its name.
     pub(super) fn limit(&self) -> Option<(Instant, &'static str)> {
         match self.now().waits {
             Waits::Silent(until) => Some((until, "silence")),

@@ -1,4 +1,4 @@
-//! One question to an ops listener.
+//! One request to an ops listener.
 
 use std::net::SocketAddr;
 
@@ -13,10 +13,10 @@ use tokio::net::TcpStream;
 /// The largest answer that is read, in bytes: a page of metrics has some 20 KiB.
 const ANSWER_BYTES: usize = 1024 * 1024;
 
-/// Asks for a path. It has no limit in time.
+/// Requests a path, without a timeout.
 ///
 /// # Errors
-/// Nobody answers, or not in HTTP, or with more than 1 MiB: say so beside the address.
+/// Nobody answers, or not in HTTP, or with more than 1 MiB. Show the error with the address.
 pub async fn get(
     address: SocketAddr,
     path: &str,
@@ -32,7 +32,7 @@ pub async fn get(
     Ok((head.status, String::from_utf8_lossy(&body).into_owned()))
 }
 
-/// A task that ends with whoever waits for it.
+/// A task that is aborted when this is dropped.
 struct Ends<T>(tokio::task::JoinHandle<T>);
 
 impl<T> Drop for Ends<T> {

@@ -17,7 +17,7 @@ use crate::listener::{self, Limits};
 use crate::shutdown::Leaving;
 use crate::telemetry::PrometheusHandle;
 
-/// Few connections, none of them for long: whoever looks comes every few seconds.
+/// Few and short connections: clients come every few seconds.
 pub const LIMITS: Limits = Limits {
     max_connections: 64,
     silence_timeout: Duration::from_secs(10),
@@ -27,11 +27,11 @@ pub const LIMITS: Limits = Limits {
     write_timeout: Duration::from_secs(10),
 };
 
-/// Tells whether the process can do its work; an empty list means that it can, otherwise each
-/// line is a reason for people.
+/// Whether the process can do its work: an empty list if it can, otherwise reasons for people, one
+/// a line.
 pub type Readiness = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
-/// The body of an answer: whole, or a stream of events.
+/// The body of an answer: complete, or a stream of events.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Answers every other path.
@@ -39,7 +39,7 @@ pub type Rest = Arc<
     dyn Fn(Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> + Send + Sync,
 >;
 
-/// For a process that shows nothing else.
+/// For a process without other paths.
 #[must_use]
 pub fn nothing_else() -> Rest {
     Arc::new(|_| {
@@ -47,7 +47,7 @@ pub fn nothing_else() -> Rest {
     })
 }
 
-/// Serves the listener until `shutdown`; [`LIMITS`] are what it is given outside tests.
+/// Serves the listener until `shutdown`, outside tests with [`LIMITS`].
 pub async fn serve(
     listener: TcpListener,
     limits: Limits,
@@ -67,11 +67,11 @@ pub async fn serve(
         }
     };
     let leaving = Leaving::after(&shutdown, Duration::ZERO);
-    // What is in flight then only looks at a process that ends.
+    // Requests in flight then only look at a process that ends.
     let _ = listener::serve("ops", listener, None, limits, handler, leaving).await;
 }
 
-/// What both programs show; none for another path.
+/// Answers the paths that both programs have; none for another path.
 fn answer(
     request: &Request<Incoming>,
     readiness: &Readiness,

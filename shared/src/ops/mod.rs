@@ -1,5 +1,5 @@
-//! The ops listener, for those who run Ackline: `/livez`, `/readyz`, `/metrics`, and what else a
-//! program has to show; and its client, for those who have none.
+//! The ops listener, for operators: `/livez`, `/readyz`, `/metrics` and a program's other paths.
+//! And a client for it, because the images have none.
 
 pub mod client;
 mod listener;

@@ -12,8 +12,7 @@ use tracing_subscriber::fmt::format::debug_fn;
 use crate::settings::Problems;
 
 /// Libraries whose finer levels print addresses with credentials, or bytes of a request.
-/// async-nats' connector also reports as an error that a connection which is replaced does not
-/// come back.
+/// async-nats' connector also reports as an error that a replaced connection does not come back.
 const QUIET: [&str; 6] = [
     "async_nats=info",
     "async_nats::connector=off",
@@ -25,7 +24,7 @@ const QUIET: [&str; 6] = [
 
 const FORMAT: &str = "LOG_FORMAT";
 
-/// What a line of the log is.
+/// The format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     /// Text for people.
@@ -35,7 +34,7 @@ enum Format {
 }
 
 impl Format {
-    /// Reads `LOG_FORMAT`; none when it is not set.
+    /// Reads `LOG_FORMAT`; none if it is not set.
     fn read(text: Option<OsString>) -> Result<Option<Self>, &'static str> {
         match text.as_ref().map(|text| text.to_str()) {
             None | Some(Some("")) => Ok(None),
@@ -46,19 +45,19 @@ impl Format {
     }
 }
 
-/// Checks the setting that [`init_logs`] reads before there is anybody to tell of a bad one.
+/// Checks the setting that [`init_logs`] reads at a time when it could not report a bad one.
 pub fn check(problems: &mut Problems, variable: impl Fn(&str) -> Option<OsString>) {
     problems.take(FORMAT, Format::read(variable(FORMAT)));
 }
 
-/// Sends logs to standard error: text on a terminal, a JSON object a line elsewhere, or what
-/// `LOG_FORMAT` says. `RUST_LOG` chooses what is logged, `info` by default.
+/// Logs to standard error: text on a terminal, otherwise one JSON object a line, or as `LOG_FORMAT`
+/// says. `RUST_LOG` chooses what is logged, by default `info`.
 pub fn init_logs() {
     init_logs_to(io::stderr);
 }
 
-/// The same, by a writer that stands for standard error: made anew for each line, which it gets
-/// whole.
+/// The same, with another writer instead of standard error. It is made for each line, and gets the
+/// whole line.
 pub fn init_logs_to<W: io::Write>(writer: impl Fn() -> W + Send + Sync + 'static) {
     let filter = QUIET.iter().filter_map(|directive| directive.parse().ok()).fold(
         EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy(),
@@ -74,8 +73,8 @@ pub fn init_logs_to<W: io::Write>(writer: impl Fn() -> W + Send + Sync + 'static
     }
 }
 
-/// The fields of a line of text, with no control character in them: the library would leave those
-/// of a message, and of what is displayed.
+/// The fields of a line of text, without control characters. The library would keep those in a
+/// message, and in values formatted by `Display`.
 fn one_line() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
     debug_fn(|writer, field, value| {
         let mut line = Printable(writer);
@@ -87,7 +86,7 @@ fn one_line() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
     .delimited(" ")
 }
 
-/// Writes control characters as Rust does in a literal.
+/// Escapes control characters as in a Rust literal.
 struct Printable<'a, W>(&'a mut W);
 
 impl<W: Write> Write for Printable<'_, W> {

@@ -5,10 +5,10 @@ use std::time::Duration;
 pub use metrics_exporter_prometheus::PrometheusHandle;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 
-/// The histogram that reaches from a healthy worker's milliseconds to the hours of an outage.
+/// The histogram that ranges from a healthy worker's milliseconds to the hours of an outage.
 pub const ACCEPT_TO_COMMIT: &str = "ackline_worker_accept_to_commit_seconds";
 
-/// Installs the process's metrics recorder and keeps it tidy in the background.
+/// Installs the process's metrics recorder, and its upkeep in the background.
 ///
 /// # Errors
 /// There is a recorder already: call it once.

@@ -15,9 +15,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::https::{self, HttpsClient};
 
-/// What is read of an answer: nothing in it is of interest.
+/// How much of an answer is read; its content does not matter.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
-/// How long a failure is not spoken of again.
+/// How long a failure is not logged again.
 const SILENCE: Duration = Duration::from_secs(300);
 
 /// An endpoint, and the connections to it.
@@ -32,7 +32,7 @@ struct Inner {
     trouble: Mutex<Trouble>,
 }
 
-/// Whether exports fail, and when that was last said.
+/// Whether exports fail, and when that was last logged.
 #[derive(Debug, Default)]
 struct Trouble {
     fails: bool,
@@ -41,7 +41,7 @@ struct Trouble {
 
 impl Client {
     /// A client that is not connected yet. `endpoint` has a scheme, http or https, and a host;
-    /// `authorities` are believed instead of the machine's.
+    /// `authorities` are trusted instead of the machine's.
     pub(super) fn new(
         endpoint: Uri,
         timeout: Duration,
@@ -87,7 +87,7 @@ impl Inner {
         Ok(Response::from_parts(head, body))
     }
 
-    /// Says that exports fail, and when they no longer do; both seldom.
+    /// Logs that exports fail, and when they no longer do; both rarely.
     fn note(&self, outcome: &Result<Response<Bytes>, HttpError>) {
         let why = match outcome {
             Ok(answer) if answer.status().is_success() => None,
@@ -108,7 +108,7 @@ impl Inner {
     }
 }
 
-/// An error with those behind it.
+/// An error with its sources.
 fn whole(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut behind = error.source();

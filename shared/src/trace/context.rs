@@ -1,4 +1,4 @@
-//! A W3C trace context: which trace something belongs to, and who comes before it there.
+//! A W3C trace context: the trace, and the parent span.
 
 use std::fmt;
 
@@ -20,14 +20,14 @@ pub struct TraceId([u8; 16]);
 const SAMPLED: u8 = 1;
 
 impl TraceContext {
-    /// Puts a context together; none when one of the ids is zero, which stands for no id.
+    /// Makes a context; none if one of the ids is zero, which stands for no id.
     #[must_use]
     pub fn new(trace: [u8; 16], span: [u8; 8], flags: u8) -> Option<Self> {
         (trace != [0; 16] && span != [0; 8]).then_some(Self { trace, span, flags })
     }
 
-    /// Reads `00-<32 hex>-<16 hex>-<2 hex>`, all lowercase. Anything else is none: whoever sent it
-    /// is not traced, and that is all.
+    /// Reads `00-<32 hex>-<16 hex>-<2 hex>`, all lowercase. Anything else is none: its sender is
+    /// not traced, and nothing else happens.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let text: &[u8; 55] = text.as_bytes().try_into().ok()?;
@@ -51,7 +51,7 @@ impl TraceContext {
         self.trace
     }
 
-    /// The id of the span that comes before.
+    /// The id of the parent span.
     #[must_use]
     pub fn span(&self) -> [u8; 8] {
         self.span
@@ -63,7 +63,7 @@ impl TraceContext {
         self.flags
     }
 
-    /// Whether those before record the trace.
+    /// Whether the parent records the trace.
     #[must_use]
     pub fn is_sampled(&self) -> bool {
         self.flags & SAMPLED != 0
@@ -117,8 +117,8 @@ impl Serialize for TraceContext {
     }
 }
 
-/// Reads a field that may hold any JSON: what is no trace context is none, and never a reason to
-/// refuse what it stands beside. For `#[serde(default, deserialize_with = …)]`.
+/// Reads a field that may hold any JSON. What is not a trace context is none, and never a reason to
+/// refuse the object. For `#[serde(default, deserialize_with = …)]`.
 pub(crate) fn lenient<'de, D>(from: D) -> Result<Option<TraceContext>, D::Error>
 where
     D: Deserializer<'de>,

@@ -1,7 +1,7 @@
 //! The standard variables of OpenTelemetry, checked like every other setting.
 //!
-//! The SDK reads most of them itself, and takes its default for what it can't read. So they are
-//! looked at here first, that a bad one is named and nothing starts.
+//! The SDK reads most of them itself, and silently takes its default for what it cannot read. So
+//! they are checked here first: a bad one is named, and nothing starts.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,13 +17,13 @@ const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
 const PROTOCOL: &str = "http/protobuf";
 
-/// Where spans are to be exported to, if anywhere.
+/// Where to export spans to, if anywhere.
 #[derive(Debug, Clone, Default)]
 pub struct Settings(Option<Client>);
 
 impl Settings {
-    /// Reads the variables. Where no endpoint is set, the others don't matter. None on a problem,
-    /// which is noted.
+    /// Reads the variables. Without an endpoint the others do not matter. None on a problem, which
+    /// is noted.
     pub fn check(
         problems: &mut Problems,
         variable: impl Fn(&str) -> Option<OsString>,
@@ -33,8 +33,8 @@ impl Settings {
         environment.is_sound.then_some(Self(checked))
     }
 
-    /// Begins to export, as the service of that name if the environment gives no other. To be
-    /// called within the runtime that exports.
+    /// Begins to export, under this service name if the environment gives no other. Call it within
+    /// the runtime that exports.
     #[must_use]
     pub fn start(self, service: &'static str) -> Traces {
         let Some(client) = self.0 else { return Traces::off() };
@@ -44,7 +44,7 @@ impl Settings {
                 tracing::info!(endpoint, "spans are exported");
                 traces
             }
-            // What it could be was checked.
+            // Its value was checked.
             Err(error) => {
                 tracing::error!(endpoint, %error, "spans are not exported");
                 Traces::off()
@@ -123,7 +123,7 @@ impl<F: Fn(&str) -> Option<OsString>> Environment<'_, F> {
         }
     }
 
-    /// Reads the variable for traces, or else the one for everything.
+    /// Reads the variable for traces, or else the general one.
     fn either<T>(&mut self, what: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         [format!("OTEL_EXPORTER_OTLP_TRACES_{what}"), format!("OTEL_EXPORTER_OTLP_{what}")]
             .into_iter()
@@ -148,7 +148,7 @@ impl<F: Fn(&str) -> Option<OsString>> Environment<'_, F> {
     }
 }
 
-/// Reads an endpoint's address, which may have this path after its own. The text is not repeated:
+/// Reads an endpoint's URL, to which this path may be added. The message does not quote it, because
 /// it may hold a password.
 fn endpoint(text: &str, path: &str) -> Result<Uri, String> {
     let uri = text.parse::<Uri>().ok().filter(|uri| {

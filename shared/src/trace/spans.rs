@@ -22,9 +22,9 @@ use tokio::runtime::Handle;
 use super::TraceContext;
 use super::client::{Client, OnRuntime};
 
-/// The callbacks of the largest batch: each is a link of its span.
+/// The most callbacks in a batch: each is a link of its span.
 const MAX_LINKS: u32 = 10_256;
-/// How long the last spans may take to leave.
+/// How long flushing the last spans may take.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
 /// Where spans go: nowhere, unless an endpoint is configured. Cheap to clone.
@@ -44,8 +44,8 @@ impl Traces {
         Self(None)
     }
 
-    /// Starts the thread that sends to `client`'s endpoint, on behalf of a service of that name if
-    /// the environment gives no other.
+    /// Starts the thread that exports to `client`'s endpoint, under this service name if the
+    /// environment gives no other.
     pub(super) fn to(client: Client, service: &'static str) -> Result<Self, ExporterBuildError> {
         let exporter = SpanExporter::builder()
             .with_http()
@@ -77,16 +77,16 @@ impl Traces {
         Ok(Self(Some(Exporter { provider, tracer })))
     }
 
-    /// The time by this machine's clock, for a span that may begin now; none where none will. Spans
-    /// alone are told it: nothing is decided by them.
+    /// The time by this machine's clock, for a span that may begin now; none if spans are not
+    /// exported. Only spans use it, and they decide nothing.
     #[must_use]
     pub fn now(&self) -> Option<SystemTime> {
         #[expect(clippy::disallowed_methods, reason = "this is the edge that reads the clock")]
         self.0.as_ref().map(|_| SystemTime::now())
     }
 
-    /// Begins a span after `parent`, or else a new trace; none where spans go nowhere, and then
-    /// `describe` is not called. The span ends when it is dropped.
+    /// Begins a span below `parent`, or a new trace. Returns none, without calling `describe`, if
+    /// spans are not exported. The span ends when it is dropped.
     pub fn span(
         &self,
         parent: Option<TraceContext>,
@@ -99,7 +99,7 @@ impl Traces {
         Some(exporter.tracer.build_with_context(describe(), &context))
     }
 
-    /// Lets what has ended leave, for two seconds at most. Spans that end later go nowhere.
+    /// Flushes finished spans, for at most two seconds. Spans that end later are lost.
     pub async fn finish(&self) {
         let Some(Exporter { provider, .. }) = self.0.clone() else { return };
         let leaving = tokio::task::spawn_blocking(move || {
@@ -107,19 +107,19 @@ impl Traces {
                 tracing::warn!(%error, "the last spans were not exported");
             }
         });
-        // A panic in there is no concern of who ends.
+        // A panic there does not matter to a process that ends.
         let _ = leaving.await;
     }
 }
 
-/// Says that what the span is of has failed; one of a few reasons.
+/// Marks a span as failed, for one of a few reasons.
 pub fn fail(span: &mut Span, reason: &'static str) {
     span.set_attribute(KeyValue::new("error.type", reason));
     span.set_status(Status::error(reason));
 }
 
 impl TraceContext {
-    /// What comes after the span names this as its parent.
+    /// The context that names this span as the parent.
     #[must_use]
     pub fn of(span: &Span) -> Option<Self> {
         let context = span.span_context();
@@ -143,9 +143,9 @@ impl From<&TraceContext> for SpanContext {
     }
 }
 
-/// Samples as the environment says; what begins a trace of its own but is linked to others is
-/// sampled when a child of any of those would be. Otherwise few of the sampled callbacks would have
-/// their batch sampled too.
+/// Samples as the environment says. A span that begins its own trace but is linked to others is
+/// sampled if a child of any of those would be; otherwise the batch of a sampled callback would
+/// rarely be sampled.
 #[derive(Debug, Clone)]
 struct Linked(Box<dyn ShouldSample>);
 

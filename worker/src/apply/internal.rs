@@ -1,5 +1,5 @@
-//! Publishes on a partition's internal subject: what workers and operators say goes through the
-//! stream too, so that it is applied in order, and again when the stream is.
+//! Publishes on a partition's internal subject. The messages of workers and operators go through
+//! the stream as well, so that they are applied in order, and again in a replay.
 
 use anyhow::{Context, ensure};
 use async_nats::jetstream;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use shared::bundle::{self, Metadata};
 use shared::partition::Partition;
 
-/// One entry of an internal bundle; `by` says who speaks.
+/// One entry of an internal bundle; `by` names its author.
 pub(crate) fn entry(by: &str, job_id: &str, received_ms: i64, body: &str) -> Bytes {
     let metadata = Metadata::new(job_id, by, received_ms);
     bundle::encode(&metadata, body.as_bytes())
@@ -17,7 +17,7 @@ pub(crate) fn entry(by: &str, job_id: &str, received_ms: i64, body: &str) -> Byt
 /// Publishes a bundle and waits until the stream holds it; returns its sequence there.
 ///
 /// # Errors
-/// When the stream does not confirm it. It may hold it all the same.
+/// The stream has not confirmed it. It may hold it all the same.
 pub(crate) async fn publish(
     jetstream: &jetstream::Context,
     partition: Partition,

@@ -1,5 +1,5 @@
-//! What people decide about a dead letter. They tell the owner of its partition through the stream,
-//! so that it takes effect in order, and again when the stream is replayed.
+//! Decisions of people about a dead letter. They go to the owner of its partition through the
+//! stream, so that they take effect in order, and again in a replay.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::store::{dead_letters, schema};
 
 const POLL: Duration = Duration::from_millis(100);
 
-/// A dead letter's place, as `PARTITION/SEQUENCE/INDEX`; within addresses with `-` in place of `/`.
+/// A dead letter's position, as `PARTITION/SEQUENCE/INDEX`; in URLs with `-` in place of `/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LetterId {
     /// The partition.
@@ -25,7 +25,7 @@ pub struct LetterId {
 }
 
 impl LetterId {
-    /// The place of a letter.
+    /// The position of a letter.
     #[must_use]
     pub fn of(letter: &DeadLetter) -> Self {
         let number = u16::try_from(letter.partition).unwrap_or_default();
@@ -33,7 +33,7 @@ impl LetterId {
         Self { partition: Partition::new(number), position }
     }
 
-    /// The form that stands in addresses.
+    /// The form for URLs.
     #[must_use]
     pub fn in_address(&self) -> String {
         format!("{}-{}-{}", self.partition, self.position.seq, self.position.idx)
@@ -67,13 +67,13 @@ impl std::fmt::Display for LetterId {
 /// Why an order was not given.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
-    /// Nothing is there.
+    /// There is no dead letter.
     #[error("there is no dead letter at {0}: see `ackline dead-letters list`")]
     NotThere(LetterId),
-    /// Somebody has decided before.
+    /// It was discarded before.
     #[error("{0} is discarded already")]
     Discarded(LetterId),
-    /// It waits for another one.
+    /// It is held behind another one.
     #[error(
         "{place} is sound, but held behind a dead letter of its job {job_id:?}: decide about that one"
     )]
@@ -86,25 +86,26 @@ pub enum OrderError {
     /// The database failed.
     #[error("the database failed: {0}")]
     Database(#[from] DbErr),
-    /// The stream did not take the order, or did so without saying it.
+    /// The stream has not confirmed the order.
     #[error("the stream has not confirmed the order, which may take effect all the same: {0:#}")]
     Stream(anyhow::Error),
 }
 
-/// What has become of an order.
+/// The outcome of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Done {
-    /// The letter is applied, or ignored by the rules like any callback; it is not dead any more.
+    /// The letter was applied, or ignored by the rules like any callback; it is no longer dead.
     Applied,
-    /// The letter takes no effect.
+    /// The letter never takes effect.
     Discarded,
-    /// It was tried again, in vain; why.
+    /// The database rejected it again; why.
     Refused(String),
     /// No worker has reached the order yet; its sequence in the stream. It will take effect.
     Waiting(i64),
 }
 
-/// Tells the owner of the partition, and waits until it has done it, for so long at the most.
+/// Gives an order to the owner of the partition, and waits at most this long until it was carried
+/// out.
 ///
 /// # Errors
 /// [`OrderError`].
@@ -142,10 +143,10 @@ pub async fn order(
     })
 }
 
-/// The letter at a place.
+/// The letter at a position.
 ///
 /// # Errors
-/// That there is none, or the database failed.
+/// There is none, or the database failed.
 pub async fn existing(db: &DatabaseConnection, place: LetterId) -> Result<DeadLetter, OrderError> {
     let letter =
         dead_letters::find(db, i32::from(place.partition.number()), place.position).await?;

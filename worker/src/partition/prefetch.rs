@@ -1,4 +1,4 @@
-//! What was read of a partition's stream and is not applied yet.
+//! Messages that were read from a partition's stream and are not applied yet.
 
 use std::collections::VecDeque;
 use std::time::SystemTime;
@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use crate::rules::event::Incoming;
 
-/// How much of the stream is decoded while a batch is being committed.
+/// How many bytes of the stream are decoded while a batch is being committed.
 const MAX_BYTES: usize = 256 * 1024;
 
 /// A message that was read.
@@ -20,7 +20,7 @@ pub struct Received {
     pub msg_id: Option<String>,
     /// When the stream stored it, in microseconds.
     pub stored_at: DateTime<Utc>,
-    /// When it was read, for its span alone; none where spans go nowhere.
+    /// When it was read, for its span only; none if spans are not exported.
     pub(crate) read_at: Option<SystemTime>,
     pub(crate) message: jetstream::Message,
 }
@@ -65,7 +65,7 @@ impl Prefetch {
         self.callbacks
     }
 
-    /// Whether it is as much as should be held beside the batch that is being committed.
+    /// Whether it holds as much as should be held beside the batch that is being committed.
     pub(crate) fn is_full(&self) -> bool {
         self.bytes >= MAX_BYTES
     }
@@ -76,7 +76,7 @@ impl Prefetch {
         self.messages.push_back((message, incoming));
     }
 
-    /// Takes whole messages up to `max` callbacks; a single larger one alone.
+    /// Takes whole messages up to `max` callbacks. A larger message is taken alone.
     pub(crate) fn take(&mut self, max: usize) -> Batch {
         let mut batch = Batch::default();
         while let Some((_, next)) = self.messages.front()

@@ -12,9 +12,9 @@ use super::metrics;
 use super::worker::Worker;
 use crate::store::partitions;
 
-/// Says that this process is alive, divides the partitions among all that are, renews its leases,
-/// and looks for partitions that are free while it has room for one. In passing it removes the rows
-/// of processes that are long dead.
+/// Three times in a lease: reports that this process is alive, divides the partitions among the
+/// live processes, renews its leases and, while it has a free slot, looks for free partitions. It
+/// also removes the rows of processes that are long dead.
 ///
 /// `renewed` is called after each renewal.
 pub async fn renew(
@@ -33,7 +33,7 @@ pub async fn renew(
         let renewal = async {
             partitions::keep_alive(db, id, &name, lease).await?;
             let workers = partitions::count_workers(db, lease).await?;
-            // The row of a process that crashed looks alive for a while.
+            // The row of a crashed process looks alive for a while.
             let alive = if worker.alone { 1 } else { workers.alive.unsigned_abs() };
             worker.share.divide(worker.partitions, alive);
             let owned = partitions::renew(db, id, lease).await?;
@@ -46,7 +46,7 @@ pub async fn renew(
             }
             Ok::<_, DbErr>((owned, free))
         };
-        // A database that vanished without a word must not hold the renewals up when it is back.
+        // A database that vanished silently must not delay the renewals when it is back.
         match tokio::time::timeout(lease, renewal).await {
             Ok(Ok((owned, free))) => {
                 metrics::owned(owned.len());

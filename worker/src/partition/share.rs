@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shared::partition::Partition;
 
-/// A process's slots for partitions, as many as its fair share has. Whoever owns a partition, or
+/// A process's slots for partitions, as many as its fair share. A task that owns a partition, or
 /// tries to, holds a slot.
 #[derive(Debug, Default)]
 pub struct Share(Mutex<Slots>);
@@ -52,8 +52,8 @@ impl Share {
 }
 
 impl Slot {
-    /// Whether others have a better claim to this partition: the share has shrunk, and the
-    /// partitions of the lowest numbers fill it.
+    /// Whether the partition exceeds the share: the share has shrunk, and the partitions with the
+    /// lowest numbers fill it.
     #[must_use]
     pub fn is_surplus(&self) -> bool {
         let slots = self.share.slots();

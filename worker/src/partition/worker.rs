@@ -23,15 +23,15 @@ pub struct Worker {
     pub jetstream: jetstream::Context,
     /// How many partitions there are.
     pub partitions: u16,
-    /// For how long an acquisition or a batch holds a partition.
+    /// How long an acquisition or a batch holds a partition.
     pub lease: Duration,
     /// The most callbacks in a batch.
     pub batch_max: usize,
-    /// How many dead letters may follow each other.
+    /// How many dead letters in a row a partition may have.
     pub dead_letter_limit: i32,
-    /// How long what is applied stays in the streams; for ever when nothing may be purged.
+    /// How long applied messages stay in the streams; none to purge nothing.
     pub replay_horizon: Option<Duration>,
-    /// When a job counts as silent; never when nobody may be presumed failed.
+    /// When a job counts as silent; none to presume nobody failed.
     pub silence: Option<Silence>,
     /// Whether no other process can be alive: SQLite's lock proves it.
     pub alone: bool,
@@ -41,6 +41,6 @@ pub struct Worker {
     pub renewed: watch::Receiver<Renewed>,
     /// Changes with every connection to the broker.
     pub connected: watch::Receiver<()>,
-    /// Where the spans of what is applied go.
+    /// Where spans are exported to.
     pub traces: Traces,
 }

@@ -34,9 +34,9 @@ use crate::store::schema::{self, SchemaError};
 use crate::web::{self, Backend};
 use settings::Run;
 
-/// How long the last acks may take to leave.
+/// How long flushing the last acks may take.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
-/// How long to wait before something that is unreachable at the start is tried again.
+/// The pause before something that is unreachable at the start is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
 fn describe_metrics() {
@@ -47,11 +47,11 @@ fn describe_metrics() {
     shared::listener::describe_metrics();
 }
 
-/// Consumes and applies until `shutdown`; `traces` is told of it.
+/// Consumes and applies until `shutdown`, and exports spans to `traces`.
 ///
 /// # Errors
-/// When the database or the streams are not what this binary needs, or the shutdown took longer
-/// than its grace. What is merely unreachable is waited for.
+/// The database or the streams are not what this binary needs, or the shutdown took longer than its
+/// grace. It waits for what is merely unreachable.
 pub async fn run(
     mut config: Run,
     ops_listener: TcpListener,
@@ -152,8 +152,8 @@ pub async fn run(
         if let Err(error) = partitions::leave(&db, &worker.id).await {
             tracing::warn!(%error, "this worker's row stays until another one removes it");
         }
-        // Acks and deletions are sent without an answer; they must leave before the process does.
-        // While the broker is away nothing answers, and nothing is lost by not waiting.
+        // Acks and deletions have no answer; they must be flushed before the process ends. While
+        // the broker is away nothing answers, and nothing is lost by not waiting.
         let _ = tokio::time::timeout(FLUSH_LIMIT, client.flush()).await;
         ops_end.cancel();
         let _ = ops_task.await;
@@ -170,8 +170,8 @@ pub async fn run(
     Ok(())
 }
 
-/// Connects to both, waiting for what is unreachable, and counts the checkpoint rows; none when
-/// the shutdown came first. Every connection to the broker is told to `connected`, and why there is
+/// Connects to both, waiting for what is unreachable, and counts the checkpoint rows; none if the
+/// shutdown came first. Reports every connection to the broker to `connected`, and why there is
 /// none to `health`.
 async fn connect(
     config: &Run,
@@ -218,8 +218,8 @@ async fn connect(
     Ok(client.map(|client| (db, rows, client)))
 }
 
-/// Attempts until it succeeds or fails for good: `passing` gives what to show of an error that
-/// passes, and any other back. None when the shutdown came first.
+/// Retries until it succeeds or fails for good. `passing` returns what to log of a transient error,
+/// and gives any other error back. None if the shutdown came first.
 async fn retry<T, E, P: std::fmt::Display>(
     problem: &str,
     shutdown: &CancellationToken,
@@ -245,7 +245,7 @@ async fn look_at_schema(db: &DatabaseConnection) -> Result<usize, SchemaError> {
     Ok(schema::count_partitions(db).await?)
 }
 
-/// What `/readyz` judges by.
+/// The facts behind `/readyz`.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     broker: Option<Client>,
