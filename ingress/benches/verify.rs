@@ -12,7 +12,7 @@ use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 use ingress::signature::{
     GITHUB_HEADER, Keys, PLAIN_HEADER, ReplayWindow, STANDARD_HEADER, STANDARD_ID_HEADER,
-    STANDARD_TIMESTAMP_HEADER, Schemes, Secret, verify,
+    STANDARD_TIMESTAMP_HEADER, Schemes, SigningKey, verify,
 };
 
 fn headers(all: &[(&'static str, String)]) -> HeaderMap {
@@ -23,7 +23,7 @@ fn headers(all: &[(&'static str, String)]) -> HeaderMap {
     headers
 }
 
-fn standard(secret: &Secret, at: DateTime<Utc>, body: &[u8]) -> HeaderMap {
+fn standard(secret: &SigningKey, at: DateTime<Utc>, body: &[u8]) -> HeaderMap {
     headers(&[
         (STANDARD_ID_HEADER, "msg_1".into()),
         (STANDARD_TIMESTAMP_HEADER, at.timestamp().to_string()),
@@ -34,8 +34,9 @@ fn standard(secret: &Secret, at: DateTime<Utc>, body: &[u8]) -> HeaderMap {
 fn judge(criterion: &mut Criterion) {
     let now = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
     let window = ReplayWindow { window: Duration::from_secs(300), require_timestamp: false };
-    let secrets = ["one", "two", "three"].map(|text| (text, Secret::new(text.as_bytes()).unwrap()));
-    let (last, other) = (secrets[2].1.clone(), Secret::new(b"other").unwrap());
+    let secrets =
+        ["one", "two", "three"].map(|text| (text, SigningKey::new(text.as_bytes()).unwrap()));
+    let (last, other) = (secrets[2].1.clone(), SigningKey::new(b"other").unwrap());
     let keys = Keys::new(secrets, Schemes::ALL, window);
     for size in [200, 64 * 1024] {
         let body = Bytes::from(vec![b'x'; size]);

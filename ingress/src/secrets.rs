@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use shared::secret::{ExposeSecret, Secret};
 use shared::settings::Problems;
 
-use crate::signature::Secret;
+use crate::signature::SigningKey;
 
 /// The variables that hold one secret each, and the ids of their keys.
 const SINGLE: [(&str, &str); 2] =
@@ -25,8 +26,8 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Ids stand in the metadata of every callback, in metrics and in logs.
 const MAX_ID_BYTES: usize = 64;
 
-/// A key: its id and its secret.
-pub type Named = (Arc<str>, Secret);
+/// A key and its id.
+pub type Named = (Arc<str>, SigningKey);
 
 /// The settings about secrets that are not secret.
 #[derive(Debug, Clone, Args)]
@@ -54,13 +55,13 @@ impl Secrets {
         let mut sound = true;
         for (name, id) in SINGLE {
             let Some(value) = variable(name) else { continue };
-            match problems.take(name, single(&value.into_vec())) {
+            match problems.take(name, single(bytes(value).expose_secret())) {
                 Some(secret) => variables.push((Arc::from(id), secret)),
                 None => sound = false,
             }
         }
         if let Some(value) = variable(LIST) {
-            for entry in in_list(&value.into_vec()) {
+            for entry in in_list(bytes(value).expose_secret()) {
                 match problems.take(LIST, entry) {
                     Some(entry) => variables.push(entry),
                     None => sound = false,
@@ -116,14 +117,14 @@ pub(crate) struct Unusable {
     concerns_all: bool,
 }
 
-/// The secret that `sign` and `send` use: the one of that id, or the first. Nothing when there is
+/// The key that `ackline sign` and `ackline send` use: the one of that id, or the first. Nothing when there is
 /// none, or any that is set can't be used, which is noted.
-pub fn signing_secret(
+pub fn signing_key(
     args: &SecretsArgs,
     key: Option<&str>,
     problems: &mut Problems,
     variable: impl Fn(&str) -> Option<OsString>,
-) -> Option<Secret> {
+) -> Option<SigningKey> {
     let (_, all) = Secrets::check(args, problems, variable)?;
     let ids = all.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>().join(", ");
     let is_meant = |id: &str| key.is_none_or(|key| key == id);
@@ -137,14 +138,26 @@ fn read(file: &Path) -> Result<Vec<Named>, String> {
         return Err("is set but empty".into());
     }
     let shown = file.display();
-    let mut text = Vec::new();
-    File::open(file)
-        .and_then(|opened| opened.take(MAX_FILE_BYTES + 1).read_to_end(&mut text))
-        .map_err(|error| format!("{shown} can't be read: {error}"))?;
-    if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(format!("{shown} is larger than {MAX_FILE_BYTES} bytes"));
+    let text = File::open(file).and_then(contents);
+    let text = text.map_err(|error| format!("{shown} can't be read: {error}"))?;
+    if text.expose_secret().len() as u64 > MAX_FILE_BYTES {
+        return Err(format!("{shown} is larger than {MAX_FILE_BYTES} bytes: it must hold nothing but id:secret on each line"));
     }
-    in_lines(&text, &shown.to_string())
+    in_lines(text.expose_secret(), &shown.to_string())
+}
+
+/// What is in a file, or the beginning of that if it is too large.
+fn contents(file: File) -> std::io::Result<Secret<Vec<u8>>> {
+    let size = file.metadata()?.len().min(MAX_FILE_BYTES);
+    // Whole at once: a vector that grows leaves copies behind.
+    let mut text = Vec::with_capacity(usize::try_from(size).unwrap_or_default() + 1);
+    let read = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text);
+    let text = Secret::new(Box::new(text));
+    read.map(|_| text)
+}
+
+fn bytes(variable: OsString) -> Secret<Vec<u8>> {
+    Secret::new(Box::new(variable.into_vec()))
 }
 
 /// Reads the text of `CALLBACK_SECRETS`, entry by entry.
@@ -174,11 +187,11 @@ pub fn in_lines(text: &[u8], file: &str) -> Result<Vec<Named>, String> {
     Ok(all)
 }
 
-fn single(secret: &[u8]) -> Result<Secret, String> {
+fn single(secret: &[u8]) -> Result<SigningKey, String> {
     if secret.trim_ascii().len() != secret.len() && !secret.trim_ascii().is_empty() {
         return Err("begins or ends with white space, perhaps a newline: remove it".into());
     }
-    Secret::new(secret).map_err(|problem| problem.to_string())
+    SigningKey::new(secret).map_err(|problem| problem.to_string())
 }
 
 /// Reads `id:secret`. The texts are not shown: who forgot the id has written a secret there.
@@ -198,7 +211,7 @@ fn named(entry: &[u8]) -> Result<Named, String> {
         return Err(format!("begins or ends with white space after {id}: remove it"));
     }
     let secret =
-        Secret::new(secret).map_err(|problem| format!("has a secret {id} that {problem}"))?;
+        SigningKey::new(secret).map_err(|problem| format!("has a secret {id} that {problem}"))?;
     Ok((id.into(), secret))
 }
 
@@ -242,11 +255,11 @@ mod tests {
             let mut problems = Problems::default();
             let variable = |name: &str| (name == LIST).then(|| "a::one:,b:x".into());
             let args = SecretsArgs { secrets_file: None };
-            let secret = signing_secret(&args, key, &mut problems, variable);
+            let secret = signing_key(&args, key, &mut problems, variable);
             let secret = problems.finish(secret).map_err(|invalid| invalid.to_string())?;
             Ok::<_, String>(secret.sign_plain(b"x"))
         };
-        let expected = |secret: &[u8]| Ok(Secret::new(secret).unwrap().sign_plain(b"x"));
+        let expected = |secret: &[u8]| Ok(SigningKey::new(secret).unwrap().sign_plain(b"x"));
         assert_eq!(sign(None), expected(b":one:"));
         assert_eq!(sign(Some("a")), expected(b":one:"));
         assert_eq!(sign(Some("b")), expected(b"x"));

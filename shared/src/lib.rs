@@ -8,6 +8,7 @@ pub mod bundle;
 pub mod stream;
 
 pub mod broker;
+pub mod secret;
 pub mod settings;
 
 pub mod eviction;

@@ -10,10 +10,10 @@ use clap::Args;
 use shared::settings::Problems;
 
 use ingress::clock;
-use ingress::secrets::{SecretsArgs, signing_secret};
+use ingress::secrets::{SecretsArgs, signing_key};
 use ingress::signature::{
     GITHUB_HEADER, PLAIN_HEADER, STANDARD_HEADER, STANDARD_ID_HEADER, STANDARD_TIMESTAMP_HEADER,
-    Scheme, Secret, is_message_id,
+    Scheme, SigningKey, is_message_id,
 };
 
 /// How to sign.
@@ -53,7 +53,7 @@ pub struct Sign {
 
 /// A secret, and the scheme to use it in.
 pub(crate) struct Signer {
-    secret: Secret,
+    key: SigningKey,
     scheme: Scheme,
 }
 
@@ -65,9 +65,9 @@ impl Signer {
         variable: impl Fn(&str) -> Option<OsString>,
     ) -> Option<Self> {
         let scheme = problems.take("--scheme", signing.scheme.parse());
-        let key = signing.key.as_deref();
-        let secret = signing_secret(&signing.secrets, key, problems, variable);
-        Some(Self { secret: secret?, scheme: scheme? })
+        let id = signing.key.as_deref();
+        let key = signing_key(&signing.secrets, id, problems, variable);
+        Some(Self { key: key?, scheme: scheme? })
     }
 
     /// Checks the id that is signed, where the scheme has one.
@@ -85,14 +85,14 @@ impl Signer {
         id: &str,
         at: DateTime<Utc>,
     ) -> Vec<(&'static str, String)> {
-        let Self { secret, scheme } = self;
+        let Self { key, scheme } = self;
         match scheme {
-            Scheme::Plain => vec![(PLAIN_HEADER, secret.sign_plain(body))],
-            Scheme::GitHub => vec![(GITHUB_HEADER, secret.sign_github(body))],
+            Scheme::Plain => vec![(PLAIN_HEADER, key.sign_plain(body))],
+            Scheme::GitHub => vec![(GITHUB_HEADER, key.sign_github(body))],
             Scheme::Standard => vec![
                 (STANDARD_ID_HEADER, id.to_owned()),
                 (STANDARD_TIMESTAMP_HEADER, at.timestamp().to_string()),
-                (STANDARD_HEADER, secret.sign_standard(id, at, body)),
+                (STANDARD_HEADER, key.sign_standard(id, at, body)),
             ],
         }
     }

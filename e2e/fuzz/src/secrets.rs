@@ -1,7 +1,7 @@
 //! The secrets, in a file and in a variable.
 
 use ingress::secrets::{Named, in_lines, in_list};
-use ingress::signature::Secret;
+use ingress::signature::SigningKey;
 
 use crate::with_peak;
 
@@ -31,7 +31,7 @@ fn shown(all: Result<Vec<Named>, String>) -> Result<Vec<(String, String)>, Strin
 }
 
 fn signed((id, secret): &(String, Vec<u8>)) -> (String, String) {
-    let secret = Secret::new(secret).expect("it was taken before");
+    let secret = SigningKey::new(secret).expect("it was taken before");
     (id.clone(), secret.sign_plain(b""))
 }
 
@@ -64,7 +64,7 @@ fn named_again(entry: &[u8]) -> Result<(String, Vec<u8>), String> {
     if is_blank(secret.first()) || is_blank(secret.last()) {
         return Err(format!("begins or ends with white space after {id}: remove it"));
     }
-    match Secret::new(&secret) {
+    match SigningKey::new(&secret) {
         Ok(_) => Ok((id.to_owned(), secret)),
         Err(problem) => Err(format!("has a secret {id} that {problem}")),
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
-use ingress::signature::{Keys, Refused, ReplayWindow, Scheme, Schemes, Secret, verify};
+use ingress::signature::{Keys, Refused, ReplayWindow, Scheme, Schemes, SigningKey, verify};
 use sha2::{Digest, Sha256};
 
 use crate::with_peak;
@@ -44,7 +44,7 @@ pub fn check(request: &[u8]) {
 }
 
 fn keys(schemes: Schemes) -> Keys {
-    let secret = |text: &str| Secret::new(text.as_bytes()).expect("a secret");
+    let secret = |text: &str| SigningKey::new(text.as_bytes()).expect("a secret");
     let window = std::time::Duration::from_secs(WINDOW_S.unsigned_abs());
     let window = ReplayWindow { window, require_timestamp: false };
     Keys::new(KEYS.map(|(id, text, _)| (id, secret(text))), schemes, window)

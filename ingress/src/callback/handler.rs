@@ -221,12 +221,12 @@ mod tests {
     use shared::callback::Malformed;
 
     use super::*;
-    use crate::signature::{PLAIN_HEADER, Schemes, Secret};
+    use crate::signature::{PLAIN_HEADER, Schemes, SigningKey};
 
     #[test]
     fn the_replay_window_is_judged_after_the_json_and_before_its_meaning() {
         let now = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
-        let secret = Secret::new(b"s").unwrap();
+        let secret = SigningKey::new(b"s").unwrap();
         let lax = ReplayWindow::for_tests();
         let strict = ReplayWindow { require_timestamp: true, ..lax };
         let keys = Keys::new([("", secret.clone())], Schemes::ALL, lax);

@@ -1,4 +1,4 @@
-//! Secrets, and the keys that are made of them once.
+//! The keys that are made of secrets, once.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use hmac::digest::FixedOutput;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use shared::secret::{ExposeSecret, Secret};
 
 use super::scheme::{NO_PREFIX, Prefix, Scheme, Schemes, standard_prefix};
 use super::window::ReplayWindow;
@@ -23,9 +24,10 @@ const PADDED_OR_NOT: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// A secret shared with senders, ready to sign. Never shows itself.
-#[derive(Clone)]
-pub struct Secret {
+/// A secret shared with senders, ready to sign and to verify. It shows nothing of the secret, and
+/// its memory is wiped when it goes.
+#[derive(Debug, Clone)]
+pub struct SigningKey {
     /// With the key schedule already computed; cloned for each body.
     verbatim: Hmac<Sha256>,
     standard: Hmac<Sha256>,
@@ -42,7 +44,7 @@ pub enum BadSecret {
     NotBase64,
 }
 
-impl Secret {
+impl SigningKey {
     /// Takes the bytes of a secret as they are. For Standard Webhooks, and for no other scheme,
     /// `whsec_<base64>` is decoded.
     ///
@@ -56,7 +58,9 @@ impl Secret {
         let standard = match bytes.strip_prefix(STANDARD_PREFIX) {
             None => verbatim.clone(),
             Some(encoded) => match PADDED_OR_NOT.decode(encoded) {
-                Ok(decoded) if !decoded.is_empty() => schedule(&decoded),
+                Ok(decoded) if !decoded.is_empty() => {
+                    schedule(Secret::new(Box::new(decoded)).expose_secret())
+                },
                 _ => return Err(BadSecret::NotBase64),
             },
         };
@@ -103,12 +107,6 @@ fn schedule(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
 }
 
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret")
-    }
-}
-
 /// The active keys, and which of their signatures are believed.
 #[derive(Clone)]
 pub struct Keys {
@@ -120,18 +118,18 @@ pub struct Keys {
 #[derive(Clone)]
 pub(super) struct Key {
     pub(super) id: Arc<str>,
-    pub(super) secret: Secret,
+    pub(super) signing: SigningKey,
 }
 
 impl Keys {
     /// Prepares secrets, each with the id that stands for it in metadata, metrics and logs.
     #[must_use]
     pub fn new(
-        secrets: impl IntoIterator<Item = (impl Into<Arc<str>>, Secret)>,
+        secrets: impl IntoIterator<Item = (impl Into<Arc<str>>, SigningKey)>,
         schemes: Schemes,
         window: ReplayWindow,
     ) -> Self {
-        let key = |(id, secret): (_, Secret)| Key { id: Into::into(id), secret };
+        let key = |(id, signing): (_, SigningKey)| Key { id: Into::into(id), signing };
         Self { keys: secrets.into_iter().map(key).collect(), schemes, window }
     }
 
@@ -161,6 +159,8 @@ impl fmt::Debug for Keys {
 
 #[cfg(test)]
 mod tests {
+    use hmac::digest::zeroize::ZeroizeOnDrop;
+
     use super::*;
 
     #[test]
@@ -194,7 +194,7 @@ mod tests {
             ),
         ];
         for (key, data, expected) in cases {
-            let secret = Secret::new(&key).unwrap();
+            let secret = SigningKey::new(&key).unwrap();
             assert_eq!(secret.sign_plain(data), expected);
             assert_eq!(secret.sign_github(data), format!("sha256={expected}"));
         }
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn the_example_of_standard_webhooks_comes_out() {
         // The example in the reference implementations of the specification.
-        let secret = Secret::new(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let secret = SigningKey::new(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let at = DateTime::from_timestamp(1_614_265_330, 0).unwrap();
         let signature =
             secret.sign_standard("msg_p5jXN8AQM9LWM0D4loKWxJek", at, br#"{"test": 2432232314}"#);
@@ -212,9 +212,9 @@ mod tests {
 
     #[test]
     fn secrets_are_decoded_for_standard_webhooks_only() {
-        let encoded = Secret::new(b"whsec_aHVudGVyMg==").unwrap();
-        let unpadded = Secret::new(b"whsec_aHVudGVyMg").unwrap();
-        let decoded = Secret::new(b"hunter2").unwrap();
+        let encoded = SigningKey::new(b"whsec_aHVudGVyMg==").unwrap();
+        let unpadded = SigningKey::new(b"whsec_aHVudGVyMg").unwrap();
+        let decoded = SigningKey::new(b"hunter2").unwrap();
         let at = DateTime::UNIX_EPOCH;
         assert_eq!(encoded.sign_standard("a", at, b"x"), decoded.sign_standard("a", at, b"x"));
         assert_eq!(unpadded.sign_standard("a", at, b"x"), decoded.sign_standard("a", at, b"x"));
@@ -224,18 +224,21 @@ mod tests {
 
     #[test]
     fn bad_secrets_are_refused() {
-        assert_eq!(Secret::new(b"").unwrap_err(), BadSecret::Empty);
+        assert_eq!(SigningKey::new(b"").unwrap_err(), BadSecret::Empty);
         for bad in [&b"whsec_"[..], b"whsec_===", b"whsec_a", b"whsec_\xff\xff\xff\xff"] {
-            assert_eq!(Secret::new(bad).unwrap_err(), BadSecret::NotBase64);
+            assert_eq!(SigningKey::new(bad).unwrap_err(), BadSecret::NotBase64);
         }
-        assert!(Secret::new(b"\xff\0").is_ok(), "any bytes");
+        assert!(SigningKey::new(b"\xff\0").is_ok(), "any bytes");
     }
 
     #[test]
-    fn secrets_do_not_show_themselves() {
-        let secret = || Secret::new(b"hunter2").unwrap();
-        assert_eq!(format!("{:?}", secret()), "Secret");
-        let keys = Keys::new([("a", secret())], Schemes::ALL, ReplayWindow::for_tests());
+    fn keys_do_not_show_themselves_and_leave_nothing_behind() {
+        fn is_wiped<T: ZeroizeOnDrop>(_: &T) {}
+        let key = || SigningKey::new(b"hunter2").unwrap();
+        // The HMAC is made of it.
+        is_wiped(&Sha256::default());
+        assert!(!format!("{:?}", key()).contains("hunter2"));
+        let keys = Keys::new([("a", key())], Schemes::ALL, ReplayWindow::for_tests());
         assert_eq!(format!("{keys:?}"), r#"{"a"}"#);
     }
 }

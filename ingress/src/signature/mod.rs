@@ -13,7 +13,7 @@ mod window;
 mod keys;
 mod verify;
 
-pub use self::keys::{BadSecret, Keys, Secret};
+pub use self::keys::{BadSecret, Keys, SigningKey};
 pub use self::scheme::{
     GITHUB_HEADER, PLAIN_HEADER, STANDARD_HEADER, STANDARD_ID_HEADER, STANDARD_TIMESTAMP_HEADER,
     Scheme, Schemes, is_message_id,

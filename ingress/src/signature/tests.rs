@@ -13,8 +13,8 @@ fn now() -> DateTime<Utc> {
     DateTime::from_timestamp(1_700_000_000, 0).unwrap()
 }
 
-fn secret(text: &str) -> Secret {
-    Secret::new(text.as_bytes()).unwrap()
+fn secret(text: &str) -> SigningKey {
+    SigningKey::new(text.as_bytes()).unwrap()
 }
 
 fn keys_for(schemes: Schemes) -> Keys {
@@ -78,7 +78,7 @@ fn every_scheme_is_verified_with_every_key_and_the_first_that_fits_is_named() {
         let judged = judge(&[ID, AT, (STANDARD_HEADER, &standard)]);
         assert_eq!(judged.is_ok(), wrong == "old", "decoded for Standard Webhooks only");
     }
-    let no_keys = Keys::new(Vec::<(&str, Secret)>::new(), Schemes::ALL, ReplayWindow::for_tests());
+    let no_keys = Keys::new(Vec::<(&str, SigningKey)>::new(), Schemes::ALL, ReplayWindow::for_tests());
     assert_eq!(verify_with(&no_keys, &[(PLAIN_HEADER, &plain("n"))]), Err(Refused::Wrong));
 }
 

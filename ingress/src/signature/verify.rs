@@ -138,7 +138,7 @@ fn signing_key(keys: &[Key], claim: &Claim<'_>, body: &[u8]) -> (Choice, u64) {
     let mut found = Choice::from(0);
     let mut index = 0;
     for (at, key) in (0_u64..).zip(keys) {
-        let tag = key.secret.tag(claim.scheme, claim.prefix, body);
+        let tag = key.signing.tag(claim.scheme, claim.prefix, body);
         let given = claim.tags.iter();
         let holds = given.fold(Choice::from(0), |any, given| any | tag.ct_eq(given));
         index.conditional_assign(&at, holds & !found);

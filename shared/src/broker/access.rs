@@ -5,19 +5,20 @@ use std::fmt;
 use async_nats::Auth;
 use nkeys::{KeyPair, KeyPairType};
 
+use crate::secret::{ExposeSecret, Secret};
 use crate::settings::{InFile, Unusable};
 
 /// The one way in which a process says who it is.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(super) enum Access {
     Nobody,
     /// In the address.
     Password {
         user: String,
-        password: String,
+        password: Secret<str>,
     },
     /// In the address.
-    Token(String),
+    Token(Secret<str>),
     PasswordFile {
         user: String,
         file: InFile,
@@ -33,22 +34,24 @@ impl Access {
         match self {
             Self::Nobody => {}
             Self::Password { user, password } => {
-                (auth.username, auth.password) = (Some(user.clone()), Some(password.clone()));
+                (auth.username, auth.password) = (Some(user.clone()), Some(exposed(password)));
             }
-            Self::Token(token) => auth.token = Some(token.clone()),
+            Self::Token(token) => auth.token = Some(exposed(token)),
             Self::PasswordFile { user, file } => {
-                (auth.username, auth.password) = (Some(user.clone()), Some(file.password()?));
+                let password = file.password()?;
+                (auth.username, auth.password) = (Some(user.clone()), Some(exposed(&password)));
             }
             Self::Nkey(file) => {
                 let text = file.text()?;
-                let seed = text.lines().map(str::trim).find(|line| line.starts_with('S'));
+                let mut lines = text.expose_secret().lines().map(str::trim);
+                let seed = lines.find(|line| line.starts_with('S'));
                 let key = user_key(file, seed.unwrap_or_default())?;
                 auth.nkey = Some(key.public_key());
                 auth.signature = Some(sign(file, &key, nonce)?);
             }
             Self::Credentials(file) => {
                 let text = file.text()?;
-                let mut parts = decorated(&text);
+                let mut parts = decorated(text.expose_secret());
                 let (Some(jwt), Some(seed)) = (parts.next(), parts.next()) else {
                     return Err(file.unusable(
                         "is no credentials file, which has a JWT and a seed, each below its line \
@@ -67,6 +70,11 @@ impl Access {
         }
         Ok(auth)
     }
+}
+
+/// async-nats takes texts.
+fn exposed(secret: &Secret<str>) -> String {
+    secret.expose_secret().to_owned()
 }
 
 /// The line below each `-----BEGIN …-----`.
@@ -106,11 +114,5 @@ impl fmt::Display for Access {
             Self::Nkey(file) => write!(f, "the nkey in {}", file.path.display()),
             Self::Credentials(file) => write!(f, "the credentials in {}", file.path.display()),
         }
-    }
-}
-
-impl fmt::Debug for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }

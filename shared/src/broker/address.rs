@@ -44,8 +44,8 @@ pub(super) fn read(text: &str) -> Result<(Vec<ServerAddr>, Option<Access>), BadA
     });
     let addresses = addresses.collect::<Result<_, _>>()?;
     let access = found.map(|(user, password)| match password {
-        Some(password) => Access::Password { user, password },
-        None => Access::Token(user),
+        Some(password) => Access::Password { user, password: password.into() },
+        None => Access::Token(user.into()),
     });
     Ok((addresses, access))
 }
@@ -59,6 +59,7 @@ fn credentials(address: &ServerAddr) -> Option<(String, Option<String>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::ExposeSecret;
 
     fn one(text: &str) -> (String, Option<Access>) {
         let (addresses, access) = read(text).unwrap();
@@ -70,10 +71,10 @@ mod tests {
     fn credentials_are_taken_out_of_addresses() {
         let (shown, access) = one("nats://user:hunter2@a:4222, b:4333");
         assert_eq!(shown, "nats://a:4222,nats://b:4333");
-        let is_it = |user: &str, password: &str, access: &Option<Access>| matches!(access, Some(Access::Password { user: u, password: p }) if u == user && p == password);
+        let is_it = |user: &str, password: &str, access: &Option<Access>| matches!(access, Some(Access::Password { user: u, password: p }) if u == user && p.expose_secret() == password);
         assert!(is_it("user", "hunter2", &access));
         assert!(is_it("u@x", "p:w", &one("tls://u%40x:p%3Aw@a").1));
-        assert!(matches!(one("t0ken@a").1, Some(Access::Token(token)) if token == "t0ken"));
+        assert!(matches!(one("t0ken@a").1, Some(Access::Token(token)) if token.expose_secret() == "t0ken"));
         assert!(is_it("u", "p", &one("nats://u:p@a,b,nats://u:p@c").1));
         assert!(one("a,b").1.is_none());
     }

@@ -1,7 +1,6 @@
 //! The settings of the connection: the same for everything that talks to the broker.
 
 use std::ffi::OsString;
-use std::fmt;
 
 use clap::Args;
 
@@ -9,6 +8,7 @@ use super::access::Access;
 use super::address;
 use super::servers::Servers;
 use super::tls::Tls;
+use crate::secret::{self, ExposeSecret, Secret};
 use crate::settings::{Empty, InFile, Problems};
 
 const URL: &str = "--nats-url (NATS_URL)";
@@ -22,12 +22,18 @@ const CREDENTIALS: &str = "--nats-credentials-file (NATS_CREDENTIALS_FILE)";
 
 /// Where the broker is, and how a process presents itself to it. No flag takes a secret: a command
 /// line is visible to every user of the machine.
-#[derive(Args, Clone)]
+#[derive(Debug, Args, Clone)]
 pub struct BrokerArgs {
     /// Addresses of the NATS servers, comma-separated. tls:// demands TLS of all of them. In the
     /// environment it may hold user:password@ or token@.
-    #[arg(long, env = "NATS_URL", default_value = "nats://127.0.0.1:4222", hide_env_values = true)]
-    nats_url: String,
+    #[arg(
+        long,
+        env = "NATS_URL",
+        default_value = "nats://127.0.0.1:4222",
+        hide_env_values = true,
+        value_parser = secret::from_setting
+    )]
+    nats_url: Secret<str>,
     /// The authorities that the servers' certificates must come from, instead of the system's
     /// (PEM). Demands TLS.
     #[arg(long, env = "NATS_CA_FILE", value_name = "FILE")]
@@ -52,17 +58,10 @@ pub struct BrokerArgs {
     nats_credentials_file: Option<OsString>,
 }
 
-// The address may hold a password.
-impl fmt::Debug for BrokerArgs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("BrokerArgs")
-    }
-}
-
 impl BrokerArgs {
     /// Checks every setting, and what is in the files that they name.
     pub fn check(&self, problems: &mut Problems) -> Option<Servers> {
-        let servers = problems.take(URL, address::read(&self.nats_url));
+        let servers = problems.take(URL, address::read(self.nats_url.expose_secret()));
         let tls = self.check_tls(problems);
         let access =
             self.check_access(problems, servers.as_ref().and_then(|(_, access)| access.as_ref()));

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use async_nats::rustls::pki_types::pem::PemObject;
 
 use super::problems::Problems;
+use crate::secret::{ExposeSecret, Secret};
 
 /// A setting that is there and says nothing.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
@@ -54,45 +55,42 @@ impl InFile {
     }
 
     /// What is in it, which is not nothing.
-    ///
-    /// # Errors
-    /// That it can't be read, or is empty.
-    pub fn bytes(&self) -> Result<Vec<u8>, Unusable> {
+    fn bytes(&self) -> Result<Secret<Vec<u8>>, Unusable> {
         let bytes = std::fs::read(&self.path)
             .map_err(|error| self.unusable(format!("can't be read: {error}")))?;
-        if bytes.trim_ascii().is_empty() { Err(self.unusable("is empty")) } else { Ok(bytes) }
+        let bytes = Secret::new(Box::new(bytes));
+        let is_empty = bytes.expose_secret().trim_ascii().is_empty();
+        if is_empty { Err(self.unusable("is empty")) } else { Ok(bytes) }
     }
 
-    /// The same, as a text.
+    /// What is in it, as a text.
     ///
     /// # Errors
-    /// That it can't be read, is empty, or is not a text.
-    pub fn text(&self) -> Result<String, Unusable> {
-        // The error of the conversion would hold the contents.
-        String::from_utf8(self.bytes()?).map_err(|_| self.unusable("is not a text"))
+    /// It can't be read, is empty, or is not a text: name it, or refuse the connection.
+    pub fn text(&self) -> Result<Secret<str>, Unusable> {
+        let bytes = self.bytes()?;
+        let text = str::from_utf8(bytes.expose_secret());
+        Ok(text.map_err(|_| self.unusable("is not a text"))?.to_owned().into())
     }
 
     /// A password: a text, of which one newline at the end is not part.
     ///
     /// # Errors
     /// As [`InFile::text`].
-    pub fn password(&self) -> Result<String, Unusable> {
-        let mut text = self.text()?;
-        for end in ['\n', '\r'] {
-            if text.ends_with(end) {
-                text.pop();
-            }
-        }
-        Ok(text)
+    pub fn password(&self) -> Result<Secret<str>, Unusable> {
+        let text = self.text()?;
+        let text = text.expose_secret();
+        let line = text.strip_suffix('\n').unwrap_or(text);
+        Ok(line.strip_suffix('\r').unwrap_or(line).to_owned().into())
     }
 
     /// All parts of one kind in a PEM file; at least one, called `what` where there is none.
     ///
     /// # Errors
-    /// That it can't be read, or holds no such part.
+    /// It can't be read, or holds no such part: name it.
     pub fn pem<T: PemObject>(&self, what: &str) -> Result<Vec<T>, Unusable> {
         let bytes = self.bytes()?;
-        let parts: Vec<T> = T::pem_slice_iter(&bytes)
+        let parts: Vec<T> = T::pem_slice_iter(bytes.expose_secret())
             .collect::<Result<_, _>>()
             .map_err(|_| self.unusable("is not a sound PEM file"))?;
         if parts.is_empty() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use shared::broker::{BrokerArgs, Servers};
 use shared::health::HealthArgs;
+use shared::secret::{self, ExposeSecret, Secret};
 use shared::settings::{InFile, Invalid, Problems, duration, listen_address, number};
 use shared::{telemetry, trace};
 use url::Url;
@@ -41,26 +42,20 @@ pub enum Command {
 }
 
 /// Where the database is.
-#[derive(Args, Clone)]
+#[derive(Debug, Args, Clone)]
 pub struct DatabaseArgs {
     /// SQLite file or PostgreSQL server.
     #[arg(
         long,
         env = "DATABASE_URL",
         default_value = "sqlite:ackline.db?mode=rwc",
-        hide_env_values = true
+        hide_env_values = true,
+        value_parser = secret::from_setting
     )]
-    pub database_url: String,
+    pub database_url: Secret<str>,
     /// PostgreSQL's password, if the address holds none; one newline at the end is not part of it.
     #[arg(long, env = "DATABASE_PASSWORD_FILE", value_name = "FILE")]
     pub database_password_file: Option<OsString>,
-}
-
-// It may hold a password.
-impl std::fmt::Debug for DatabaseArgs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("DatabaseArgs")
-    }
 }
 
 /// The settings as texts: only [`RunArgs::check`] reads them, so that all bad ones are named.
@@ -122,8 +117,8 @@ pub struct IngressArgs {
 impl DatabaseArgs {
     /// The database, or what is wrong with its settings, which is noted.
     pub fn check(&self, problems: &mut Problems) -> Option<DatabaseUrl> {
-        let url: Option<DatabaseUrl> =
-            problems.take("--database-url (DATABASE_URL)", self.database_url.parse());
+        let url: Option<DatabaseUrl> = problems
+            .take("--database-url (DATABASE_URL)", self.database_url.expose_secret().parse());
         match InFile::take(problems, PASSWORD, self.database_password_file.as_ref())? {
             None => url,
             Some(file) => problems.take(PASSWORD, url?.with_password(file)),
@@ -244,7 +239,7 @@ impl RunArgs {
         match InFile::take(problems, TOKEN, self.console_token_file.as_ref())? {
             Some(file) => {
                 let token = file.password().map_err(|unusable| problems.note(unusable.to_string()));
-                problems.take(TOKEN, Token::new(&token.ok()?)).map(Some)
+                problems.take(TOKEN, Token::new(token.ok()?)).map(Some)
             }
             None if ops.is_none_or(|ops| ops.ip().is_loopback()) => Some(None),
             None => {

@@ -10,6 +10,7 @@ use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbErr,
     SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
+use shared::secret::{ExposeSecret, Secret};
 use shared::settings::InFile;
 use url::Url;
 
@@ -28,32 +29,23 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 /// An idle connection is tested before use once it was unused for this long.
 const TESTED_FOR: Duration = Duration::from_secs(1);
 
-/// The database that `DATABASE_URL` names. `Debug` hides the text, which may hold a password.
-#[derive(Clone)]
+/// The database that `DATABASE_URL` names.
+#[derive(Debug, Clone)]
 pub enum DatabaseUrl {
     /// A file on this machine, with one worker process.
     Sqlite {
         /// The whole address.
-        url: String,
+        url: Secret<str>,
         /// The file.
         path: PathBuf,
     },
     /// A server that many workers share.
     Postgres {
         /// The whole address.
-        url: String,
+        url: Secret<str>,
         /// Where the password is, if it is not in the address.
         password: Option<InFile>,
     },
-}
-
-impl std::fmt::Debug for DatabaseUrl {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Sqlite { .. } => "SQLite",
-            Self::Postgres { .. } => "PostgreSQL",
-        })
-    }
 }
 
 impl std::str::FromStr for DatabaseUrl {
@@ -61,7 +53,6 @@ impl std::str::FromStr for DatabaseUrl {
     type Err = &'static str;
 
     fn from_str(url: &str) -> Result<Self, Self::Err> {
-        let url = url.to_owned();
         if url.starts_with("sqlite:") {
             let options: SqliteConnectOptions = url.parse().map_err(|_| EXPECTED)?;
             let path = options.get_filename().to_owned();
@@ -70,11 +61,11 @@ impl std::str::FromStr for DatabaseUrl {
             if !is_file || path.to_string_lossy().contains(":memory:") || is_in_memory(&path) {
                 return Err("an SQLite database must be a file: sqlite:ackline.db?mode=rwc");
             }
-            return Ok(Self::Sqlite { url, path });
+            return Ok(Self::Sqlite { url: url.to_owned().into(), path });
         }
         let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
         if is_postgres && url.parse::<PgConnectOptions>().is_ok() {
-            return Ok(Self::Postgres { url, password: None });
+            return Ok(Self::Postgres { url: url.to_owned().into(), password: None });
         }
         Err(EXPECTED)
     }
@@ -90,7 +81,7 @@ impl DatabaseUrl {
         match self {
             Self::Sqlite { .. } => Err("SQLite has no password".into()),
             Self::Postgres { url, .. } => {
-                let parsed = Url::parse(&url).map_err(|_| EXPECTED)?;
+                let parsed = Url::parse(url.expose_secret()).map_err(|_| EXPECTED)?;
                 if parsed.password().is_some()
                     || parsed.query_pairs().any(|(name, _)| name == "password")
                 {
@@ -129,7 +120,7 @@ pub enum Purpose {
 pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConnection, DbErr> {
     let mut options = match url {
         DatabaseUrl::Sqlite { url, .. } => {
-            let mut options = ConnectOptions::new(url);
+            let mut options = ConnectOptions::new(url.expose_secret());
             // SQLite has one writer, hence one connection.
             options.max_connections(match purpose {
                 // Readers see what is committed while the writer writes.
@@ -152,7 +143,7 @@ pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConn
         DatabaseUrl::Postgres { url, password } => {
             let password = password.as_ref().map(InFile::password).transpose();
             let password = password.map_err(|unusable| DbErr::Custom(unusable.to_string()))?;
-            let mut options = ConnectOptions::new(url);
+            let mut options = ConnectOptions::new(url.expose_secret());
             options.max_connections(match purpose {
                 Purpose::Look => LOOK_CONNECTIONS,
                 _ => MAX_CONNECTIONS,
@@ -182,7 +173,7 @@ pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConn
             options.map_sqlx_postgres_opts(move |options| {
                 let options = options.options(plans.into_iter().flatten());
                 let options = match &password {
-                    Some(password) => options.password(password),
+                    Some(password) => options.password(password.expose_secret()),
                     None => options,
                 };
                 let limit = idle_ms.as_deref();
@@ -289,7 +280,7 @@ mod tests {
         else {
             panic!("no password")
         };
-        assert_eq!(kept.password().unwrap(), "hunter2");
+        assert_eq!(kept.password().unwrap().expose_secret(), "hunter2");
 
         let missing = InFile { path: dir.path().join("missing"), ..file("good", "hunter2") };
         for (url, file, why) in [

@@ -1,9 +1,8 @@
 //! What is configured of the console, and the token that it demands off loopback.
 
-use std::fmt;
-
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
+use shared::secret::{ExposeSecret, Secret};
 use subtle::ConstantTimeEq;
 use url::Url;
 
@@ -31,40 +30,36 @@ impl WebSettings {
     }
 }
 
-/// A secret that people and programs show to be let in. It never shows itself.
-pub struct Token(Vec<u8>);
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token")
-    }
-}
+/// A secret that people and programs show to be let in.
+#[derive(Debug)]
+pub struct Token(Secret<str>);
 
 impl Token {
     /// A token, if it is long enough and can stand in a header.
     ///
     /// # Errors
     /// What is wrong with it, without showing it.
-    pub fn new(text: &str) -> Result<Self, String> {
+    pub fn new(token: Secret<str>) -> Result<Self, String> {
+        let text = token.expose_secret();
         if text.len() < MIN_TOKEN_BYTES {
             return Err(format!("the token must have at least {MIN_TOKEN_BYTES} characters"));
         }
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err("the token must be printable ASCII without spaces".into());
         }
-        Ok(Self(text.as_bytes().to_vec()))
+        Ok(Self(token))
     }
 
     /// Whether this is the token; takes the same time whatever it is.
     pub(super) fn is(&self, shown: &str) -> bool {
-        Sha256::digest(&self.0).ct_eq(&Sha256::digest(shown)).into()
+        Sha256::digest(self.0.expose_secret()).ct_eq(&Sha256::digest(shown)).into()
     }
 
     /// What a browser keeps instead of the token. It is the same from every worker, and worth
     /// nothing once the token is replaced.
     pub(super) fn session(&self) -> String {
         // Any length of key is fine.
-        let mac = <Hmac<Sha256>>::new_from_slice(&self.0)
+        let mac = <Hmac<Sha256>>::new_from_slice(self.0.expose_secret().as_bytes())
             .map(|mac| mac.chain_update(b"ackline console session"));
         mac.map(|mac| hex::encode(mac.finalize().into_bytes())).unwrap_or_default()
     }
@@ -83,12 +78,12 @@ mod tests {
     #[test]
     fn a_token_is_long_and_hidden_and_known_by_itself_only() {
         for bad in ["", "short", "with a space in it", "0123456789abcde\u{e9}"] {
-            let why = Token::new(bad).unwrap_err();
+            let why = Token::new(bad.to_owned().into()).unwrap_err();
             assert!(bad.is_empty() || !why.contains(bad), "{why}");
         }
-        let token = Token::new("0123456789abcdef").unwrap();
-        let other = Token::new("0123456789abcdeg").unwrap();
-        assert_eq!(format!("{token:?}"), "Token");
+        let token = Token::new("0123456789abcdef".to_owned().into()).unwrap();
+        let other = Token::new("0123456789abcdeg".to_owned().into()).unwrap();
+        assert!(!format!("{token:?}").contains("0123456789abcdef"));
         assert!(token.is("0123456789abcdef"));
         assert!(!token.is("0123456789abcde") && !token.is("") && !other.is("0123456789abcdef"));
         assert!(token.is_session(&token.session()));

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, StatusCode};
-use ingress::signature::{Keys, ReplayWindow, Schemes, Secret, verify};
+use ingress::signature::{Keys, ReplayWindow, Schemes, SigningKey, verify};
 use shared::bundle::{self, Metadata};
 use shared::callback;
 use shared::listener::{self, Limits};
@@ -69,7 +69,7 @@ pub(crate) async fn serve(kind: Yardstick) -> Result<()> {
         }
     };
     let window = ReplayWindow { window: Duration::from_secs(300), require_timestamp: false };
-    let secret = Secret::new(TEST_SECRET.as_bytes())?;
+    let secret = SigningKey::new(TEST_SECRET.as_bytes())?;
     let keys = Keys::new([("default", secret)], Schemes::ALL, window);
     let partitions = if kind == Yardstick::OneStream { 1 } else { PARTITIONS };
     let site = Arc::new(Site { keys, broker, partitions });
