@@ -141,7 +141,13 @@ impl Refusal {
             | Self::GaveWay
             | Self::BodyBroken
             | Self::ShuttingDown => close(&mut answer),
-            _ => {}
+            Self::NotFound
+            | Self::TooMany
+            | Self::BrokerDown
+            | Self::Signature(_)
+            | Self::Malformed(_)
+            | Self::StreamFull
+            | Self::NotConfirmed => {}
         }
         answer
     }

@@ -46,10 +46,13 @@ pub enum ServeError {
     #[error(transparent)]
     Broker(#[from] TooSmall),
     /// A task ended by a panic, whose message is in the log.
-    #[error("the task that keeps the connection to the broker failed")]
+    #[error("the task that keeps the connection to the broker failed: the log says why")]
     Link(#[from] tokio::task::JoinError),
     /// Requests or bundles were still unfinished at the end of the grace.
-    #[error("not everything was finished within --shutdown-grace")]
+    #[error(
+        "callbacks were still unconfirmed at the end of --shutdown-grace: their senders, who had no \
+         answer, must send them again"
+    )]
     Unfinished,
 }
 
@@ -57,7 +60,8 @@ pub enum ServeError {
 /// what is in flight. Secrets and certificate are read again whenever `reload` is notified.
 ///
 /// # Errors
-/// [`ServeError`]; bad configuration that only the broker can reveal ends the process too.
+/// [`ServeError`]: end the process. [`ServeError::Broker`] is a bad setting, which only the broker
+/// could reveal.
 pub async fn serve(
     mut config: Config,
     listener: TcpListener,

@@ -79,7 +79,7 @@ pub(crate) async fn up(link: &mut watch::Receiver<State>) -> Option<Up> {
     let up = link.wait_for(|state| matches!(state, State::Up(_))).await.ok()?;
     match &*up {
         State::Up(up) => Some(Up::clone(up)),
-        _ => None,
+        State::Connecting | State::Unreachable(_) | State::Unfit(_) => None,
     }
 }
 
@@ -87,7 +87,7 @@ pub(crate) async fn up(link: &mut watch::Receiver<State>) -> Option<Up> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "--max-body-bytes {max_body_bytes} does not fit the broker's max_payload of {max_payload}: \
-     a callback needs up to {} bytes beside its body",
+     a callback needs up to {} bytes beside its body: lower the one, or raise the other",
     bundle::MAX_METADATA_BYTES + bundle::MAX_HEADER_BYTES
 )]
 pub struct TooSmall {
@@ -259,7 +259,9 @@ impl Link {
         let found = stream::check(jetstream).await.map_err(|error| match error {
             ContractError::Broker { ref source, .. } => Unfit::Silent(format!("{error}: {source}")),
             ContractError::NoLeader(_) => Unfit::Silent(error.to_string()),
-            _ => Unfit::Wrong(error.to_string()),
+            ContractError::Missing(_)
+            | ContractError::Differs { .. }
+            | ContractError::TooMany { .. } => Unfit::Wrong(error.to_string()),
         })?;
         // The bundlers are per partition, and a job's callbacks must not change theirs.
         let partitions = *self.partitions.get_or_insert(found);

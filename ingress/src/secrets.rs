@@ -83,7 +83,7 @@ impl Secrets {
     /// Every active key; reads the file anew.
     ///
     /// # Errors
-    /// What is wrong with the file, or with all secrets together.
+    /// [`Unusable`]: at start a bad setting; later keep the keys that there are.
     pub(crate) fn load(&self) -> Result<Vec<Named>, Unusable> {
         let mut all = self.variables.clone();
         if let Some(file) = &self.file {
@@ -129,7 +129,7 @@ pub fn signing_key(
     let ids = all.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>().join(", ");
     let is_meant = |id: &str| key.is_none_or(|key| key == id);
     let found = all.into_iter().find(|(id, _)| is_meant(id));
-    let found = found.ok_or_else(|| format!("there is no such secret: there are {ids}"));
+    let found = found.ok_or_else(|| format!("no secret has that id: there are {ids}"));
     problems.take("--key", found).map(|(_, secret)| secret)
 }
 
@@ -141,7 +141,9 @@ fn read(file: &Path) -> Result<Vec<Named>, String> {
     let text = File::open(file).and_then(contents);
     let text = text.map_err(|error| format!("{shown} can't be read: {error}"))?;
     if text.expose_secret().len() as u64 > MAX_FILE_BYTES {
-        return Err(format!("{shown} is larger than {MAX_FILE_BYTES} bytes: it must hold nothing but id:secret on each line"));
+        return Err(format!(
+            "{shown} is larger than {MAX_FILE_BYTES} bytes: it must hold nothing but id:secret on each line"
+        ));
     }
     in_lines(text.expose_secret(), &shown.to_string())
 }
@@ -170,8 +172,8 @@ pub fn in_list(text: &[u8]) -> impl Iterator<Item = Result<Named, String>> {
 /// Reads the text of a secrets file.
 ///
 /// # Errors
-/// The first line that is no secret, or that there is none; shows the file's name and nothing that
-/// may be secret.
+/// What is wrong with the first bad line, or that there is none: refuse the whole file. It shows
+/// the file's name and nothing that may be secret.
 pub fn in_lines(text: &[u8], file: &str) -> Result<Vec<Named>, String> {
     let mut all = Vec::new();
     for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
@@ -208,10 +210,10 @@ fn named(entry: &[u8]) -> Result<Named, String> {
         format!("has an id that is not 1 to {MAX_ID_BYTES} letters, digits, \"_\", \".\" and \"-\"")
     })?;
     if secret.trim_ascii().len() != secret.len() {
-        return Err(format!("begins or ends with white space after {id}: remove it"));
+        return Err(format!("has white space around the secret of {id}: remove it"));
     }
     let secret =
-        SigningKey::new(secret).map_err(|problem| format!("has a secret {id} that {problem}"))?;
+        SigningKey::new(secret).map_err(|problem| format!("names {id}, whose secret {problem}"))?;
     Ok((id.into(), secret))
 }
 
@@ -278,8 +280,8 @@ mod tests {
             (None, &[("CALLBACK_SECRETS", "a:x,")], "entry 2 is not id:secret"),
             (None, &[("CALLBACK_SECRETS", "hunter2!:x")], "entry 1 has an id that is not"),
             (None, &[("CALLBACK_SECRETS", ":hunter2")], "entry 1 has an id that is not"),
-            (None, &[("CALLBACK_SECRETS", "a:")], "has a secret a that is set but empty"),
-            (None, &[("CALLBACK_SECRETS", "a: hunter2")], "white space after a"),
+            (None, &[("CALLBACK_SECRETS", "a:")], "names a, whose secret is set but empty"),
+            (None, &[("CALLBACK_SECRETS", "a: hunter2")], "white space around the secret of a"),
             (None, &[("CALLBACK_SECRETS", "a:whsec_hunter2!")], "begins with whsec_"),
             (None, &[("CALLBACK_SECRETS", "a:hunter2,a:y")], "the id a names two secrets"),
             (
@@ -288,7 +290,7 @@ mod tests {
                 "the id callback names two secrets",
             ),
             (Some("a:x\nhunter2"), &[], "CALLBACK_SECRETS_FILE: line 2 of "),
-            (Some("a:hunter2 "), &[], "white space after a"),
+            (Some("a:hunter2 "), &[], "white space around the secret of a"),
             (Some("\n# none\n"), &[], "holds no secret"),
             (Some(""), &[("CALLBACK_SECRET", "s")], "holds no secret"),
             (Some("a:x"), &[("CALLBACK_SECRETS", "a:hunter2")], "the id a names two secrets"),

@@ -109,7 +109,8 @@ pub fn encode(metadata: &Metadata, body: &[u8]) -> Bytes {
 /// Decodes a message's payload, sharing its memory.
 ///
 /// # Errors
-/// [`NotABundle`]; nothing of a payload that is damaged anywhere is believed.
+/// [`NotABundle`]: keep the whole payload as a dead letter. Nothing of one that is damaged anywhere
+/// is believed.
 pub fn decode(payload: &Bytes) -> Result<Vec<Entry>, NotABundle> {
     let mut entries = Vec::new();
     let mut rest = payload.clone();

@@ -43,7 +43,7 @@ impl HealthArgs {
     /// Asks the process that listens at this address, or at `default` if none was given.
     ///
     /// # Errors
-    /// [`HealthError`].
+    /// [`HealthError`]: print it, and exit with 1.
     pub async fn run(&self, default: &str) -> Result<(), HealthError> {
         let mut problems = Problems::default();
         let text = self.ops_listen.as_deref().unwrap_or(default);

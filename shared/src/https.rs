@@ -56,7 +56,7 @@ fn roots(authorities: Option<&Path>) -> Result<RootCertStore, String> {
             let read: Result<Vec<_>, _> = read;
             match read {
                 Ok(certificates) => (certificates, None),
-                Err(error) => (Vec::new(), Some(error.to_string())),
+                Err(error) => (Vec::new(), Some(format!("{}: {error}", file.display()))),
             }
         }
     };

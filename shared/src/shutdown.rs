@@ -12,7 +12,7 @@ const ENDED_AT_ONCE: i32 = 130;
 /// A token that the first SIGTERM or SIGINT cancels. A second signal ends the process at once.
 ///
 /// # Errors
-/// The signal handlers cannot be installed.
+/// The signal handlers cannot be installed: do not start, because nobody could end it gently.
 pub fn on_signal() -> io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

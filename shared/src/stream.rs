@@ -30,7 +30,7 @@ pub enum ContractError {
     #[error("the stream {0} is missing: run `ackline migrate`")]
     Missing(String),
     /// A stream has other settings than Ackline relies on.
-    #[error("the stream {stream} differs from the contract: {}", differences.join("; "))]
+    #[error("the stream {stream} differs from the contract: {}: set that back", differences.join("; "))]
     Differs {
         /// The stream's name.
         stream: String,
@@ -50,7 +50,8 @@ pub enum ContractError {
     },
     /// Nothing can be stored in a stream now.
     #[error(
-        "the stream {0} has no leader: too few of its nodes are there, or they are electing one"
+        "the stream {0} has no leader: too few of its nodes are up, or they are electing one: start \
+         those that are missing"
     )]
     NoLeader(String),
     /// The broker did not answer.
@@ -152,7 +153,7 @@ pub fn has_leader(info: &Info) -> bool {
 /// Reads one partition's stream; `None` when it does not exist.
 ///
 /// # Errors
-/// What the broker answers otherwise.
+/// The broker does not answer, or answers otherwise: nothing is known of the stream, ask again.
 pub async fn find(
     jetstream: &jetstream::Context,
     partition: Partition,
@@ -173,8 +174,8 @@ pub async fn find(
 /// Reads the number of partitions and checks every stream against the contract.
 ///
 /// # Errors
-/// The first stream that is missing or differs, that has no leader, or that the broker does not
-/// describe.
+/// [`ContractError`], of the first stream that can't be used. [`ContractError::NoLeader`] and
+/// [`ContractError::Broker`] may pass by themselves: check again. The others need an operator.
 pub async fn check(jetstream: &jetstream::Context) -> Result<u16, ContractError> {
     let describe = async |partition: Partition| {
         describe(jetstream, partition)
@@ -204,7 +205,7 @@ pub async fn check(jetstream: &jetstream::Context) -> Result<u16, ContractError>
 /// all metadata, jobs would change their partition.
 ///
 /// # Errors
-/// [`ContractError::TooMany`], or that the broker does not answer.
+/// [`ContractError::TooMany`], which needs an operator, or [`ContractError::Broker`]: check again.
 pub async fn check_no_more(
     jetstream: &jetstream::Context,
     partitions: u16,

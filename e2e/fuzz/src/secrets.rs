@@ -62,11 +62,11 @@ fn named_again(entry: &[u8]) -> Result<(String, Vec<u8>), String> {
     let secret: Vec<u8> = secret.chars().map(|c| c as u8).collect();
     let is_blank = |byte: Option<&u8>| byte.is_some_and(|byte| is_blank(*byte));
     if is_blank(secret.first()) || is_blank(secret.last()) {
-        return Err(format!("begins or ends with white space after {id}: remove it"));
+        return Err(format!("has white space around the secret of {id}: remove it"));
     }
     match SigningKey::new(&secret) {
         Ok(_) => Ok((id.to_owned(), secret)),
-        Err(problem) => Err(format!("has a secret {id} that {problem}")),
+        Err(problem) => Err(format!("names {id}, whose secret {problem}")),
     }
 }
 

@@ -126,7 +126,7 @@ impl Handler {
         let in_flight = InFlight::new(self.in_flight.acquire_or_evict().ok_or(Refusal::TooMany)?);
         match &*self.link.borrow() {
             State::Up(up) => Ok((up.partitions, in_flight)),
-            _ => Err(Refusal::BrokerDown),
+            State::Connecting | State::Unreachable(_) | State::Unfit(_) => Err(Refusal::BrokerDown),
         }
     }
 

@@ -40,7 +40,7 @@ impl Bundlers {
     /// Queues a callback; what is returned tells what became of it. Drop that to wait no longer.
     ///
     /// # Errors
-    /// [`Refusal::TooMany`] when the partition's queue is full.
+    /// The [`Refusal`] to answer: the partition's queue is full, or ingress ends.
     pub(crate) fn submit(
         &self,
         partition: Partition,

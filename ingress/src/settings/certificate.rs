@@ -21,7 +21,8 @@ impl TlsFiles {
     /// Reads both files.
     ///
     /// # Errors
-    /// Which file is at fault, and why.
+    /// Which file is at fault, and why: at start a bad setting; later keep the certificate that there
+    /// is.
     pub(crate) fn load(&self) -> Result<Arc<ServerConfig>, String> {
         let chain: Vec<_> =
             CertificateDer::pem_file_iter(&self.cert)

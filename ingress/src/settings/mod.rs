@@ -134,7 +134,7 @@ impl KeySource {
     /// Reads the secrets as they are now.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// What is wrong with them: keep the keys that there are.
     pub(crate) fn load(&self) -> Result<Keys, String> {
         self.secrets.load().map(|active| self.keys(active)).map_err(|unusable| unusable.what)
     }
@@ -148,7 +148,7 @@ impl ServeArgs {
     /// Checks every setting; `variable` reads the environment, for what has no flag.
     ///
     /// # Errors
-    /// Every problem at once.
+    /// [`Invalid`], with every problem: print it, and exit with 2.
     pub fn check(&self, variable: impl Fn(&str) -> Option<OsString>) -> Result<Config, Invalid> {
         let mut problems = Problems::default();
         let limits = self.limits.check(&mut problems);

@@ -40,7 +40,7 @@ pub enum BadSecret {
     #[error("is set but empty")]
     Empty,
     /// It begins like a Standard Webhooks secret, and goes on otherwise.
-    #[error("begins with whsec_, but what follows is not the base64 of a secret")]
+    #[error("begins with whsec_, but what follows is not the base64 of a secret: copy it whole")]
     NotBase64,
 }
 
@@ -49,7 +49,7 @@ impl SigningKey {
     /// `whsec_<base64>` is decoded.
     ///
     /// # Errors
-    /// [`BadSecret`].
+    /// [`BadSecret`]: name where the secret stands, and show nothing of it.
     pub fn new(bytes: &[u8]) -> Result<Self, BadSecret> {
         if bytes.is_empty() {
             return Err(BadSecret::Empty);
@@ -60,7 +60,7 @@ impl SigningKey {
             Some(encoded) => match PADDED_OR_NOT.decode(encoded) {
                 Ok(decoded) if !decoded.is_empty() => {
                     schedule(Secret::new(Box::new(decoded)).expose_secret())
-                },
+                }
                 _ => return Err(BadSecret::NotBase64),
             },
         };

@@ -78,7 +78,8 @@ fn every_scheme_is_verified_with_every_key_and_the_first_that_fits_is_named() {
         let judged = judge(&[ID, AT, (STANDARD_HEADER, &standard)]);
         assert_eq!(judged.is_ok(), wrong == "old", "decoded for Standard Webhooks only");
     }
-    let no_keys = Keys::new(Vec::<(&str, SigningKey)>::new(), Schemes::ALL, ReplayWindow::for_tests());
+    let no_keys =
+        Keys::new(Vec::<(&str, SigningKey)>::new(), Schemes::ALL, ReplayWindow::for_tests());
     assert_eq!(verify_with(&no_keys, &[(PLAIN_HEADER, &plain("n"))]), Err(Refused::Wrong));
 }
 

@@ -74,7 +74,9 @@ mod tests {
         let is_it = |user: &str, password: &str, access: &Option<Access>| matches!(access, Some(Access::Password { user: u, password: p }) if u == user && p.expose_secret() == password);
         assert!(is_it("user", "hunter2", &access));
         assert!(is_it("u@x", "p:w", &one("tls://u%40x:p%3Aw@a").1));
-        assert!(matches!(one("t0ken@a").1, Some(Access::Token(token)) if token.expose_secret() == "t0ken"));
+        assert!(
+            matches!(one("t0ken@a").1, Some(Access::Token(token)) if token.expose_secret() == "t0ken")
+        );
         assert!(is_it("u", "p", &one("nats://u:p@a,b,nats://u:p@c").1));
         assert!(one("a,b").1.is_none());
     }

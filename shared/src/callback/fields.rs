@@ -33,7 +33,7 @@ pub struct Fields<'a> {
 /// Parses a body completely.
 ///
 /// # Errors
-/// The first reason, in the order of [`Malformed`], why it is not a callback.
+/// The first [`Malformed`], in its order: answer 400 with its text.
 pub fn parse(body: &[u8]) -> Result<Callback, Malformed> {
     Fields::parse(body)?.into_callback()
 }
@@ -42,7 +42,7 @@ impl<'a> Fields<'a> {
     /// Reads the JSON object.
     ///
     /// # Errors
-    /// [`Malformed::Json`].
+    /// [`Malformed::Json`]: answer 400 with its text.
     pub fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
         serde_json::from_slice(body).map_err(|_| Malformed::Json)
     }

@@ -84,7 +84,7 @@ async fn accept(
             }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(%error, "can't accept connections: {error}");
+                    tracing::warn!(%error, "can't accept connections, and tries again: {error}");
                 }
                 // Out of file descriptors, usually: another connection's would do.
                 slots.ask_to_leave();

@@ -25,7 +25,7 @@ impl Problems {
     /// The value, if nothing at all was wrong.
     ///
     /// # Errors
-    /// Every problem that was noted.
+    /// [`Invalid`], with every problem: print it, and exit with 2.
     pub fn finish<T>(mut self, value: Option<T>) -> Result<T, Invalid> {
         match value {
             Some(value) if self.0.is_empty() => Ok(value),

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Reads a duration: `500ms`, `12s`, `10m`, `7d`, or a bare number of seconds.
 ///
 /// # Errors
-/// What the text should have been; zero is refused.
+/// What the text should be, for [`Problems::take`](super::Problems::take). Zero is refused.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let parsed = match text.trim().parse::<u64>() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
@@ -17,14 +17,16 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     // What a clock can count from now on.
     let longest = Duration::from_secs(10 * 365 * 86_400);
     parsed.filter(|duration| !duration.is_zero() && *duration <= longest).ok_or_else(|| {
-        format!("\"{text}\" is not a duration above zero like 500ms, 12s or 10m, or above 10 years")
+        format!(
+            "\"{text}\" is not a duration like 500ms, 12s, 10m or 7d, above zero and up to 10 years"
+        )
     })
 }
 
 /// Reads a whole number within bounds.
 ///
 /// # Errors
-/// The bounds.
+/// What the text should be, for [`Problems::take`](super::Problems::take).
 pub fn number<T>(text: &str, min: T, max: T) -> Result<T, String>
 where
     T: FromStr + PartialOrd + fmt::Display,
@@ -39,7 +41,7 @@ where
 /// Reads an address to listen on.
 ///
 /// # Errors
-/// What the text should have been.
+/// What the text should be, for [`Problems::take`](super::Problems::take).
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     text.trim()
         .parse()
