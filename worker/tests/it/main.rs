@@ -1,9 +1,5 @@
-//! The rules of the worker, without any server.
+//! What the worker asks of a database, without any server.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
-mod batch;
-mod events;
 mod pages;
-mod properties;
-mod table;

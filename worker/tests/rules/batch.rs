@@ -2,15 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use shared::bundle::{self, Metadata};
 use shared::callback::Callback;
-use shared::partition::Partition;
 use worker::entity::dead_letter::{Model as DeadLetter, State};
 use worker::entity::job_event::{Effect, Kind, Model as JobEvent};
 use worker::rules::batch::{Decision, InRow, Known, Plan, Seen, bury, fold, record, step};
-use worker::rules::event::{
-    Action, Content, Incoming, Message, Order, Position, decode, decode_again, lost_body,
-};
+use worker::rules::event::{Action, Content, Incoming, Order, Position};
 use worker::rules::known_refusals::KnownRefusals;
 
 use crate::events::*;
@@ -287,36 +283,5 @@ fn a_refusal_is_known_by_its_callback_and_its_number_and_the_first_order_tells_i
         [(3, 0, Some("too long")), (3, 1, Some("too late")), (3, 2, None), (4, 0, None)]
     {
         assert_eq!(decided.reason(position(seq), refusals), reason, "{seq} {refusals}");
-    }
-}
-
-#[test]
-fn a_dead_letter_is_decoded_again_as_what_it_was() {
-    let partition = Partition::new(0);
-    let silence = lost_body("job", position(1));
-    for (subject, event_id, body) in [
-        ("callbacks.00", Some("a"), r#"{"job_id":"job","status":"running"}"#),
-        ("callbacks.00", None, r#"{"job_id":"job","status":"over"}"#),
-        ("callbacks.00", None, &silence),
-        ("internal.00", None, &silence),
-        ("internal.00", None, r#"{"job_id":"job","status":"running"}"#),
-    ] {
-        let mut metadata = Metadata::new("job", "key", 0);
-        metadata.event_id = event_id.map(Into::into);
-        let message = Message {
-            seq: 7,
-            msg_id: None,
-            version: Some("1".into()),
-            subject: subject.into(),
-            at: at(7),
-            payload: bundle::encode(&metadata, body.as_bytes()),
-        };
-        let [once] = &decode(&message, partition, 1)[..] else { panic!("one entry") };
-        let letter = bury(once, 0, 0, "why").dead_letters.remove(0);
-        let again = decode_again(letter, partition, 1);
-        assert_eq!(again.content, once.content, "{subject} {body}");
-        assert_eq!((again.position, again.at), (once.position, once.at));
-        assert_eq!((&again.subject, &again.payload), (&once.subject, &once.payload));
-        assert_eq!((once.refusals, again.refusals), (0, 1));
     }
 }

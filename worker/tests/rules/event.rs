@@ -1,0 +1,149 @@
+//! From messages of the stream to events, orders, and what can't be decoded.
+
+use bytes::Bytes;
+use chrono::DateTime;
+use shared::bundle::{self, Metadata};
+use shared::partition::Partition;
+use worker::rules::batch::bury;
+use worker::rules::event::{
+    Action, Body, Content, MAX_REASON_BYTES, Message, Order, Position, decode, decode_again,
+    lost_body,
+};
+
+fn entry(event_id: Option<&str>, body: &str) -> Bytes {
+    let mut metadata = Metadata::new("a", "callback", 0);
+    metadata.event_id = event_id.map(Into::into);
+    bundle::encode(&metadata, body.as_bytes())
+}
+
+fn message(subject: &str, payload: impl Into<Bytes>) -> Message {
+    Message {
+        seq: 7,
+        msg_id: None,
+        version: Some("1".into()),
+        subject: subject.into(),
+        at: DateTime::from_timestamp_nanos(1_700_000_000_123_456_789),
+        payload: payload.into(),
+    }
+}
+
+#[test]
+fn a_bundle_becomes_events_at_their_positions() {
+    let payload = [
+        entry(Some("meta"), r#"{"job_id":"a","status":"running"}"#),
+        entry(Some("meta"), r#"{"job_id":"a","type":"heartbeat","event_id":"own"}"#),
+        entry(None, "{}"),
+    ]
+    .concat();
+    let decoded = decode(&message("callbacks.00", payload), Partition::new(0), 1);
+    assert_eq!(decoded.len(), 3);
+    let event_ids: Vec<_> = decoded[..2]
+        .iter()
+        .map(|incoming| match &incoming.event().unwrap().body {
+            Body::Callback(callback) => callback.event_id.clone().unwrap(),
+            Body::Lost { .. } => panic!("not a callback"),
+        })
+        .collect();
+    assert_eq!(event_ids, ["meta", "own"]);
+    assert_eq!(decoded[1].position, Position { seq: 7, idx: 1 });
+    assert_eq!(decoded[1].at.timestamp_subsec_nanos(), 123_456_000);
+    assert_eq!(decoded[2].content, Content::Undecodable("Missing job_id".into()));
+    assert_eq!(decoded[2].payload, "{}");
+}
+
+#[test]
+fn what_is_no_bundle_is_one_undecodable_entry() {
+    let mut without_header =
+        message("callbacks.00", entry(None, r#"{"job_id":"a","status":"running"}"#));
+    without_header.version = None;
+    for message in [message("callbacks.00", "hello"), message("callbacks.00", ""), without_header] {
+        let decoded = decode(&message, Partition::new(0), 1);
+        assert_eq!(decoded.len(), 1);
+        assert!(decoded[0].event().is_none());
+        assert_eq!(decoded[0].payload, message.payload);
+    }
+}
+
+#[test]
+fn a_subject_decides_what_may_be_said_on_it() {
+    let body = lost_body("a", Position { seq: 3, idx: 1 });
+    assert_eq!(body, r#"{"job_id":"a","type":"lost","witness":[3,1]}"#);
+    let lost = entry(None, &body);
+    let on_internal = decode(&message("internal.00", lost.clone()), Partition::new(0), 1);
+    assert_eq!(
+        on_internal[0].event().unwrap().body,
+        Body::Lost { job_id: "a".into(), witness: Position { seq: 3, idx: 1 } }
+    );
+    let on_callbacks = decode(&message("callbacks.00", lost), Partition::new(0), 1);
+    assert!(on_callbacks[0].event().is_none());
+    let status = entry(None, r#"{"job_id":"a","status":"running"}"#);
+    assert!(decode(&message("internal.00", status), Partition::new(0), 1)[0].event().is_none());
+
+    let order = Order {
+        action: Action::Discard,
+        target: Position { seq: 3, idx: 1 },
+        refusal: 2,
+        reason: "too long".into(),
+    };
+    let body = entry(None, &order.to_body());
+    let on_internal = decode(&message("internal.00", body.clone()), Partition::new(0), 1);
+    assert_eq!(on_internal[0].content, Content::Order(order.clone()));
+    let short = entry(None, r#"{"type":"discard","position":[3,1]}"#);
+    let short = decode(&message("internal.00", short), Partition::new(0), 1).remove(0);
+    let expected = Order { refusal: 1, reason: "refused".into(), ..order };
+    assert_eq!(short.content, Content::Order(expected));
+    let on_callbacks = decode(&message("callbacks.00", body), Partition::new(0), 1);
+    assert!(matches!(on_callbacks[0].content, Content::Undecodable(_)));
+}
+
+#[test]
+fn nothing_that_a_database_would_refuse_is_decoded() {
+    let status = r#"{"job_id":"a","status":"running"}"#;
+    let long = "x".repeat(129);
+    for event_id in ["", "\0", "a\0b", long.as_str()] {
+        let message = message("callbacks.00", entry(Some(event_id), status));
+        assert!(decode(&message, Partition::new(0), 1)[0].event().is_none(), "{event_id:?}");
+    }
+    for job_id in ["", "a\\u0000", "x".repeat(201).as_str()] {
+        let lost = format!(r#"{{"type":"lost","job_id":"{job_id}","witness":[1,0]}}"#);
+        let message = message("internal.00", entry(None, &lost));
+        assert!(decode(&message, Partition::new(0), 1)[0].event().is_none(), "{job_id:?}");
+    }
+    let odd = format!(r#"{{"type":"{}\u0000"}}"#, "x".repeat(5000));
+    let message = message("internal.00", entry(None, &odd));
+    let content = decode(&message, Partition::new(0), 1).remove(0).content;
+    let Content::Undecodable(reason) = content else { panic!("it was decoded") };
+    assert!(!reason.contains('\0') && reason.len() <= MAX_REASON_BYTES, "{reason}");
+}
+
+#[test]
+fn a_job_of_another_partition_is_not_believed() {
+    let status = entry(None, r#"{"job_id":"a","status":"running"}"#);
+    let home = Partition::of_job("a", 16);
+    for partition in Partition::all(16) {
+        let decoded =
+            decode(&message(&partition.callbacks_subject(), status.clone()), partition, 16);
+        assert_eq!(decoded[0].event().is_some(), partition == home);
+    }
+}
+
+#[test]
+fn a_dead_letter_is_decoded_again_as_what_it_was() {
+    let partition = Partition::new(0);
+    let silence = lost_body("a", Position { seq: 1, idx: 0 });
+    for (subject, event_id, body) in [
+        ("callbacks.00", Some("id"), r#"{"job_id":"a","status":"running"}"#),
+        ("callbacks.00", None, r#"{"job_id":"a","status":"over"}"#),
+        ("callbacks.00", None, &silence),
+        ("internal.00", None, &silence),
+        ("internal.00", None, r#"{"job_id":"a","status":"running"}"#),
+    ] {
+        let once = decode(&message(subject, entry(event_id, body)), partition, 1).remove(0);
+        let letter = bury(&once, 0, 0, "why").dead_letters.remove(0);
+        let again = decode_again(letter, partition, 1);
+        assert_eq!(again.content, once.content, "{subject} {body}");
+        assert_eq!((again.position, again.at), (once.position, once.at));
+        assert_eq!((&again.subject, &again.payload), (&once.subject, &once.payload));
+        assert_eq!((once.refusals, again.refusals), (0, 1));
+    }
+}
