@@ -166,6 +166,7 @@ mod tests {
 
     #[test]
     fn the_format_is_pinned() {
+        assert_eq!((MAX_CALLBACKS, MAX_BYTES), (256, 524_288));
         assert_eq!(
             payload(&[entry("a", b"{\"x\":1}"), entry("b", b"")]),
             Bytes::from_static(

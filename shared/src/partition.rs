@@ -105,5 +105,7 @@ mod tests {
         assert_eq!(partition.stream(), "CALLBACKS-07");
         assert_eq!(partition.callbacks_subject(), "callbacks.07");
         assert_eq!(partition.internal_subject(), "internal.07");
+        let all: Vec<_> = Partition::all(2).map(|one| one.to_string()).collect();
+        assert_eq!(all, ["00", "01"]);
     }
 }

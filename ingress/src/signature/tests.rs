@@ -169,6 +169,7 @@ fn any_of_several_standard_signatures_may_hold() {
     let (good, other) = (standard("n"), standard("x"));
     let with = |signatures: &[&str]| judge(&[ID, AT, (STANDARD_HEADER, &signatures.join(" "))]);
     assert!(with(&[&good, &other]).is_ok());
+    assert!(with(&[&good, &good]).is_ok());
     assert!(with(&[&other, "v2,AAAA", "v1a,xyz", &good]).is_ok());
     assert_eq!(with(&[&other, &other]), Err(Refused::Wrong));
     // As many as a head holds.

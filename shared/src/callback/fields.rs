@@ -58,7 +58,8 @@ impl<'a> Fields<'a> {
             Scalar::Integer(seconds) => i64::try_from(*seconds)
                 .ok()
                 .and_then(|seconds| Utc.timestamp_opt(seconds, 0).single()),
-            Scalar::Float(seconds) => from_float_seconds(*seconds),
+            // What no integer holds becomes the nearest one, whose year is refused below.
+            Scalar::Float(seconds) => DateTime::from_timestamp_micros((seconds * 1e6) as i64),
             // Also makes a leap second, which rows can't hold, the next one.
             Scalar::Text(text) => DateTime::parse_from_rfc3339(text)
                 .ok()
@@ -127,14 +128,6 @@ impl<'a> Fields<'a> {
             sent_at,
         })
     }
-}
-
-fn from_float_seconds(seconds: f64) -> Option<DateTime<Utc>> {
-    let micros = seconds * 1e6;
-    // Beyond 2^53 a float no longer holds whole microseconds; the year check refuses it anyway.
-    (micros.is_finite() && micros.abs() < 9e17)
-        .then(|| DateTime::from_timestamp_micros(micros as i64))
-        .flatten()
 }
 
 impl<'de> Deserialize<'de> for Fields<'de> {

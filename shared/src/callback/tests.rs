@@ -79,6 +79,7 @@ fn what_is_missing_is_named_before_what_is_invalid() {
         (r#"{"job_id":"a","status":"done"}"#, "Invalid status"),
         (r#"{"job_id":"a","status":["running"]}"#, "Invalid status"),
         (r#"{"job_id":"a","status":"running","run_attempt":0}"#, "Invalid run_attempt"),
+        (r#"{"job_id":"a","status":"running","run_attempt":-1}"#, "Invalid run_attempt"),
         (r#"{"job_id":"a","status":"running","run_attempt":"1"}"#, "Invalid run_attempt"),
         (r#"{"job_id":"a","status":"running","run_attempt":1.5}"#, "Invalid run_attempt"),
         (r#"{"job_id":"a","status":"running","run_attempt":3000000000}"#, "Invalid run_attempt"),
@@ -103,10 +104,26 @@ fn what_is_missing_is_named_before_what_is_invalid() {
         (r#"{"job_id":"a","status":"running","event_id":"\u0000"}"#, "Invalid event_id"),
         (r#"{"job_id":"a","status":"running","sent_at":"yesterday"}"#, "Invalid sent_at"),
         (r#"{"job_id":"a","status":"running","sent_at":1e300}"#, "Invalid sent_at"),
+        (r#"{"job_id":"a","status":"running","sent_at":-1e300}"#, "Invalid sent_at"),
+        (r#"{"job_id":"a","status":"running","sent_at":-0.5}"#, "Invalid sent_at"),
         (r#"{"job_id":"a","status":"running","sent_at":99999999999999}"#, "Invalid sent_at"),
         (r#"{"job_id":"a","status":"running","sent_at":[]}"#, "Invalid sent_at"),
     ] {
         assert_eq!(error(body), expected, "{body}");
+    }
+}
+
+#[test]
+fn a_status_is_read_by_its_name() {
+    for (name, status) in [
+        ("queued", Status::Queued),
+        ("provisioning", Status::Provisioning),
+        ("running", Status::Running),
+        ("failed", Status::Failed),
+    ] {
+        let body = format!(r#"{{"job_id":"a","status":"{name}"}}"#);
+        assert_eq!(parse(body.as_bytes()).unwrap().kind, Kind::Status(status));
+        assert_eq!(status.as_str(), name);
     }
 }
 
