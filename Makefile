@@ -16,7 +16,7 @@ ACTIONLINT ?= .tools/bin/actionlint
 SHELLCHECK ?= .tools/bin/shellcheck
 PROMTOOL ?= .tools/debian/promtool
 
-.PHONY: help tools build check advisories image test test-faults test-door test-workflow compose-test soak fuzz demo up screenshots bench clean
+.PHONY: help tools build check advisories mutants image test test-faults test-door test-workflow compose-test soak fuzz demo up screenshots bench clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,7 +34,7 @@ check: tools image ## Check the formatting, the lints, the documentation, the de
 	"$(CARGO_DENY)" --locked check licenses bans sources
 	"$(ZIZMOR)" --persona pedantic --offline --no-progress .github/
 	"$(ACTIONLINT)" -shellcheck "$(SHELLCHECK)"
-	"$(SHELLCHECK)" .ci/compose-test .ci/fuzz .ci/line-endings .ci/run .ci/tools .ci/tools-debian .github/actions/*/*.sh deploy/*.sh
+	"$(SHELLCHECK)" .ci/compose-test .ci/fuzz .ci/line-endings .ci/mutants .ci/run .ci/tools .ci/tools-debian .github/actions/*/*.sh deploy/*.sh
 	.ci/line-endings
 	.ci/deploy
 	@.ci/tools-debian promtool=prometheus
@@ -43,6 +43,9 @@ check: tools image ## Check the formatting, the lints, the documentation, the de
 
 advisories: tools ## Look for advisories about the dependencies: downloads RustSec's database
 	"$(CARGO_DENY)" --locked check advisories
+
+mutants: ## Change the pure core in every small way: its tests must notice
+	@CARGO="$(CARGO)" .ci/mutants
 
 image: ## Run the Dockerfile's steps without a container engine: PROFILE=release to build as it does
 	.ci/image
