@@ -1,7 +1,7 @@
-//! What ingress answers: one success, and every refusal with its status, its text and its reason.
+//! The answers of ingress: one success, and every refusal with its status, text and reason.
 //!
-//! Senders use `curl --retry`, so a fault that stays must not wear a retryable status, nor the
-//! other way round.
+//! Senders use `curl --retry`, so a permanent fault must not have a retryable status, nor the other
+//! way round.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -11,7 +11,7 @@ use shared::callback::Malformed;
 
 use crate::signature::Refused;
 
-/// An answer on its way out.
+/// An answer.
 pub(crate) type Answer = Response<Full<Bytes>>;
 
 /// Why a request is not answered with 200.
@@ -19,34 +19,34 @@ pub(crate) type Answer = Response<Full<Bytes>>;
 pub(crate) enum Refusal {
     /// The path is not the callback path.
     NotFound,
-    /// The path is, the method is not POST.
+    /// The path is the callback path, but the method is not POST.
     MethodNotAllowed,
-    /// The process is leaving.
+    /// The process is shutting down.
     ShuttingDown,
-    /// `--max-in-flight` requests are being worked on.
+    /// `--max-in-flight` requests are in flight.
     TooMany,
     /// There is no usable connection to the broker.
     BrokerDown,
-    /// The body exceeds `--max-body-bytes`, as declared or as it came.
+    /// The body exceeds `--max-body-bytes`, as declared or as received.
     BodyTooLarge,
     /// The body did not arrive within `--body-timeout`.
     BodyTooSlow,
-    /// Another request has the place of this one, whose body was slow.
+    /// The body was slow, and another request needed the slot.
     GaveWay,
-    /// The body broke off, or its transfer coding is wrong.
+    /// The body ended early, or its transfer coding is wrong.
     BodyBroken,
-    /// The request is not believed; the answer does not say why, so that nothing is given away.
+    /// The signature is not accepted. The answer does not say why, so that it reveals nothing.
     Signature(Refused),
-    /// The signed body is no callback.
+    /// The signed body is not a callback.
     Malformed(Malformed),
     /// The broker has no room.
     StreamFull,
-    /// No confirmation came by the deadline: what becomes of the callback is unknown.
+    /// No confirmation came by the deadline: the outcome of the callback is unknown.
     NotConfirmed,
 }
 
 impl Refusal {
-    /// One for each reason, so that all of them are shown before the first refusal.
+    /// One for each reason, so that all of them are exported before the first refusal.
     pub(crate) const ALL: [Self; 17] = [
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -84,7 +84,7 @@ impl Refusal {
         }
     }
 
-    /// The reason as a metric's label and in logs.
+    /// The reason, as a metric's label and in logs.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::NotFound => "not_found",
@@ -158,7 +158,7 @@ pub(crate) fn received() -> Answer {
     json(StatusCode::OK, Bytes::from_static(b"{\"received\":true}"))
 }
 
-/// Ends the connection after this answer.
+/// Closes the connection after this answer.
 pub(crate) fn close(answer: &mut Answer) {
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
 }

@@ -1,9 +1,9 @@
 //! Ingress: takes signed callbacks over HTTP and answers 200 once the stream has stored them.
 //!
-//! A callback's way through this crate: `listener` accepts its connection and finds the path,
-//! `callback` reads the body and decides, [`signature`] verifies it, `publish` puts it together
-//! with its neighbours and sends them until the stream confirms, and `link` keeps the connection
-//! that they are sent on. `answer` has every refusal.
+//! A callback's way through this crate: `listener` accepts its connection and checks the path,
+//! `callback` reads the body and decides, [`signature`] verifies it, `publish` bundles it with
+//! others and publishes until the stream confirms, and `link` keeps the connection to the broker.
+//! `answer` has every refusal.
 
 pub mod secrets;
 pub mod settings;
@@ -39,16 +39,16 @@ use crate::link::{Link, State};
 use crate::publish::Bundlers;
 use crate::settings::Config;
 
-/// Why ingress ended other than as it was asked to.
+/// Why ingress ended other than by an orderly shutdown.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The configuration does not fit the broker.
     #[error(transparent)]
     Broker(#[from] TooSmall),
-    /// A task ended by a panic, whose message is in the log.
+    /// A task panicked; the message is in the log.
     #[error("the task that keeps the connection to the broker failed: the log says why")]
     Link(#[from] tokio::task::JoinError),
-    /// Requests or bundles were still unfinished at the end of the grace.
+    /// Requests or bundles were unfinished at the end of the grace period.
     #[error(
         "callbacks were still unconfirmed at the end of --shutdown-grace: their senders, who had no \
          answer, must send them again"
@@ -57,7 +57,7 @@ pub enum ServeError {
 }
 
 /// Serves callbacks on `listener` and operators on `ops_listener` until `shutdown`, then finishes
-/// what is in flight. Secrets and certificate are read again whenever `reload` is notified.
+/// the requests in flight. Reads secrets and certificate again whenever `reload` is notified.
 ///
 /// # Errors
 /// [`ServeError`]: end the process. [`ServeError::Broker`] is a bad setting, which only the broker
@@ -133,7 +133,7 @@ async fn serve_traced(
         let serving = listener::accept(listener, tls, path, handler, limits.connection, leaving);
         tokio::select! {
             connections = serving => connections,
-            // It ends by itself only when it can't go on.
+            // It ends by itself only if it cannot continue.
             ended = &mut link => return Ok(ended??),
         }
     };

@@ -1,9 +1,9 @@
 //! The connection to the broker.
 //!
-//! Nothing is published while disconnected. async-nats would queue such publishes without bound
-//! and send them after it has reconnected, long after their senders were told 503. So its clients
-//! are kept from reconnecting: a client whose connection is lost ends, with everything that it
-//! had queued, and a new one is made here.
+//! Nothing is published while disconnected. async-nats would queue such publishes without bound and
+//! send them after it has reconnected, long after their senders got 503. So its clients are kept
+//! from reconnecting: a client that loses its connection ends, with everything that it had queued,
+//! and a new one is made here.
 
 use std::time::Duration;
 
@@ -20,36 +20,36 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics;
 
-/// How long one answer of the broker is waited for: a confirmation, or a stream's description.
+/// How long to wait for one answer of the broker: a confirmation, or a stream's description.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(3);
-/// How long connecting to any of the servers may take, looking their names up included.
+/// How long connecting to any of the servers may take, including name resolution.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
-/// How often the streams are looked at again while they are as they must be, and while not.
+/// How often the streams are checked again while they are usable, and while they are not.
 const RECHECK_GOOD: Duration = Duration::from_secs(10);
 const RECHECK_BAD: Duration = Duration::from_secs(2);
 const RECHECK_SILENT: Duration = Duration::from_secs(1);
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// More than there are partitions, each of which waits for one confirmation at a time.
 const MAX_UNCONFIRMED: usize = 1024;
-/// An address that nothing can ever be connected to.
+/// An address that no connection can reach.
 const NOWHERE: &str = "nats://127.0.0.1:0";
 
 /// What is known of the broker.
 #[derive(Clone, Debug)]
 pub(crate) enum State {
-    /// Entered at start, left by the first attempt to connect.
+    /// Entered at start; left by the first attempt to connect.
     Connecting,
     /// There is no connection, for this reason; new attempts are made until one succeeds.
     Unreachable(String),
-    /// There is a connection, but what is at its end can't be used, for this reason.
+    /// There is a connection, but the broker behind it cannot be used, for this reason.
     Unfit(String),
     /// Callbacks can be published. Left the moment the connection is lost.
     Up(Box<Up>),
 }
 
-/// A connection that can be published on.
+/// A connection that callbacks can be published on.
 #[derive(Clone, Debug)]
 pub(crate) struct Up {
     /// Waits [`ANSWER_LIMIT`] for each confirmation.
@@ -63,7 +63,7 @@ pub(crate) struct Up {
 }
 
 impl State {
-    /// Why callbacks can't be published, for people.
+    /// Why callbacks cannot be published, for people.
     pub(crate) fn reason(&self) -> Option<String> {
         match self {
             Self::Connecting => Some("connecting to the broker".into()),
@@ -74,7 +74,7 @@ impl State {
     }
 }
 
-/// The connection, as soon as there is one; none when ingress ends.
+/// The connection, as soon as there is one; none if ingress shuts down.
 pub(crate) async fn up(link: &mut watch::Receiver<State>) -> Option<Up> {
     let up = link.wait_for(|state| matches!(state, State::Up(_))).await.ok()?;
     match &*up {
@@ -83,7 +83,7 @@ pub(crate) async fn up(link: &mut watch::Receiver<State>) -> Option<Up> {
     }
 }
 
-/// The broker takes no message as large as a callback may be.
+/// The broker does not accept messages as large as a callback may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "--max-body-bytes {max_body_bytes} does not fit the broker's max_payload of {max_payload}: \
@@ -95,7 +95,7 @@ pub struct TooSmall {
     max_payload: usize,
 }
 
-/// The keeper of the connection.
+/// Keeps the connection.
 pub(crate) struct Link {
     servers: Servers,
     state: watch::Sender<State>,
@@ -103,9 +103,9 @@ pub(crate) struct Link {
     /// How long all streams may be without a leader before callbacks are refused: as long as they
     /// would wait for one.
     patience: Duration,
-    /// Since when they are, over connections.
+    /// Since when they have been, across connections.
     silent_since: Option<Instant>,
-    /// Whether the streams were as they must be when they were last described.
+    /// Whether the streams were usable when they were last described.
     sound: bool,
     /// Known from the first usable connection on.
     partitions: Option<u16>,
@@ -134,8 +134,8 @@ impl Link {
     /// Connects, and connects again, until `stop`.
     ///
     /// # Errors
-    /// [`TooSmall`] before there was a usable connection: that is a wrong configuration. Later it
-    /// is a change at the broker, and waited out.
+    /// [`TooSmall`], if there has never been a usable connection: the configuration is wrong.
+    /// Later, it is a change at the broker, and this waits for it to be undone.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), TooSmall> {
         let mut pause = RETRY_MIN;
         loop {
@@ -149,7 +149,7 @@ impl Link {
                         tokio::select! {
                             biased;
                             () = stop.cancelled() => {
-                                // The end is near: what was not flushed by then is lost anyway.
+                                // At shutdown: what is not flushed by then is lost anyway.
                                 let _ = timeout(FLUSH_LIMIT, client.flush()).await;
                                 return Ok(());
                             }
@@ -171,9 +171,9 @@ impl Link {
         }
     }
 
-    /// Watches over one connection; returns only why it is of no use any more.
+    /// Watches one connection; returns why it can no longer be used.
     async fn attend(&mut self, client: &Client) -> Result<String, TooSmall> {
-        // From here on the client can't reconnect. Nothing was published on it before.
+        // From here on the client cannot reconnect. Nothing was published on it before.
         if let Err(error) = client.set_server_pool(NOWHERE).await {
             return Ok(error.to_string());
         }
@@ -196,7 +196,7 @@ impl Link {
         let bundle_limit = bundle::MAX_BYTES.min(max_payload - bundle::MAX_HEADER_BYTES);
         loop {
             let checked = self.check(&jetstream).await;
-            // The event that says so is dropped when too many others wait to be handled.
+            // async-nats drops the event that says so if too many others are queued.
             if client.connection_state() == connection::State::Disconnected {
                 return Ok("the connection was lost".to_owned());
             }
@@ -234,9 +234,9 @@ impl Link {
     }
 
     /// Whether callbacks may wait although a stream has no leader, and for how many partitions. An
-    /// election takes seconds, and is no reason to refuse what can wait for it; nor is one stream,
-    /// while others take their callbacks. But a broker without a majority of its nodes takes none,
-    /// and its connections stay.
+    /// election takes seconds, and is no reason to refuse callbacks that can wait for it; nor is a
+    /// single stream, while others accept callbacks. But a broker without a majority of its nodes
+    /// accepts none, and its connections stay up.
     async fn bear(&mut self, jetstream: &jetstream::Context) -> Option<u16> {
         let partitions = self.partitions.filter(|_| self.sound)?;
         let since = *self.silent_since.get_or_insert_with(Instant::now);
@@ -263,7 +263,7 @@ impl Link {
             | ContractError::Differs { .. }
             | ContractError::TooMany { .. } => Unfit::Wrong(error.to_string()),
         })?;
-        // The bundlers are per partition, and a job's callbacks must not change theirs.
+        // Each partition has its bundler, and a job's callbacks must stay with one partition.
         let partitions = *self.partitions.get_or_insert(found);
         if found == partitions {
             Ok(found)
@@ -302,7 +302,7 @@ enum Unfit {
     Wrong(String),
 }
 
-/// Connects once; `lost` is cancelled as soon as that connection is.
+/// Connects once; `lost` is cancelled when that connection is lost.
 async fn connect(servers: &Servers, lost: CancellationToken) -> Result<Client, String> {
     let options = servers
         .options("ingress")
@@ -322,7 +322,8 @@ async fn connect(servers: &Servers, lost: CancellationToken) -> Result<Client, S
     }
 }
 
-/// Between a half and the whole of a pause, so that many ingresses don't come back at once.
+/// A random time between half of a pause and all of it, so that many ingresses do not reconnect at
+/// once.
 fn with_jitter(pause: Duration) -> Duration {
     let random = (uuid::Uuid::new_v4().as_u128() as u32) >> 16;
     pause / 2 + pause / 2 * random / (1 << 16)

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-/// Exit code for a configuration or arguments that can't be used, as clap's own.
+/// The exit code for a configuration or arguments that cannot be used: the same as clap's.
 const UNUSABLE: u8 = 2;
 
 #[tokio::main]

@@ -1,4 +1,4 @@
-//! What SIGHUP changes while ingress serves: the secrets of the file, and the certificate.
+//! What SIGHUP reloads: the secrets in the file, and the certificate.
 
 use std::sync::Arc;
 
@@ -9,8 +9,7 @@ use crate::metrics;
 use crate::settings::{KeySource, TlsFiles};
 use crate::signature::Keys;
 
-/// Reads everything anew whenever it is asked to, for ever. What can't be used leaves what was
-/// there.
+/// Reads everything again on each notification, for ever. What cannot be used changes nothing.
 pub(crate) async fn run(
     asked: Arc<Notify>,
     source: KeySource,

@@ -1,4 +1,4 @@
-//! Where the secrets come from: variables, and a file that is read again on SIGHUP.
+//! Loads the secrets from variables, and from a file that is read again on SIGHUP.
 //!
 //! There are no flags for secrets: a command line is visible to every user of the machine.
 
@@ -23,7 +23,7 @@ const LIST: &str = "CALLBACK_SECRETS";
 /// The variable and the setting that name the file.
 const FILE: &str = "CALLBACK_SECRETS_FILE";
 const MAX_FILE_BYTES: u64 = 1 << 20;
-/// Ids stand in the metadata of every callback, in metrics and in logs.
+/// Ids are in the metadata of every callback, in metrics and in logs.
 const MAX_ID_BYTES: usize = 64;
 
 /// A key and its id.
@@ -32,12 +32,12 @@ pub type Named = (Arc<str>, SigningKey);
 /// The settings about secrets that are not secret.
 #[derive(Debug, Clone, Args)]
 pub struct SecretsArgs {
-    /// A file with a secret on each line, as id:secret; serving, it is read again on SIGHUP.
+    /// A file with a secret on each line, as id:secret. Ingress reads it again on SIGHUP.
     #[arg(long, env = FILE)]
     secrets_file: Option<OsString>,
 }
 
-/// The secrets of the environment, and the file with the others.
+/// The secrets from the environment, and the file with the others.
 #[derive(Debug, Clone)]
 pub struct Secrets {
     variables: Vec<Named>,
@@ -45,7 +45,7 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// Reads the variables and the file; returns every active key, too.
+    /// Reads the variables and the file. Also returns every active key.
     pub(crate) fn check(
         args: &SecretsArgs,
         problems: &mut Problems,
@@ -70,7 +70,7 @@ impl Secrets {
         }
         let secrets = Self { variables, file: args.secrets_file.as_ref().map(PathBuf::from) };
         match secrets.load() {
-            // Whether all of them together can be used is known only when each can.
+            // Only if each can be used is it known whether all of them together can.
             Err(problem) if sound || !problem.concerns_all => {
                 problems.note(problem.what);
                 None
@@ -80,10 +80,10 @@ impl Secrets {
         }
     }
 
-    /// Every active key; reads the file anew.
+    /// Every active key. Reads the file again.
     ///
     /// # Errors
-    /// [`Unusable`]: at start a bad setting; later keep the keys that there are.
+    /// [`Unusable`]: at start this is a bad setting; later, keep the current keys.
     pub(crate) fn load(&self) -> Result<Vec<Named>, Unusable> {
         let mut all = self.variables.clone();
         if let Some(file) = &self.file {
@@ -109,16 +109,16 @@ impl Secrets {
     }
 }
 
-/// Why the secrets can't be used; says nothing of what is in them.
+/// Why the secrets cannot be used, without quoting them.
 #[derive(Debug)]
 pub(crate) struct Unusable {
     pub(crate) what: String,
-    /// Each of them may be sound.
+    /// It concerns all of them together, each of which may be sound.
     concerns_all: bool,
 }
 
-/// The key that `ackline sign` and `ackline send` use: the one of that id, or the first. Nothing when there is
-/// none, or any that is set can't be used, which is noted.
+/// The key that `ackline sign` and `ackline send` use: the one with that id, or the first. Nothing
+/// if there is none, or if any that is set cannot be used, which is noted.
 pub fn signing_key(
     args: &SecretsArgs,
     key: Option<&str>,
@@ -148,10 +148,10 @@ fn read(file: &Path) -> Result<Vec<Named>, String> {
     in_lines(text.expose_secret(), &shown.to_string())
 }
 
-/// What is in a file, or the beginning of that if it is too large.
+/// The content of a file, or its beginning if it is too large.
 fn contents(file: File) -> std::io::Result<Secret<Vec<u8>>> {
     let size = file.metadata()?.len().min(MAX_FILE_BYTES);
-    // Whole at once: a vector that grows leaves copies behind.
+    // Allocated at once: a growing vector would leave copies behind.
     let mut text = Vec::with_capacity(usize::try_from(size).unwrap_or_default() + 1);
     let read = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text);
     let text = Secret::new(Box::new(text));
@@ -172,8 +172,8 @@ pub fn in_list(text: &[u8]) -> impl Iterator<Item = Result<Named, String>> {
 /// Reads the text of a secrets file.
 ///
 /// # Errors
-/// What is wrong with the first bad line, or that there is none: refuse the whole file. It shows
-/// the file's name and nothing that may be secret.
+/// What is wrong with the first bad line, or that there is no secret: refuse the whole file. The
+/// message has the file's name and nothing that may be secret.
 pub fn in_lines(text: &[u8], file: &str) -> Result<Vec<Named>, String> {
     let mut all = Vec::new();
     for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
@@ -196,7 +196,7 @@ fn single(secret: &[u8]) -> Result<SigningKey, String> {
     SigningKey::new(secret).map_err(|problem| problem.to_string())
 }
 
-/// Reads `id:secret`. The texts are not shown: who forgot the id has written a secret there.
+/// Reads `id:secret`. Errors do not quote the text: if the id was forgotten, it is the secret.
 fn named(entry: &[u8]) -> Result<Named, String> {
     let colon = entry.iter().position(|byte| *byte == b':');
     let (id, secret) = match colon {

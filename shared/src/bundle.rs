@@ -14,13 +14,13 @@ pub const VERSION_HEADER: (&str, &str) = ("Ackline-Bundle", "1");
 pub const MAX_CALLBACKS: usize = 256;
 /// The largest bundle, in bytes of payload.
 pub const MAX_BYTES: usize = 512 * 1024;
-/// What a callback's metadata may add to its body, in bytes; its texts are bounded, and JSON
-/// escapes a byte into six at the most.
+/// The most that metadata may add to a body, in bytes. Its texts are bounded, and JSON escapes a
+/// byte into at most six.
 pub const MAX_METADATA_BYTES: usize = 4096;
-/// What the server counts of a message beside its payload, in bytes.
+/// What the server counts of a message besides its payload, in bytes.
 pub const MAX_HEADER_BYTES: usize = 512;
 
-/// What is known of a callback beside its body.
+/// What is known of a callback besides its body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Metadata {
     /// The job, for people who read the stream; workers parse the body.
@@ -32,13 +32,13 @@ pub struct Metadata {
     /// The sender's idempotency key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_id: Option<String>,
-    /// The W3C trace context that the callback goes on in.
+    /// The W3C trace context that the callback continues.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<TraceContext>,
 }
 
 impl Metadata {
-    /// What every callback has: the rest is left out.
+    /// The metadata that every callback has, without the optional rest.
     #[must_use]
     pub fn new(job: impl Into<String>, key: impl Into<String>, received_ms: i64) -> Self {
         let (job, key) = (job.into(), key.into());
@@ -53,8 +53,8 @@ struct Line<'a> {
     len: usize,
 }
 
-/// A line as it is read. It is flat, because reading flattened fields first keeps whatever else is
-/// in the line, at many times its size.
+/// A line as it is parsed. It is flat, because serde's `flatten` first buffers everything else in
+/// the line, at many times its size.
 #[derive(Deserialize)]
 struct FlatLine {
     job: String,
@@ -66,7 +66,7 @@ struct FlatLine {
     len: usize,
 }
 
-/// A callback on its way: its metadata and its verbatim body.
+/// A callback in a bundle: its metadata and its verbatim body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// What ingress wrote down.
@@ -81,7 +81,7 @@ pub enum NotABundle {
     /// It holds no callback.
     #[error("the bundle is empty")]
     Empty,
-    /// A metadata line is missing or is not the JSON that it must be.
+    /// A metadata line is missing or is not the expected JSON.
     #[error("the metadata of callback {0} is malformed")]
     Metadata(usize),
     /// The payload ends inside a body, or no newline follows it.
@@ -92,7 +92,7 @@ pub enum NotABundle {
     TooMany,
 }
 
-/// Encodes one callback as it stands in a bundle.
+/// Encodes one callback for a bundle.
 #[must_use]
 pub fn encode(metadata: &Metadata, body: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(body.len() + 256).writer();
@@ -109,8 +109,8 @@ pub fn encode(metadata: &Metadata, body: &[u8]) -> Bytes {
 /// Decodes a message's payload, sharing its memory.
 ///
 /// # Errors
-/// [`NotABundle`]: keep the whole payload as a dead letter. Nothing of one that is damaged anywhere
-/// is believed.
+/// [`NotABundle`]: keep the whole payload as a dead letter. If any part is damaged, nothing of it
+/// is used.
 pub fn decode(payload: &Bytes) -> Result<Vec<Entry>, NotABundle> {
     let mut entries = Vec::new();
     let mut rest = payload.clone();

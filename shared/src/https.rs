@@ -1,4 +1,4 @@
-//! HTTP and HTTPS for those who ask others.
+//! An HTTP and HTTPS client.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-/// A client of HTTP/1.1 that keeps its connections. It has no limit in time.
+/// An HTTP/1.1 client that keeps its connections. It has no timeout.
 pub type HttpsClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
-/// A client for this address. Where that is HTTPS, it believes the authorities in this file, or
-/// else the machine's, or those that `SSL_CERT_FILE` or `SSL_CERT_DIR` name.
+/// A client for this URL. For HTTPS it trusts the authorities in this file, or else the machine's,
+/// or those that `SSL_CERT_FILE` or `SSL_CERT_DIR` name.
 ///
 /// # Errors
-/// Why no authority can be believed. It goes on from the name of the setting that has the address.
+/// Why no authority can be trusted, as a text that follows the name of the setting with the URL.
 pub fn client(address: &Uri, authorities: Option<&Path>) -> Result<HttpsClient, String> {
     let roots = match address.scheme_str() {
         Some("https") => roots(authorities)?,

@@ -1,7 +1,7 @@
-//! What nobody is shown: passwords, tokens and keys.
+//! Secrets: passwords, tokens and keys.
 //!
 //! [`Secret`] is the crate `secrecy`'s. Its `Debug` prints nothing of the secret, it has no
-//! `Display`, its memory is wiped when it goes, and whoever reads it says so: `expose_secret`.
+//! `Display`, its memory is wiped on drop, and reading it is explicit: `expose_secret`.
 //! `Secret<str>` is a text, `Secret<Vec<u8>>` are bytes.
 
 use std::convert::Infallible;
@@ -11,7 +11,7 @@ pub use secrecy::{ExposeSecret, SecretBox as Secret};
 /// Takes a setting that may hold a password. For `#[arg(value_parser = …)]`.
 ///
 /// # Errors
-/// None: whoever knows what it must be checks it.
+/// None: the code that knows its format checks it.
 pub fn from_setting(text: &str) -> Result<Secret<str>, Infallible> {
     Ok(text.to_owned().into())
 }

@@ -41,15 +41,15 @@ pub(crate) struct Handler {
     bundlers: Arc<Bundlers>,
     decision_log: DecisionLog,
     in_flight: Slots,
-    /// For those in flight whose body does not come with the head: fewer than all, so that they
-    /// leave room for those whose does, however often they come.
+    /// The slots for requests whose body does not arrive with the head: fewer than all, so that
+    /// there is always room for those whose body does.
     receiving: Slots,
     stopped: CancellationToken,
 }
 
 impl Handler {
-    /// `keys` may change at any time: each request is judged by the latest. From `stopped` on
-    /// nobody is let in.
+    /// `keys` may change at any time; each request is verified with the latest. From `stopped` on
+    /// no request is admitted.
     pub(crate) fn new(
         keys: watch::Receiver<Arc<Keys>>,
         limits: Limits,
@@ -107,7 +107,7 @@ impl Handler {
         }
     }
 
-    /// Reads a body. Nobody has proved anything yet: who is slow gives way to who comes.
+    /// Reads a body. Nothing is proved yet, so a slow request gives way to a newcomer.
     async fn receive(&self, body: &mut Incoming, slot: &mut Slot) -> Result<Bytes, Refusal> {
         let mut reading = pin!(body::read(body, self.max_body_bytes, self.body_timeout));
         if let Some(read) = reading.as_mut().now_or_never() {
@@ -118,7 +118,7 @@ impl Handler {
         read.and_then(|read| read).unwrap_or(Err(Refusal::GaveWay))
     }
 
-    /// Lets a request in before its body is read, if it has a chance at all.
+    /// Admits a request before its body is read, if it can succeed at all.
     fn admit(&self) -> Result<(u16, InFlight), Refusal> {
         if self.stopped.is_cancelled() {
             return Err(Refusal::ShuttingDown);
@@ -130,8 +130,8 @@ impl Handler {
         }
     }
 
-    /// Verifies a body, makes it a callback, and waits until the stream has it. Spans of it, if
-    /// there are any, `began` with the request.
+    /// Verifies a body, parses the callback, and waits until the stream has it. Its spans, if there
+    /// are any, `began` with the request.
     async fn take(
         &self,
         headers: &HeaderMap,
@@ -146,7 +146,7 @@ impl Handler {
         for (scheme, key) in verified.signers() {
             metrics::verified(scheme, key);
         }
-        // From here on it is somebody's with a secret: nobody else makes spans.
+        // From here on the sender is known to have a secret: only such senders make spans.
         let request = self.decision_log.request(trace_parent(headers), began);
         let callback = match read(&verified, keys.window(), received) {
             Ok(callback) => callback,
@@ -165,7 +165,7 @@ impl Handler {
         let confirmation = async {
             let answered = self.bundlers.submit(partition, partitions, envelope, in_flight)?;
             let outcome = timeout(self.publish_deadline, answered).await;
-            // Without an answer in time, or from a bundler that has ended, the effect is unknown.
+            // Without an answer in time, or from a bundler that has ended, the outcome is unknown.
             outcome.ok().and_then(Result::ok).unwrap_or(Err(Refusal::NotConfirmed))
         };
         let outcome = confirmation.await;
@@ -180,7 +180,7 @@ fn read(
     now: DateTime<Utc>,
 ) -> Result<Callback, Refusal> {
     let fields = Fields::parse(verified.body()).map_err(Refusal::Malformed)?;
-    // A `sent_at` that is no time is refused below, in its turn.
+    // A `sent_at` that is not a time is refused below, in its turn.
     if let Ok(sent_at) = fields.sent_at()
         && !window.allows(now, verified.signed_at(), sent_at)
     {
@@ -189,7 +189,7 @@ fn read(
     fields.into_callback().map_err(Refusal::Malformed)
 }
 
-/// Refuses a request whose body nobody has looked at.
+/// Refuses a request whose body was not read.
 pub(crate) fn refuse_unread(refusal: Refusal, headers: &HeaderMap, body: Incoming) -> Answer {
     let mut answer = refuse(refusal, headers);
     body::leave_unread(&mut answer, headers, body);
@@ -199,7 +199,7 @@ pub(crate) fn refuse_unread(refusal: Refusal, headers: &HeaderMap, body: Incomin
 fn refuse(refusal: Refusal, headers: &HeaderMap) -> Answer {
     let reason = refusal.reason();
     metrics::refused(reason);
-    // Anyone can cause these, so they are logged only for those who look closely.
+    // Anyone can cause these, so they are logged at `debug` only.
     tracing::debug!(
         reason,
         trace_id = trace_parent(headers).map(|trace| tracing::field::display(trace.trace_id())),
@@ -208,7 +208,7 @@ fn refuse(refusal: Refusal, headers: &HeaderMap) -> Answer {
     refusal.answer()
 }
 
-/// The request's W3C trace context, if it has one and that is sound.
+/// The request's W3C trace context, if it has exactly one that is valid.
 fn trace_parent(headers: &HeaderMap) -> Option<TraceContext> {
     let mut values = headers.get_all("traceparent").iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };

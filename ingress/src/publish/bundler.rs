@@ -1,8 +1,8 @@
-//! Publishes callbacks, as bundles: a task for each partition.
+//! Publishes callbacks in bundles, with a task for each partition.
 //!
-//! While one bundle of a partition is on its way, the callbacks that arrive form the next one.
-//! No timer delays one, so a lone callback leaves at once, and never more than one bundle of a
-//! partition is in flight.
+//! While one bundle of a partition is in flight, the callbacks that arrive form the next one. No
+//! timer delays a bundle, so a lone callback leaves at once. A partition never has more than one
+//! bundle in flight.
 
 use std::sync::{Arc, OnceLock};
 
@@ -37,7 +37,7 @@ impl Bundlers {
         Self { link, capacity, queues: OnceLock::new(), limiter, closing, tasks }
     }
 
-    /// Queues a callback; what is returned tells what became of it. Drop that to wait no longer.
+    /// Queues a callback, and returns a receiver of its outcome. Drop the receiver to stop waiting.
     ///
     /// # Errors
     /// The [`Refusal`] to answer: the partition's queue is full, or ingress ends.
@@ -60,7 +60,7 @@ impl Bundlers {
         Ok(answered)
     }
 
-    /// Takes no more callbacks, and returns when those that it has are published or given up.
+    /// Takes no more callbacks, and returns when the queued ones are published or abandoned.
     pub(crate) async fn close(&self) {
         self.closing.cancel();
         self.tasks.close();
@@ -95,7 +95,7 @@ async fn run(
             },
         };
         let Some(mut first) = first else { return };
-        // The limit is the connection's, so a bundle is formed only when there is one.
+        // The size limit is the connection's, so a bundle is formed only when there is one.
         let limit = tokio::select! {
             biased;
             () = first.answer.closed() => continue,
@@ -113,7 +113,7 @@ async fn run(
     }
 }
 
-/// Publishes a bundle, as long as anyone waits for it, and tells them.
+/// Publishes a bundle, as long as anyone waits for it, and answers them.
 async fn settle(
     bundle: Bundle,
     mut waiting: Waiting,
@@ -148,7 +148,8 @@ async fn settle(
             Confirmed::Full => Err(Refusal::StreamFull),
             Confirmed::Ended => Err(Refusal::ShuttingDown),
         };
-        // A sender that has just stopped waiting is told nothing: the effect stands.
+        // A sender that has just stopped waiting gets no answer; the callback takes effect all the
+        // same.
         let _ = pending.answer.send(answer);
     }
 }

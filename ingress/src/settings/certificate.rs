@@ -1,4 +1,4 @@
-//! The certificate for HTTPS, when no load balancer ends it.
+//! The certificate for HTTPS, if no load balancer terminates TLS.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,8 +21,8 @@ impl TlsFiles {
     /// Reads both files.
     ///
     /// # Errors
-    /// Which file is at fault, and why: at start a bad setting; later keep the certificate that there
-    /// is.
+    /// Which file is at fault, and why. At start this is a bad setting; later, keep the current
+    /// certificate.
     pub(crate) fn load(&self) -> Result<Arc<ServerConfig>, String> {
         let chain: Vec<_> =
             CertificateDer::pem_file_iter(&self.cert)
@@ -54,7 +54,7 @@ impl TlsFiles {
     }
 }
 
-/// Says nothing of what is in the file, which may be the key.
+/// Quotes nothing of the file, which may be the key.
 fn problem(setting: &str, file: &Path, wanted: &str, error: &pem::Error) -> String {
     let file = file.display();
     match error {

@@ -1,4 +1,4 @@
-//! What bounds a request, and all of them together: nobody holds anything for nothing.
+//! The limits on a request, and on all requests together.
 
 use std::time::Duration;
 
@@ -11,23 +11,23 @@ use shared::settings::{Problems, duration, number};
 /// The largest body that fits a bundle with its metadata.
 const LARGEST_BODY: usize = bundle::MAX_BYTES - bundle::MAX_METADATA_BYTES;
 
-/// The limits as texts: read only when all settings are checked.
+/// The limits as texts. Parsed together with all other settings.
 #[derive(Debug, Args)]
 pub(super) struct LimitArgs {
-    /// The most connections; more wait to be accepted, or take the place of one that has been
-    /// waiting for its client for a second.
+    /// The most connections. More wait to be accepted, or evict one that has been waiting for its
+    /// client for a second.
     #[arg(long, env = "MAX_CONNECTIONS", default_value = "4096")]
     max_connections: String,
-    /// How long a connection may say nothing after it was opened, a TLS handshake included.
+    /// How long a connection may be silent after it was opened, including a TLS handshake.
     #[arg(long, env = "SILENCE_TIMEOUT", default_value = "10s")]
     silence_timeout: String,
-    /// The largest head of a request.
+    /// The largest head of a request, in bytes.
     #[arg(long, env = "MAX_HEADER_BYTES", default_value = "16384")]
     max_header_bytes: String,
     /// How long a head may take from its first byte to its last.
     #[arg(long, env = "HEADER_TIMEOUT", default_value = "10s")]
     header_timeout: String,
-    /// The largest body.
+    /// The largest body, in bytes.
     #[arg(long, env = "MAX_BODY_BYTES", default_value = "65536")]
     max_body_bytes: String,
     /// How long a body may take to arrive.
@@ -36,39 +36,39 @@ pub(super) struct LimitArgs {
     /// How long a connection may idle between requests; keep it above the load balancer's limit.
     #[arg(long, env = "IDLE_TIMEOUT", default_value = "75s")]
     idle_timeout: String,
-    /// How long a sender may take nothing of its answers.
+    /// How long a sender may read nothing of its answers.
     #[arg(long, env = "WRITE_TIMEOUT", default_value = "30s")]
     write_timeout: String,
-    /// The most requests being worked on; more are told 503 at once, or take the place of one
-    /// whose body has not arrived for a second.
+    /// The most requests in flight. More get 503 at once, or evict one whose body has been arriving
+    /// for longer than a second.
     #[arg(long, env = "MAX_IN_FLIGHT", default_value = "1024")]
     max_in_flight: String,
-    /// How long a sender waits for the stream's confirmation before it is told 503.
+    /// How long a sender waits for the stream's confirmation before it gets 503.
     #[arg(long, env = "PUBLISH_DEADLINE", default_value = "12s")]
     publish_deadline: String,
 }
 
-/// File descriptors for all else: operators, the broker, files that are read again.
+/// File descriptors for everything else: operators, the broker, files that are read again.
 const OTHER_FILES: usize = 128;
 
-/// What bounds a request and all of them together.
+/// The limits on a request, and on all requests together.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// What bounds a connection.
+    /// The limits on a connection.
     pub(crate) connection: listener::Limits,
-    /// The largest body.
+    /// The largest body, in bytes.
     pub(crate) max_body_bytes: usize,
     /// How long a body may take to arrive.
     pub(crate) body_timeout: Duration,
-    /// The most requests being worked on.
+    /// The most requests in flight.
     pub(crate) max_in_flight: usize,
     /// How long a callback waits for its confirmation.
     pub(crate) publish_deadline: Duration,
 }
 
 impl Limits {
-    /// Lets the process open as many files as it may, and allows no more connections than that is
-    /// good for: without a descriptor nobody could be accepted, nor the broker be reached.
+    /// Raises the process's limit on open files as far as it may, and allows no more connections
+    /// than fit: without a descriptor no client could be accepted, nor the broker be reached.
     pub(crate) fn within_open_files(mut self) -> Self {
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
         let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });

@@ -1,4 +1,4 @@
-//! The keys that are made of secrets, once.
+//! The keys, derived once from the secrets.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use shared::secret::{ExposeSecret, Secret};
 use super::scheme::{NO_PREFIX, Prefix, Scheme, Schemes, standard_prefix};
 use super::window::ReplayWindow;
 
-/// What a secret begins with whose rest is base64, for Standard Webhooks.
+/// The prefix of a Standard Webhooks secret, whose rest is base64.
 const STANDARD_PREFIX: &[u8] = b"whsec_";
 /// Secrets come with and without padding.
 const PADDED_OR_NOT: GeneralPurpose = GeneralPurpose::new(
@@ -24,8 +24,8 @@ const PADDED_OR_NOT: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// A secret shared with senders, ready to sign and to verify. It shows nothing of the secret, and
-/// its memory is wiped when it goes.
+/// A secret shared with senders, ready to sign and to verify. `Debug` hides it, and its memory is
+/// wiped on drop.
 #[derive(Debug, Clone)]
 pub struct SigningKey {
     /// With the key schedule already computed; cloned for each body.
@@ -33,13 +33,13 @@ pub struct SigningKey {
     standard: Hmac<Sha256>,
 }
 
-/// A secret that can't be used.
+/// A secret that cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadSecret {
-    /// It has no bytes, with which anyone could sign.
+    /// It is empty, so anyone could sign.
     #[error("is set but empty")]
     Empty,
-    /// It begins like a Standard Webhooks secret, and goes on otherwise.
+    /// It has the prefix of a Standard Webhooks secret, but the rest is not base64.
     #[error("begins with whsec_, but what follows is not the base64 of a secret: copy it whole")]
     NotBase64,
 }
@@ -49,7 +49,7 @@ impl SigningKey {
     /// `whsec_<base64>` is decoded.
     ///
     /// # Errors
-    /// [`BadSecret`]: name where the secret stands, and show nothing of it.
+    /// [`BadSecret`]: say where the secret is, and quote nothing of it.
     pub fn new(bytes: &[u8]) -> Result<Self, BadSecret> {
         if bytes.is_empty() {
             return Err(BadSecret::Empty);
@@ -67,7 +67,7 @@ impl SigningKey {
         Ok(Self { verbatim, standard })
     }
 
-    /// The tag of a body, preceded by what its scheme signs before it.
+    /// The tag of a body, preceded by the prefix that its scheme signs.
     pub(super) fn tag(&self, scheme: Scheme, prefix: Prefix<'_>, body: &[u8]) -> [u8; 32] {
         let mut mac = match scheme {
             Scheme::Plain | Scheme::GitHub => self.verbatim.clone(),
@@ -92,8 +92,8 @@ impl SigningKey {
         format!("sha256={}", hex::encode(self.tag(Scheme::GitHub, NO_PREFIX, body)))
     }
 
-    /// Signs a body: the value of `webhook-signature` beside that id, and that time as
-    /// `webhook-timestamp` in Unix seconds.
+    /// Signs a body: the value of `webhook-signature` for this id, and for this `webhook-timestamp`
+    /// in Unix seconds.
     #[must_use]
     pub fn sign_standard(&self, id: &str, at: DateTime<Utc>, body: &[u8]) -> String {
         let at = at.timestamp().to_string();
@@ -107,7 +107,7 @@ fn schedule(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
 }
 
-/// The active keys, and which of their signatures are believed.
+/// The active keys, the allowed schemes, and the replay window.
 #[derive(Clone)]
 pub struct Keys {
     pub(super) keys: Vec<Key>,
@@ -122,7 +122,7 @@ pub(super) struct Key {
 }
 
 impl Keys {
-    /// Prepares secrets, each with the id that stands for it in metadata, metrics and logs.
+    /// Takes secrets, each with the id that names it in metadata, metrics and logs.
     #[must_use]
     pub fn new(
         secrets: impl IntoIterator<Item = (impl Into<Arc<str>>, SigningKey)>,
@@ -144,7 +144,7 @@ impl Keys {
         self.schemes
     }
 
-    /// Which times of sending are believed.
+    /// The replay window.
     #[must_use]
     pub fn window(&self) -> ReplayWindow {
         self.window

@@ -1,8 +1,8 @@
 //! Who signed a request. Pure: no clock, nothing asynchronous.
 //!
-//! Three schemes, all HMAC-SHA256. The plain one and GitHub's sign the body and say nothing of
-//! time: such a signature over a body without `sent_at` can be replayed for ever. Standard Webhooks
-//! signs an id and a time with the body.
+//! Three schemes, all HMAC-SHA256. The plain one and GitHub's sign the body and no time: such a
+//! signature over a body without `sent_at` can be replayed for ever. Standard Webhooks signs an id
+//! and a time with the body.
 //!
 //! To add a scheme, add a variant to [`Scheme`] and follow the compiler: `scheme.rs` reads its
 //! headers into a claim, `keys.rs` says which form of the secret it signs with.

@@ -1,4 +1,4 @@
-//! The judgement on all signatures of a request.
+//! Verifies all signatures of a request.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::keys::{Key, Keys};
 use super::scheme::{Claim, Scheme};
 use super::window::InTime;
 
-/// A request whose signatures hold. Only [`verify`] makes one.
+/// A request whose signatures are valid. Only [`verify`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
     body: Bytes,
@@ -19,7 +19,7 @@ pub struct Verified {
     id: Option<String>,
 }
 
-/// A signature that holds: nobody is one without a judgement on the time that was signed.
+/// The signer of a valid signature. There is none without a judgement on its signed time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Signer {
     scheme: Scheme,
@@ -34,7 +34,7 @@ impl Verified {
         &self.body
     }
 
-    /// The id of the key that signed it; the first, if each scheme's signature has another.
+    /// The id of the key that signed it; the first, if the schemes' signatures have different keys.
     #[must_use]
     pub fn key(&self) -> &str {
         self.signers.first().map_or("", |signer| &signer.key)
@@ -51,37 +51,37 @@ impl Verified {
         self.id.as_deref()
     }
 
-    /// A signed time, such as `webhook-timestamp`. Every signed time is within the replay window.
+    /// A signed time, such as `webhook-timestamp`. Every signed time is inside the replay window.
     #[must_use]
     pub fn signed_at(&self) -> Option<DateTime<Utc>> {
         self.signers.iter().find_map(|signer| signer.signed_at.time())
     }
 }
 
-/// Why a request is not believed. Its sender is not told which.
+/// Why a request is refused. The sender is not told which it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// There is no signature.
     #[error("there is no signature")]
     Missing,
-    /// A header comes twice, or is not what its scheme says.
+    /// A header occurs twice, or does not have its scheme's format.
     #[error("a signature header is repeated or malformed")]
     Malformed,
-    /// No active key made a signature that is there.
+    /// A signature was made by no active key.
     #[error("no active key made the signature")]
     Wrong,
-    /// The signatures hold, but none is of a scheme that is allowed.
+    /// The signatures are valid, but none has an allowed scheme.
     #[error("the signature's scheme is not allowed")]
     Scheme,
-    /// The signatures hold, but a time of sending is outside the replay window, or there is none
-    /// although one is required.
+    /// The signatures are valid, but a time is outside the replay window, or there is none although
+    /// one is required.
     #[error("outside the replay window")]
     Replay,
 }
 
-/// Verifies that every signature in the headers was made by an active key at a time within the
-/// replay window, and that one of them is of an allowed scheme. Every key is tried, and what was
-/// found is judged at the end, so that the way there is the same whatever is wrong.
+/// Verifies that every signature in the headers was made by an active key at a time inside the
+/// replay window, and that one of them has an allowed scheme. Every key is tried, and the result is
+/// judged at the end, so that the path is the same whatever is wrong.
 ///
 /// # Errors
 /// The first [`Refused`], in its order: answer 401 to all of them alike.
@@ -132,8 +132,8 @@ pub(super) fn judge(
     Ok(Verified { body, signers, id })
 }
 
-/// The first key that made any of the claim's tags, and whether there is one, in a time that
-/// depends on the numbers of keys and tags and on the body's length only.
+/// Whether a key made any of the claim's tags, and the first such key. The time depends only on the
+/// numbers of keys and tags and on the body's length.
 fn signing_key(keys: &[Key], claim: &Claim<'_>, body: &[u8]) -> (Choice, u64) {
     let mut found = Choice::from(0);
     let mut index = 0;

@@ -1,4 +1,4 @@
-//! Who a process is to the broker.
+//! How a process authenticates to the broker.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use nkeys::{KeyPair, KeyPairType};
 use crate::secret::{ExposeSecret, Secret};
 use crate::settings::{InFile, Unusable};
 
-/// The one way in which a process says who it is.
+/// The one way in which a process authenticates.
 #[derive(Debug, Clone)]
 pub(super) enum Access {
     Nobody,
@@ -28,7 +28,7 @@ pub(super) enum Access {
 }
 
 impl Access {
-    /// What to answer to a server that has sent this nonce. Files are read anew.
+    /// The answer to a server that has sent this nonce. Files are read again.
     pub(super) fn present(&self, nonce: &[u8]) -> Result<Auth, Unusable> {
         let mut auth = Auth::new();
         match self {
@@ -72,7 +72,7 @@ impl Access {
     }
 }
 
-/// async-nats takes texts.
+/// async-nats takes plain strings.
 fn exposed(secret: &Secret<str>) -> String {
     secret.expose_secret().to_owned()
 }
@@ -87,7 +87,7 @@ fn decorated(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn user_key(file: &InFile, seed: &str) -> Result<KeyPair, Unusable> {
-    // The library's errors are about the text, and may quote of it.
+    // The library's errors may quote the text.
     let key = KeyPair::from_seed(seed)
         .map_err(|_| file.unusable("holds no seed of an nkey (SU…), or a damaged one"))?;
     match key.key_pair_type() {
@@ -101,7 +101,7 @@ fn sign(file: &InFile, key: &KeyPair, nonce: &[u8]) -> Result<Vec<u8>, Unusable>
     key.sign(nonce).map_err(|_| file.unusable("holds a seed that can't sign"))
 }
 
-/// Names what is presented, and shows nothing of it.
+/// Names the method, and shows no secret.
 impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -5,7 +5,7 @@ use percent_encoding::percent_decode_str;
 
 use super::access::Access;
 
-/// Addresses that can't be used; deliberately says nothing of their text, which may hold a
+/// Addresses that cannot be used. Deliberately does not quote them, because they may hold a
 /// password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadAddress {
@@ -22,7 +22,7 @@ pub(super) fn read(text: &str) -> Result<(Vec<ServerAddr>, Option<Access>), BadA
     let mut found: Option<(String, Option<String>)> = None;
     let addresses = text.split(',').map(|address| {
         let address: ServerAddr = address.trim().parse().map_err(|_| BadAddress::Malformed)?;
-        // async-nats takes the schemes of WebSockets, and without WebSockets speaks plain TCP.
+        // async-nats accepts the schemes of WebSockets, and without that feature speaks plain TCP.
         if address.host().is_empty() || address.is_websocket() {
             return Err(BadAddress::Malformed);
         }
@@ -35,7 +35,7 @@ pub(super) fn read(text: &str) -> Result<(Vec<ServerAddr>, Option<Access>), BadA
             }
             found = Some(credentials);
         }
-        // async-nats prints addresses as they are when it is told to say more.
+        // At finer log levels async-nats prints addresses as they are.
         let mut url = address.into_inner();
         url.set_username("")
             .and_then(|()| url.set_password(None))

@@ -1,4 +1,4 @@
-//! The settings of the connection: the same for everything that talks to the broker.
+//! The settings of the connection to the broker, the same for every program.
 
 use std::ffi::OsString;
 
@@ -20,11 +20,11 @@ const PASSWORD: &str = "--nats-password-file (NATS_PASSWORD_FILE)";
 const NKEY: &str = "--nats-nkey-file (NATS_NKEY_FILE)";
 const CREDENTIALS: &str = "--nats-credentials-file (NATS_CREDENTIALS_FILE)";
 
-/// Where the broker is, and how a process presents itself to it. No flag takes a secret: a command
+/// The broker's address, and how a process authenticates. No flag takes a secret, because a command
 /// line is visible to every user of the machine.
 #[derive(Debug, Args, Clone)]
 pub struct BrokerArgs {
-    /// Addresses of the NATS servers, comma-separated. tls:// demands TLS of all of them. In the
+    /// Addresses of the NATS servers, comma-separated. tls:// in one requires TLS of all. In the
     /// environment it may hold user:password@ or token@.
     #[arg(
         long,
@@ -34,11 +34,10 @@ pub struct BrokerArgs {
         value_parser = secret::from_setting
     )]
     nats_url: Secret<str>,
-    /// The authorities that the servers' certificates must come from, instead of the system's
-    /// (PEM). Demands TLS.
+    /// The authorities to trust instead of the system's (PEM). Requires TLS.
     #[arg(long, env = "NATS_CA_FILE", value_name = "FILE")]
     nats_ca: Option<OsString>,
-    /// The certificate to show to the servers (PEM). Demands TLS.
+    /// The client certificate (PEM). Requires TLS.
     #[arg(long, env = "NATS_CERT_FILE", value_name = "FILE")]
     nats_cert: Option<OsString>,
     /// Its key (PEM).
@@ -59,7 +58,7 @@ pub struct BrokerArgs {
 }
 
 impl BrokerArgs {
-    /// Checks every setting, and what is in the files that they name.
+    /// Checks every setting, and the files that they name.
     pub fn check(&self, problems: &mut Problems) -> Option<Servers> {
         let servers = problems.take(URL, address::read(self.nats_url.expose_secret()));
         let tls = self.check_tls(problems);

@@ -1,4 +1,4 @@
-//! Where the broker is, and how a process presents itself to it.
+//! The broker's address, and how a process authenticates.
 
 mod access;
 mod address;

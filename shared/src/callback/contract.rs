@@ -8,9 +8,9 @@ pub const MAX_JOB_ID_BYTES: usize = 200;
 pub const MAX_EVENT_ID_BYTES: usize = 128;
 /// The longest `workflow_run_id`, `agent_id` and `region`, in bytes.
 pub const MAX_NAME_BYTES: usize = 200;
-/// What is kept of `error`, in bytes.
+/// `error` is truncated to this many bytes.
 pub const MAX_ERROR_BYTES: usize = 4096;
-/// What is kept of `failed_step`, in bytes.
+/// `failed_step` is truncated to this many bytes.
 pub const MAX_FAILED_STEP_BYTES: usize = 200;
 /// The longest `heartbeat_timeout_s`, in seconds: a day. The shortest is one second.
 pub const MAX_HEARTBEAT_TIMEOUT_S: i32 = 24 * 60 * 60;
@@ -51,7 +51,7 @@ impl Status {
     }
 }
 
-/// What a callback says of its job.
+/// What a callback reports about its job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// The job is alive; nothing else changed.
@@ -67,20 +67,20 @@ pub struct Callback {
     pub job_id: String,
     /// What is reported.
     pub kind: Kind,
-    /// The run that speaks, as it was sent; usually GitHub's number.
+    /// The run that sends it, as it was sent; usually GitHub's number.
     pub workflow_run_id: Option<String>,
     /// Which attempt of that run, from 1.
     pub run_attempt: Option<i32>,
-    /// Why it failed, cut to 4 KiB.
+    /// Why it failed, truncated to 4 KiB.
     pub error: Option<String>,
-    /// The step that failed, cut to 200 bytes.
+    /// The step that failed, truncated to 200 bytes.
     pub failed_step: Option<String>,
     /// Who provisions.
     pub agent_id: Option<String>,
     /// Where it is provisioned.
     pub region: Option<String>,
-    /// For how many seconds the job may be silent before it is presumed failed, 1–86,400; without it
-    /// the worker's own timeout holds.
+    /// How many seconds the job may be silent before it is presumed failed, 1–86,400; without it
+    /// the worker's own timeout applies.
     pub heartbeat_timeout_s: Option<i32>,
     /// The sender's idempotency key, 1–128 bytes.
     pub event_id: Option<String>,
@@ -91,7 +91,7 @@ pub struct Callback {
 /// Why a body is not a callback. `Display` is the `error` of the 400 answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// Not JSON, not an object, or an object that names a key twice.
+    /// Not JSON, not an object, or an object with a key that occurs twice.
     #[error("Invalid JSON")]
     Json,
     /// `job_id` is absent, null or empty.

@@ -1,4 +1,4 @@
-//! The one parser of callbacks, which both sides use.
+//! The parser of callbacks, which ingress and worker share.
 
 use std::fmt;
 
@@ -13,7 +13,8 @@ use super::scalar::{Scalar, read_unique};
 
 /// The fields of a body whose JSON is sound, not yet checked for their meaning.
 ///
-/// Two steps, because the replay window reads `sent_at` before anything else is judged.
+/// Parsing has two steps, because the replay window needs `sent_at` before the other fields are
+/// checked.
 #[derive(Debug, Default)]
 pub struct Fields<'a> {
     job_id: Scalar<'a>,
@@ -50,7 +51,7 @@ impl<'a> Fields<'a> {
     /// The `sent_at` of the body: an RFC 3339 text or Unix seconds.
     ///
     /// # Errors
-    /// [`Malformed::Field`] when there is one that is no time.
+    /// [`Malformed::Field`], if it is not a time.
     pub fn sent_at(&self) -> Result<Option<DateTime<Utc>>, Malformed> {
         let invalid = Malformed::Field("sent_at");
         let time = match &self.sent_at {
@@ -58,9 +59,9 @@ impl<'a> Fields<'a> {
             Scalar::Integer(seconds) => i64::try_from(*seconds)
                 .ok()
                 .and_then(|seconds| Utc.timestamp_opt(seconds, 0).single()),
-            // What no integer holds becomes the nearest one, whose year is refused below.
+            // A number that no integer holds becomes the nearest one, whose year is refused below.
             Scalar::Float(seconds) => DateTime::from_timestamp_micros((seconds * 1e6) as i64),
-            // Also makes a leap second, which rows can't hold, the next one.
+            // This also turns a leap second, which the tables cannot hold, into the next second.
             Scalar::Text(text) => DateTime::parse_from_rfc3339(text)
                 .ok()
                 .and_then(|time| DateTime::from_timestamp_micros(time.timestamp_micros())),

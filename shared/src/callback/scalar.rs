@@ -1,4 +1,4 @@
-//! JSON values, as far as callbacks care for them.
+//! JSON values, as far as callbacks need them.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -9,7 +9,7 @@ use serde::de::{self, MapAccess, SeqAccess, Visitor};
 
 use super::contract::Malformed;
 
-/// One value of the object, as far as the parser cares. `null` counts as absent.
+/// One value of the object, as far as the parser needs it. `null` counts as absent.
 #[derive(Debug, Default)]
 pub(super) enum Scalar<'a> {
     #[default]
@@ -38,7 +38,7 @@ impl Scalar<'_> {
         }
     }
 
-    /// A text that is refused when it is too long.
+    /// A text that is refused if it is too long.
     pub(super) fn name(
         self,
         field: &'static str,
@@ -57,7 +57,7 @@ impl Scalar<'_> {
         }
     }
 
-    /// A text that is cut at a character when it is too long.
+    /// A text that is truncated at a character if it is too long.
     pub(super) fn cut(
         self,
         field: &'static str,
@@ -75,13 +75,13 @@ impl Scalar<'_> {
     }
 }
 
-/// PostgreSQL refuses NUL in texts, and dropping it loses nothing that a person could read.
+/// PostgreSQL refuses NUL in texts, and removing it loses nothing that a person could read.
 fn without_nul(text: Cow<'_, str>) -> String {
     if text.contains('\0') { text.replace('\0', "") } else { text.into_owned() }
 }
 
-/// Reads an object's members and refuses a key that comes twice, which different readers of the
-/// same signed bytes could understand differently.
+/// Reads an object's members and refuses a key that occurs twice, because different parsers of the
+/// same signed bytes could read it differently.
 pub(super) fn read_unique<'de, A: MapAccess<'de>>(
     mut map: A,
     mut member: impl FnMut(&str, Scalar<'de>),
@@ -97,7 +97,7 @@ pub(super) fn read_unique<'de, A: MapAccess<'de>>(
     Ok(())
 }
 
-/// A key, borrowed from the body where nothing in it is escaped.
+/// A key, borrowed from the body if nothing in it is escaped.
 #[derive(PartialEq, Eq, Hash, Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 

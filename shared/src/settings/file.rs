@@ -1,5 +1,5 @@
-//! Files that settings name. Their contents are read anew whenever they are needed, so that what
-//! takes their place is taken up, and are never shown.
+//! Files that settings name. Their contents are read again whenever they are needed, so that a
+//! replaced file is noticed, and are never shown.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -10,12 +10,12 @@ use async_nats::rustls::pki_types::pem::PemObject;
 use super::problems::Problems;
 use crate::secret::{ExposeSecret, Secret};
 
-/// A setting that is there and says nothing.
+/// A setting that is set, but empty.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("is set but empty: unset it, or say what it is")]
 pub struct Empty;
 
-/// A file that can't be used, with the setting that names it.
+/// A file that cannot be used, with the setting that names it.
 #[derive(Debug, thiserror::Error)]
 #[error("{setting}: {} {problem}", path.display())]
 pub struct Unusable {
@@ -34,7 +34,7 @@ pub struct InFile {
 }
 
 impl InFile {
-    /// Takes the setting where it is there; what is in the file is not looked at.
+    /// Takes the setting, if it is set. The file is not read.
     pub fn take(
         problems: &mut Problems,
         setting: &'static str,
@@ -47,14 +47,14 @@ impl InFile {
         }
     }
 
-    /// This file can't be used; `problem` goes on from its name, and shows nothing of what is in it.
+    /// An error about this file; `problem` follows its name, and quotes nothing of its content.
     #[must_use]
     pub fn unusable(&self, problem: impl fmt::Display) -> Unusable {
         let problem = problem.to_string();
         Unusable { setting: self.setting, path: self.path.clone(), problem }
     }
 
-    /// What is in it, which is not nothing.
+    /// Its content, which must not be empty.
     fn bytes(&self) -> Result<Secret<Vec<u8>>, Unusable> {
         let bytes = std::fs::read(&self.path)
             .map_err(|error| self.unusable(format!("can't be read: {error}")))?;
@@ -63,10 +63,10 @@ impl InFile {
         if is_empty { Err(self.unusable("is empty")) } else { Ok(bytes) }
     }
 
-    /// What is in it, as a text.
+    /// Its content, as a text.
     ///
     /// # Errors
-    /// It can't be read, is empty, or is not a text: name it, or refuse the connection.
+    /// It cannot be read, is empty, or is not a text: name it, or refuse the connection.
     pub fn text(&self) -> Result<Secret<str>, Unusable> {
         let bytes = self.bytes()?;
         let text = str::from_utf8(bytes.expose_secret());
@@ -84,10 +84,10 @@ impl InFile {
         Ok(line.strip_suffix('\r').unwrap_or(line).to_owned().into())
     }
 
-    /// All parts of one kind in a PEM file; at least one, called `what` where there is none.
+    /// All parts of one kind in a PEM file, at least one; `what` names the kind in errors.
     ///
     /// # Errors
-    /// It can't be read, or holds no such part: name it.
+    /// It cannot be read, or holds no such part: name it.
     pub fn pem<T: PemObject>(&self, what: &str) -> Result<Vec<T>, Unusable> {
         let bytes = self.bytes()?;
         let parts: Vec<T> = T::pem_slice_iter(bytes.expose_secret())

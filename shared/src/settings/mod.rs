@@ -1,4 +1,4 @@
-//! Settings are checked whole: every bad value is named, then nothing starts.
+//! Settings are checked together: if any is bad, every bad value is named and nothing starts.
 
 mod problems;
 mod values;

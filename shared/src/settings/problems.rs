@@ -1,18 +1,18 @@
-//! What is wrong with the settings, all of it at once.
+//! Collects everything that is wrong with the settings.
 
 use std::fmt;
 
-/// Collects what is wrong with a configuration.
+/// The problems of a configuration.
 #[derive(Debug, Default)]
 pub struct Problems(Vec<String>);
 
-/// A configuration that can't be used; one line for each bad value.
+/// A configuration that cannot be used, with a line for each bad value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the configuration can't be used:\n{}", .0.iter().map(|problem| format!("  {problem}")).collect::<Vec<_>>().join("\n"))]
 pub struct Invalid(Vec<String>);
 
 impl Problems {
-    /// Takes the value, or notes what is wrong with the setting of that name.
+    /// Returns the value, or notes what is wrong with the setting of that name.
     pub fn take<T, E: fmt::Display>(&mut self, name: &str, value: Result<T, E>) -> Option<T> {
         value.map_err(|problem| self.0.push(format!("{name}: {problem}"))).ok()
     }
@@ -22,7 +22,7 @@ impl Problems {
         self.0.push(problem.into());
     }
 
-    /// The value, if nothing at all was wrong.
+    /// Returns the value, if there is no problem at all.
     ///
     /// # Errors
     /// [`Invalid`], with every problem: print it, and exit with 2.

@@ -1,4 +1,4 @@
-//! Values as people write them.
+//! Parsers for values that people write.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
         Err(_) => humantime::parse_duration(text.trim()).ok(),
     };
-    // What a clock can count from now on.
+    // Bounded by what a clock can add to the present.
     let longest = Duration::from_secs(10 * 365 * 86_400);
     parsed.filter(|duration| !duration.is_zero() && *duration <= longest).ok_or_else(|| {
         format!(
