@@ -94,7 +94,7 @@ demo: tools build ## Show two workflow runs, one of which fails, from their call
 	@$(CARGO) run --quiet --bin demo --locked
 
 up: tools build ## Run Ackline on its default ports with its data in .data, until Ctrl-C
-	@$(CARGO) run --quiet --bin up --locked
+	@$(CARGO) run --quiet --bin ackline --locked -- up
 
 screenshots: tools build ## Take the pictures of the console in docs/images again
 	@.ci/tools-debian chromium

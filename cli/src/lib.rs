@@ -7,10 +7,12 @@ mod parse;
 pub use output::{Bars, Output};
 pub use parse::parse;
 
+use std::io;
+
 use clap::{Parser, Subcommand};
 
 use commands::{
-    audit, dead_letters, jobs, migrate, partitions, prune, rebuild, send, sign, status,
+    audit, dead_letters, jobs, migrate, partitions, prune, rebuild, send, sign, status, up,
 };
 
 /// Runs Ackline, and looks after it.
@@ -25,6 +27,11 @@ pub struct Cli {
 /// What `ackline` does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run all of Ackline on this machine: ingress, a worker on SQLite, and a NATS server.
+    Up(up::Up),
+    #[command(hide = true)]
+    /// What `up` starts its NATS server by.
+    ExecNatsServer(up::Exec),
     /// Create the schema and the streams, or check them.
     Migrate(migrate::Migrate),
     /// Say whether everything is in order: jobs, partitions, dead letters, refusals. Exits 1 with
@@ -57,6 +64,8 @@ pub enum Command {
 /// What the command says.
 pub async fn run(command: Command, bars: &Bars) -> anyhow::Result<()> {
     match command {
+        Command::Up(args) => up::run(&args, &mut Output::stdout()).await,
+        Command::ExecNatsServer(exec) => exec.run(),
         Command::Migrate(args) => migrate::run(&args).await,
         Command::Status(args) => status::run(&args, &mut Output::stdout()).await,
         Command::Jobs(command) => jobs::run(&command, &mut Output::stdout()).await,
@@ -68,6 +77,16 @@ pub async fn run(command: Command, bars: &Bars) -> anyhow::Result<()> {
         Command::Partitions(command) => partitions::run(&command, &mut Output::stdout()).await,
         Command::Prune(args) => prune::run(&args, bars, &mut Output::stdout()).await,
     }
+}
+
+/// Whether whoever read the output has had enough, as with `| head`.
+#[must_use]
+pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! The program `ackline`.
 
-use std::io;
 use std::process::ExitCode;
 
 use cli::Bars;
@@ -18,7 +17,7 @@ async fn main() -> ExitCode {
         Err(invalid) => Err(invalid.into()),
     };
     let Err(error) = done else { return ExitCode::SUCCESS };
-    if is_closed_pipe(&error) {
+    if cli::is_closed_pipe(&error) {
         return ExitCode::SUCCESS;
     }
     #[expect(clippy::print_stderr, reason = "the last words of a command are for its caller")]
@@ -32,13 +31,4 @@ async fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
-}
-
-/// Whoever read the output has had enough, as with `| head`.
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    })
 }

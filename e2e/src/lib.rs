@@ -1,5 +1,5 @@
 //! Starts the real parts of Ackline (nats-server, PostgreSQL, act, `ingress`, `worker`) for
-//! whole-system tests, the demo and `make up`. Nothing is mocked, every process ends with the one
+//! whole-system tests and the demo. Nothing is mocked, every process ends with the one
 //! that started it, and any number of tests may run at once.
 
 #![allow(

@@ -15,7 +15,7 @@ const COUNT: u16 = 15_000;
 #[derive(Debug)]
 pub struct Port {
     number: u16,
-    _lease: Option<File>,
+    _lease: File,
 }
 
 impl Port {
@@ -32,23 +32,12 @@ impl Port {
             let number = FIRST + (start as u16 + offset) % COUNT;
             let file = File::create(leases.join(number.to_string()))?;
             match file.try_lock() {
-                Ok(()) if is_free(number) => return Ok(Self { number, _lease: Some(file) }),
+                Ok(()) if is_free(number) => return Ok(Self { number, _lease: file }),
                 Ok(()) | Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => return Err(error.into()),
             }
         }
         bail!("no port from {FIRST} on is free")
-    }
-
-    /// A well-known port, which nobody else may have.
-    ///
-    /// # Errors
-    /// When it is in use; `owner` is what was to listen there.
-    pub fn fixed(number: u16, owner: &str) -> Result<Self> {
-        if !is_free(number) {
-            bail!("port {number} is in use already; {owner} needs it");
-        }
-        Ok(Self { number, _lease: None })
     }
 
     /// The number.

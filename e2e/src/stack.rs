@@ -135,13 +135,6 @@ impl Builder {
         self
     }
 
-    /// Chooses where the worker listens for operators; otherwise any free port.
-    #[must_use]
-    pub fn worker_ops(mut self, ops: SocketAddr) -> Self {
-        self.worker_ops = ops;
-        self
-    }
-
     /// Chooses the number of partitions; 16 otherwise.
     #[must_use]
     pub fn partitions(mut self, partitions: u16) -> Self {

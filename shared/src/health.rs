@@ -62,8 +62,9 @@ impl HealthArgs {
     }
 }
 
-/// Who listens everywhere is asked at home.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+/// Where a listener can be reached from this machine: one that listens everywhere, at home.
+#[must_use]
+pub fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),

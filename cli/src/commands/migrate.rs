@@ -10,13 +10,13 @@ use async_nats::jetstream::context::{
 use async_nats::jetstream::stream::Config;
 use clap::Args;
 use sea_orm::DatabaseConnection;
-use shared::broker::BrokerArgs;
+use shared::broker::{BrokerArgs, Servers};
 use shared::partition::{MAX_PARTITIONS, Partition};
 use shared::settings::number;
 use shared::stream::{self, DEFAULT_PARTITIONS};
 use tokio::time::Instant;
 use worker::process::settings::DatabaseArgs;
-use worker::store::connection::{self, Purpose};
+use worker::store::connection::{self, DatabaseUrl, Purpose};
 use worker::store::schema;
 
 use super::checked;
@@ -34,20 +34,28 @@ const DEFAULT_MAX_BYTES: i64 = 256 << 20;
 pub struct Migrate {
     /// The database.
     #[command(flatten)]
-    pub(crate) database: DatabaseArgs,
+    database: DatabaseArgs,
     /// The broker.
     #[command(flatten)]
-    pub(crate) broker: BrokerArgs,
+    broker: BrokerArgs,
+    /// The streams to create.
+    #[command(flatten)]
+    streams: Streams,
+}
+
+/// What the streams are to be, where they are not what they are to stay.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Streams {
     /// How many partitions there are; chosen once. 16 on a new deployment.
     #[arg(long, env = "PARTITIONS", value_parser = |text: &str| number::<u16>(text, 1, MAX_PARTITIONS))]
-    pub(crate) partitions: Option<u16>,
+    partitions: Option<u16>,
     /// Copies of each stream. Without it existing streams keep theirs, and new ones have 1.
     #[arg(long, env = "STREAM_REPLICAS", value_parser = |text: &str| number::<usize>(text, 1, 5))]
-    pub(crate) stream_replicas: Option<usize>,
+    stream_replicas: Option<usize>,
     /// The size limit of each stream, in bytes. Without it existing streams keep theirs, and new
     /// ones have 268435456 (256 MiB).
     #[arg(long, env = "STREAM_MAX_BYTES", value_parser = |text: &str| number(text, 1 << 20, i64::MAX))]
-    pub(crate) stream_max_bytes: Option<i64>,
+    stream_max_bytes: Option<i64>,
 }
 
 /// Runs the command.
@@ -56,7 +64,16 @@ pub struct Migrate {
 /// What can't be reached, created, or differs in a way that must not be changed.
 pub async fn run(args: &Migrate) -> anyhow::Result<()> {
     let (database, servers) = checked(&args.database, &args.broker)?;
-    let db = connection::connect(&database, Purpose::Migrate)
+    migrate(&database, &servers, &args.streams).await
+}
+
+/// Creates or checks the schema and the streams.
+pub(super) async fn migrate(
+    database: &DatabaseUrl,
+    servers: &Servers,
+    args: &Streams,
+) -> anyhow::Result<()> {
+    let db = connection::connect(database, Purpose::Migrate)
         .await
         .context("the database can't be reached")?;
     let client = servers
@@ -117,7 +134,7 @@ fn is_passing(error: &anyhow::Error) -> bool {
 
 /// Creates or checks the streams; doing it again after a half of it is harmless.
 async fn create_or_check(
-    args: &Migrate,
+    args: &Streams,
     db: &DatabaseConnection,
     jetstream: &jetstream::Context,
 ) -> anyhow::Result<u16> {
@@ -141,7 +158,7 @@ async fn create_or_check(
 
 /// The number of partitions is chosen once: by whoever comes first, for ever.
 async fn choose_partitions(
-    args: &Migrate,
+    args: &Streams,
     db: &DatabaseConnection,
     jetstream: &jetstream::Context,
 ) -> anyhow::Result<u16> {
@@ -217,7 +234,7 @@ async fn find_and_check(
 }
 
 async fn create(
-    args: &Migrate,
+    args: &Streams,
     jetstream: &jetstream::Context,
     partition: Partition,
     partitions: u16,
@@ -235,7 +252,7 @@ async fn create(
 
 /// Gives a stream its replicas and size, where they were said.
 async fn change(
-    args: &Migrate,
+    args: &Streams,
     jetstream: &jetstream::Context,
     found: Config,
 ) -> anyhow::Result<()> {

@@ -10,6 +10,7 @@ pub mod rebuild;
 pub mod send;
 pub mod sign;
 pub mod status;
+pub mod up;
 pub mod watch;
 
 use anyhow::Context;

@@ -13,7 +13,8 @@ const GAP: &str = "  ";
 
 /// Prints a value as JSON.
 pub(crate) fn json(out: &mut impl Write, value: &impl serde::Serialize) -> anyhow::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, value)?;
+    // As an error of serde_json, a closed pipe would not be recognised.
+    serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::from)?;
     writeln!(out)?;
     Ok(())
 }
@@ -140,6 +141,22 @@ mod tests {
         failed.paint(1, Status::Failed);
         table.row(["é".into(), String::new(), String::new()]);
         table
+    }
+
+    #[test]
+    fn a_closed_pipe_is_recognised_whatever_is_printed() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        assert!(crate::is_closed_pipe(&json(&mut Closed, &["a"]).unwrap_err()));
+        assert!(crate::is_closed_pipe(&writeln!(Closed, "a").unwrap_err().into()));
+        assert!(!crate::is_closed_pipe(&io::Error::from(io::ErrorKind::NotFound).into()));
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod audit;
 mod cli;
 mod rebuild;
 mod round_trips;
+mod up;
 
 mod bench;
 

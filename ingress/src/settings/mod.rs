@@ -109,7 +109,7 @@ pub struct Config {
     /// The active keys.
     pub(crate) keys: Keys,
     /// The path of callbacks.
-    pub(crate) callback_path: String,
+    pub callback_path: String,
     /// Where the certificate comes from, and what it is; none for HTTP.
     pub(crate) tls: Option<(TlsFiles, Arc<ServerConfig>)>,
     /// What bounds a request.

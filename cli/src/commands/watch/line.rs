@@ -33,7 +33,7 @@ pub(super) enum Line {
 impl Line {
     pub(super) fn print(&self, out: &mut Output<impl Write>, as_json: bool) -> anyhow::Result<()> {
         if as_json {
-            serde_json::to_writer(&mut *out, self)?;
+            serde_json::to_writer(&mut *out, self).map_err(std::io::Error::from)?;
             writeln!(out)?;
         } else {
             let text = self.text(out);
