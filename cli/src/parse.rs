@@ -1,4 +1,4 @@
-//! Reading the command line so that every bad value is named at once, as everywhere in Ackline.
+//! Parses the command line so that every bad value is named at once, as everywhere in Ackline.
 
 use std::error::Error as _;
 use std::ffi::OsString;
@@ -10,11 +10,12 @@ use shared::settings::{Invalid, Problems};
 
 use crate::Cli;
 
-/// Reads the arguments. Clap itself stops at the first value that is bad; here its check is taken
-/// away then, and the others are read.
+/// Parses the arguments. Clap itself stops at the first bad value. This function then removes that
+/// value's check and parses again.
 ///
 /// # Errors
-/// Every bad value; clap's own message and exit for arguments of a wrong form, and for `--help`.
+/// Every bad value. For malformed arguments and for `--help`, clap prints its own message and
+/// exits.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Invalid> {
     parse_or_clap(args).unwrap_or_else(|error| error.exit())
 }
@@ -34,7 +35,7 @@ fn parse_or_clap(args: impl IntoIterator<Item = OsString>) -> Result<Result<Cli,
         let (ErrorKind::ValueValidation, Some(named)) = (error.kind(), named) else {
             return Err(error);
         };
-        // Only a command that is built knows how its arguments are shown.
+        // Only a built command knows how its arguments are displayed.
         let mut built = command.clone();
         built.build();
         let Some(argument) = find(&built, &named) else { return Err(error) };
@@ -45,7 +46,7 @@ fn parse_or_clap(args: impl IntoIterator<Item = OsString>) -> Result<Result<Cli,
     }
 }
 
-/// The argument that clap shows like this, in whichever command has it.
+/// The argument that clap displays like this, in whichever command has it.
 fn find<'a>(command: &'a Command, shown: &str) -> Option<&'a Arg> {
     let own = command.get_arguments().find(|argument| argument.to_string() == shown);
     own.or_else(|| command.get_subcommands().find_map(|inner| find(inner, shown)))
@@ -59,7 +60,7 @@ fn name(argument: &Arg) -> String {
     flag + &variable.unwrap_or_default()
 }
 
-/// Takes the check from an argument, in every command that has it.
+/// Removes the check from an argument, in every command that has it.
 fn uncheck(command: Command, id: &Id) -> Command {
     let has = command.get_arguments().any(|argument| argument.get_id() == id);
     let command = if has {

@@ -18,7 +18,7 @@ use crate::output::{Bars, Output};
 /// `ackline audit`.
 #[derive(Debug, Args)]
 pub struct Audit {
-    /// The broker, whose streams say what must have been applied.
+    /// The broker, whose streams hold what must have been applied.
     #[command(flatten)]
     broker: BrokerArgs,
     /// The database and the form of the output.
@@ -29,7 +29,7 @@ pub struct Audit {
 /// Runs the command and prints on `out`.
 ///
 /// # Errors
-/// When the database or the broker can't be read, or something is not as the streams say.
+/// The database or the broker cannot be read, or there are differences.
 pub async fn run(args: &Audit, bars: &Bars, out: &mut Output<impl Write>) -> anyhow::Result<()> {
     let (database, servers) = checked(&args.read.database, &args.broker)?;
     let db = open(&database, Purpose::Read).await?;

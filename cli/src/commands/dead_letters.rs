@@ -1,4 +1,4 @@
-//! `ackline dead-letters`: what could not be applied, and what becomes of it.
+//! `ackline dead-letters`: what could not be applied, and decisions about it.
 
 use std::io::Write;
 use std::time::Duration;
@@ -30,9 +30,9 @@ pub enum DeadLetters {
         #[command(flatten)]
         read: ReadArgs,
     },
-    /// Try one again, and then what is held behind it, in order.
+    /// Try one again, and then everything held behind it, in order.
     Requeue(Order),
-    /// Let one take no effect, and apply what is held behind it, in order.
+    /// Discard one, so that it never takes effect, and apply what is held behind it, in order.
     Discard(Order),
 }
 
@@ -42,7 +42,7 @@ pub struct List {
     /// Only those of this job.
     #[arg(long)]
     job: Option<String>,
-    /// Discarded ones, too.
+    /// Include discarded ones.
     #[arg(long)]
     discarded: bool,
     /// What lists share.
@@ -55,10 +55,10 @@ pub struct List {
 pub struct Order {
     /// PARTITION/SEQUENCE/INDEX, as `list` prints it.
     position: LetterId,
-    /// The broker, through which the owner of the partition is told.
+    /// The broker, through which the order reaches the owner of the partition.
     #[command(flatten)]
     broker: BrokerArgs,
-    /// How long to wait until it is carried out.
+    /// How long to wait until the order is carried out.
     #[arg(long, default_value = "10s", value_parser = duration)]
     wait: Duration,
     /// The database and the form of the output.
@@ -69,7 +69,7 @@ pub struct Order {
 /// Runs the command and prints on `out`.
 ///
 /// # Errors
-/// When the database or the broker can't be reached, or there is no such dead letter.
+/// The database or the broker cannot be reached, or there is no such dead letter.
 pub async fn run(command: &DeadLetters, out: &mut Output<impl Write>) -> anyhow::Result<()> {
     match command {
         DeadLetters::List(args) => {
@@ -116,7 +116,7 @@ pub async fn run(command: &DeadLetters, out: &mut Output<impl Write>) -> anyhow:
     }
 }
 
-/// The row, with its payload as text where it is one.
+/// The row, with its payload as text if it is text.
 fn as_json(letter: &DeadLetter) -> serde_json::Value {
     let payload = match std::str::from_utf8(&letter.payload) {
         Ok(text) => text.into(),
@@ -134,12 +134,12 @@ fn as_json(letter: &DeadLetter) -> serde_json::Value {
     })
 }
 
-/// Gives the order, and says what has become of it.
+/// Gives the order, and prints its outcome.
 async fn order(args: &Order, action: Action, out: &mut Output<impl Write>) -> anyhow::Result<()> {
     let (database, servers) = checked(&args.read.database, &args.broker)?;
     let (letter, wait, as_object) = (args.position, args.wait, args.read.json);
     let db = open(&database, Purpose::Read).await?;
-    // Before the broker is asked for: what can't be done needs none.
+    // Checked first: an order that is impossible needs no broker.
     redrive::existing(&db, letter).await?;
     let jetstream = broker(&servers).await?;
     let done = redrive::order(&db, &jetstream, letter, action, wait).await?;

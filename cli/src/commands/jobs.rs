@@ -19,7 +19,7 @@ use crate::output::print::{Table, json, printable, text, time};
 /// `ackline jobs`.
 #[derive(Debug, Subcommand)]
 pub enum Jobs {
-    /// List jobs, the newest first: those that were first heard of last.
+    /// List jobs, newest first (by when they were first heard of).
     List(List),
     /// Show one job with its timeline.
     Show {
@@ -29,8 +29,8 @@ pub enum Jobs {
         #[command(flatten)]
         read: ReadArgs,
     },
-    /// Watch what happens, as it happens. With an ID, until that job has finished: exits 0 when it is
-    /// running, 1 when it failed, and 3 when that is not known. Without one, all jobs, until Ctrl-C.
+    /// Watch jobs live. With an ID, until that job has finished: exits 0 if it is running, 1 if it
+    /// failed, and 3 if the outcome is not known. Without one, all jobs, until Ctrl-C.
     Watch(Watch),
 }
 
@@ -40,13 +40,13 @@ pub struct List {
     /// Only jobs in this status: queued, provisioning, running or failed.
     #[arg(long)]
     status: Option<Status>,
-    /// Only jobs whose id has this in it, whatever its case, or whose run's id it is.
+    /// Only jobs whose id contains this, in any case, or whose run id equals it.
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
-    /// Only jobs that were first heard of within this time, such as 2h.
+    /// Only jobs first heard of within this time, such as 2h.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     since: Option<Duration>,
-    /// Only jobs that come behind this one, such as the last one of the list before.
+    /// Only jobs after this one, such as the last one of the previous list.
     #[arg(long, value_name = "ID")]
     after: Option<String>,
     /// What lists share.
@@ -60,7 +60,7 @@ const LETTERS: u64 = 10_000;
 /// Runs the command and prints on `out`.
 ///
 /// # Errors
-/// When the database can't be read, or there is no such job.
+/// The database cannot be read, or there is no such job.
 pub async fn run(command: &Jobs, out: &mut Output<impl Write>) -> anyhow::Result<()> {
     match command {
         Jobs::List(args) => {
@@ -118,7 +118,7 @@ pub async fn run(command: &Jobs, out: &mut Output<impl Write>) -> anyhow::Result
     }
 }
 
-/// The jobs that are asked for, the newest first.
+/// The selected jobs, newest first.
 async fn found(args: &List) -> anyhow::Result<Vec<Job>> {
     let db = args.list.read.open().await?;
     let after = match &args.after {

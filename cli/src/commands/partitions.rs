@@ -1,4 +1,4 @@
-//! `ackline partitions`: who owns each, and how a stopped one goes on.
+//! `ackline partitions`: who owns each, and how a stopped one continues.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -29,8 +29,8 @@ use crate::output::print::{Table, json, text, time};
 pub enum Partitions {
     /// List partitions: who owns each, how far it is applied, and why it is stopped.
     List(List),
-    /// Let a stopped partition go on from its stream as it is. Without --yes, only say what that
-    /// would skip.
+    /// Let a stopped partition continue with its stream as it is. Without --yes, only print what
+    /// that would skip.
     Accept(Accept),
 }
 
@@ -40,7 +40,7 @@ pub struct List {
     /// The database.
     #[command(flatten)]
     database: DatabaseArgs,
-    /// The broker; the streams' positions are left out while it can't be reached.
+    /// The broker. Without it, the streams' positions are left out.
     #[command(flatten)]
     broker: BrokerArgs,
     /// Print JSON instead of a table.
@@ -71,7 +71,7 @@ pub struct Accept {
 /// Runs the command and prints on `out`.
 ///
 /// # Errors
-/// When the database can't be read, or the partition can't go on.
+/// The database cannot be read, or the partition cannot continue.
 pub async fn run(command: &Partitions, out: &mut Output<impl Write>) -> anyhow::Result<()> {
     match command {
         Partitions::List(args) => list(args, out).await,
@@ -86,7 +86,8 @@ async fn list(args: &List, out: &mut Output<impl Write>) -> anyhow::Result<()> {
     let names: HashMap<String, String> =
         accept::workers(&db).await?.into_iter().map(|worker| (worker.id, worker.name)).collect();
     let gaps = accept::gaps(&db).await?;
-    // The database says all that matters; the streams' positions are there when the broker is.
+    // The database has everything that matters. The streams' positions are shown if the broker
+    // answers.
     let jetstream = broker(&servers).await;
     if let Err(error) = &jetstream {
         tracing::warn!("the streams' positions are left out: {error:#}");
@@ -202,16 +203,16 @@ async fn accept(args: &Accept, out: &mut Output<impl Write>) -> anyhow::Result<(
 }
 
 enum Way {
-    /// Nothing is missing; only the count of dead letters is in the way.
+    /// Nothing is missing; only the count of dead letters stops it.
     Open,
     Skip(Skip),
 }
 
-/// Finds out from the stream itself what going on would skip.
+/// Finds out from the stream what would be skipped.
 ///
-/// A stream that was recreated, or lost its tail, counts its messages from below the checkpoint
-/// again, and the positions that it gives them are taken by events that were applied. There is no
-/// way on in this database that would not mix up the two.
+/// A stream that was recreated, or lost its tail, numbers its messages from below the checkpoint
+/// again, and those positions are taken by events that were applied. Continuing in this database
+/// would mix the two.
 async fn examine(jetstream: &jetstream::Context, row: &Row, reason: &str) -> anyhow::Result<Way> {
     const REFUSED: &str = "its positions are taken by what was applied before, so this database \
                            can't go on with it; bring the right stream back, or give the workers an \

@@ -1,5 +1,5 @@
-//! `ackline prune`: removes finished jobs that are old and of which the streams hold nothing any
-//! more, so that a replay of what the streams hold still finds every job that it concerns.
+//! `ackline prune`: removes old finished jobs of which the streams hold nothing any more, so that a
+//! replay of the streams still finds every job that it concerns.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -30,10 +30,10 @@ pub struct Prune {
     /// The database.
     #[command(flatten)]
     database: DatabaseArgs,
-    /// The broker: what its streams still hold is kept.
+    /// The broker. Jobs that its streams still hold are kept.
     #[command(flatten)]
     broker: BrokerArgs,
-    /// For how long a job must not have changed, such as 30d.
+    /// How long a job must not have changed, such as 30d.
     #[arg(long, value_parser = duration)]
     older_than: Duration,
     /// Only count.
@@ -44,7 +44,7 @@ pub struct Prune {
     json: bool,
 }
 
-/// Jobs that are looked at together, and removed in one transaction a partition.
+/// How many jobs are examined together, and removed in one transaction for each partition.
 const BATCH: u64 = 500;
 
 #[derive(Debug, Default, Serialize)]
@@ -53,7 +53,7 @@ struct Report {
     older_than: Option<DateTime<Utc>>,
     jobs: u64,
     job_events: u64,
-    /// Old enough, but something of them is in a stream or among the dead letters.
+    /// Old enough, but still in a stream or with a dead letter.
     kept: u64,
     /// Why all jobs of a partition are kept.
     kept_partitions: BTreeMap<String, String>,
@@ -62,7 +62,7 @@ struct Report {
 /// Runs the command and prints on `out`.
 ///
 /// # Errors
-/// When the database or the broker can't be reached, or fails; what was removed until then stays
+/// The database or the broker cannot be reached, or failed. What was removed until then stays
 /// removed.
 pub async fn run(args: &Prune, bars: &Bars, out: &mut Output<impl Write>) -> anyhow::Result<()> {
     let (database, servers) = checked(&args.database, &args.broker)?;
@@ -126,8 +126,8 @@ pub async fn run(args: &Prune, bars: &Bars, out: &mut Output<impl Write>) -> any
     Ok(())
 }
 
-/// The first sequence that each stream holds. A stream that is not the one that was applied says
-/// nothing about the positions in the database.
+/// The first sequence that each stream holds. A stream that is not the applied one says nothing
+/// about the positions in the database.
 async fn first_stored(
     jetstream: &jetstream::Context,
     rows: &[worker::entity::partition::Model],

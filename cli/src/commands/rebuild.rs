@@ -28,8 +28,8 @@ pub struct Rebuild {
     /// The broker.
     #[command(flatten)]
     broker: BrokerArgs,
-    /// Begin with what the streams still hold, although their first messages were purged. What is
-    /// gone is on record.
+    /// Begin with what the streams still hold, although their first messages were purged. The gap
+    /// is recorded.
     #[arg(long, conflicts_with = "job")]
     partial: bool,
     /// Fold only this job, and show how it differs from its row. Needs --dry-run.
@@ -46,7 +46,7 @@ pub struct Rebuild {
 /// Runs the command and prints on `out`.
 ///
 /// # Errors
-/// The database is not empty, the streams have lost their beginning, or one of them fails.
+/// The database is not empty, the streams have lost their beginning, or one of them failed.
 pub async fn run(args: &Rebuild, bars: &Bars, out: &mut Output<impl Write>) -> anyhow::Result<()> {
     let (database, servers) = checked(&args.database, &args.broker)?;
     let shutdown = shutdown::on_signal()?;

@@ -21,7 +21,7 @@ use ingress::clock;
 
 use super::sign::{Signer, Signing, random_id};
 
-/// Longer than ingress takes for any answer.
+/// Longer than ingress may take for an answer.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(30);
 const ANSWER_BYTES: usize = 64 * 1024;
 const RETRY_MIN: Duration = Duration::from_millis(500);
@@ -31,7 +31,7 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["status", "heartbeat"])))]
 pub struct Send {
-    /// Where callbacks are taken.
+    /// Where ingress takes callbacks.
     #[arg(long, env = "CALLBACK_URL", default_value = "http://127.0.0.1:8080/api/webhooks/github")]
     url: String,
     /// The job that the callback is about.
@@ -43,7 +43,7 @@ pub struct Send {
     /// Report that the job is alive.
     #[arg(long)]
     heartbeat: bool,
-    /// The workflow run that speaks.
+    /// The workflow run that sends it.
     #[arg(long)]
     workflow_run_id: Option<String>,
     /// Which attempt of that run.
@@ -61,21 +61,21 @@ pub struct Send {
     /// Where it is provisioned.
     #[arg(long)]
     region: Option<String>,
-    /// For how many seconds the job may be silent before it is presumed failed.
+    /// How many seconds the job may be silent before it is presumed failed.
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..=MAX_HEARTBEAT_TIMEOUT_S as i64))]
     heartbeat_timeout_s: Option<i32>,
-    /// The callback's idempotency key; random without it.
+    /// The callback's idempotency key; by default random.
     #[arg(long)]
     event_id: Option<String>,
     /// How to sign.
     #[command(flatten)]
     signing: Signing,
-    /// How long to go on trying; 0 for a single attempt.
+    /// How long to retry; 0 for a single attempt.
     #[arg(long, default_value = "60s")]
     retry_for: String,
 }
 
-/// Sends the callback until it is answered for good, and prints that answer.
+/// Sends the callback until there is a final answer, and prints that.
 ///
 /// # Errors
 /// [`Invalid`] arguments; a refusal; or no acceptance within `--retry-for`.
@@ -116,7 +116,7 @@ struct Sender {
     signer: Signer,
     /// The callback's idempotency key, the same for each attempt.
     event_id: String,
-    /// The body but for the time, which is each attempt's own.
+    /// The body without the time, which differs with each attempt.
     fields: Map<String, Value>,
     retry_for: Duration,
 }
@@ -142,7 +142,7 @@ impl Sender {
             problems.take("--event-id", signer.check_id(&event_id));
         }
         let fields = fields(args, &event_id);
-        // The answer would be the same, only later.
+        // A retry would get the same answer.
         let checked = shared::callback::parse(&body(&fields, DateTime::UNIX_EPOCH));
         problems.take("the callback would be refused", checked);
         let sender = (|| {
@@ -222,7 +222,7 @@ fn body(fields: &Map<String, Value>, sent_at: DateTime<Utc>) -> Vec<u8> {
     Value::Object(fields).to_string().into_bytes()
 }
 
-/// The statuses that `curl --retry` tries again.
+/// The statuses that `curl --retry` retries.
 fn is_retryable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
 }

@@ -22,7 +22,7 @@ pub struct Signing {
     /// How to sign: plain, github or standard.
     #[arg(long, default_value = "plain")]
     scheme: String,
-    /// The id of the secret to sign with; the first that is set without it.
+    /// The id of the secret to sign with; by default the first that is set.
     #[arg(long)]
     key: Option<String>,
     /// The files that hold secrets.
@@ -33,20 +33,20 @@ pub struct Signing {
 /// What to sign.
 #[derive(Debug, Args)]
 pub struct Sign {
-    /// The body; standard input without it. It is signed as it is, a last newline included.
+    /// The body; by default standard input. It is signed as it is, including a trailing newline.
     #[arg(long)]
     file: Option<PathBuf>,
     /// How to sign.
     #[command(flatten)]
     signing: Signing,
-    /// The webhook-id of Standard Webhooks; random without it.
+    /// The webhook-id of Standard Webhooks; by default random.
     #[arg(long)]
     id: Option<String>,
-    /// The webhook-timestamp of Standard Webhooks, in Unix seconds; now without it.
+    /// The webhook-timestamp of Standard Webhooks, in Unix seconds; by default now.
     #[arg(long)]
     timestamp: Option<i64>,
-    /// Print whole headers, each on a line, as `curl -H @-` takes them. Standard Webhooks has
-    /// three, and always does.
+    /// Print whole headers, one a line, as `curl -H @-` takes them. Standard Webhooks has three,
+    /// and always prints them.
     #[arg(long)]
     headers: bool,
 }
@@ -58,7 +58,7 @@ pub(crate) struct Signer {
 }
 
 impl Signer {
-    /// Reads what is needed to sign; nothing on a problem, which is noted.
+    /// Checks the settings for signing; nothing on a problem, which is noted.
     pub(crate) fn new(
         signing: &Signing,
         problems: &mut Problems,
@@ -70,7 +70,7 @@ impl Signer {
         Some(Self { key: key?, scheme: scheme? })
     }
 
-    /// Checks the id that is signed, where the scheme has one.
+    /// Checks the signed id, if the scheme has one.
     pub(crate) fn check_id(&self, id: &str) -> Result<(), &'static str> {
         if self.scheme == Scheme::Standard && !is_message_id(id) {
             return Err("in Standard Webhooks it is 1 to 128 letters, digits, _, . and -");
@@ -78,7 +78,7 @@ impl Signer {
         Ok(())
     }
 
-    /// The headers that sign a body; the id and the time only where the scheme has them.
+    /// The headers that sign a body; the id and the time only if the scheme has them.
     pub(crate) fn headers(
         &self,
         body: &[u8],
@@ -106,7 +106,7 @@ pub(crate) fn random_id() -> String {
 /// Prints the signature.
 ///
 /// # Errors
-/// When there is no secret or no body.
+/// There is no secret or no body.
 pub fn run(args: &Sign) -> anyhow::Result<()> {
     let mut problems = Problems::default();
     let signer = Signer::new(&args.signing, &mut problems, |name| std::env::var_os(name));

@@ -21,7 +21,7 @@ use crate::output::{Colour, Output};
 /// `ackline status`.
 #[derive(Debug, Args)]
 pub struct Status {
-    /// The broker; that it can't be reached is one of the things that are said.
+    /// The broker. If it cannot be reached, the command says so.
     #[command(flatten)]
     broker: BrokerArgs,
     /// The ingresses.
@@ -35,7 +35,7 @@ pub struct Status {
 /// Runs the command and prints on `out`.
 ///
 /// # Errors
-/// When the database can't be read, or with all that needs somebody.
+/// The database cannot be read, or something needs attention.
 pub async fn run(args: &Status, out: &mut Output<impl Write>) -> anyhow::Result<()> {
     let mut problems = Problems::default();
     let database = args.read.database.check(&mut problems);
@@ -50,7 +50,8 @@ pub async fn run(args: &Status, out: &mut Output<impl Write>) -> anyhow::Result<
     };
     let mut snapshot = Looker::new(Sources { db: db.clone(), jetstream, ingresses }).look().await;
     snapshot.problems.splice(0..0, unreachable);
-    // Leases end by the database's clock. What it does not answer is among the problems.
+    // Leases end by the database's clock. If the database does not answer, that is among the
+    // problems.
     let now = read::now(&db).await.unwrap_or(snapshot.at);
     if args.read.json {
         json(out, &snapshot)?;
@@ -67,7 +68,7 @@ pub async fn run(args: &Status, out: &mut Output<impl Write>) -> anyhow::Result<
     Ok(())
 }
 
-/// What needs somebody, a line each; empty when everything is in order.
+/// What needs attention, one a line; empty if everything is in order.
 fn needs(snapshot: &Snapshot, now: DateTime<Utc>) -> Vec<String> {
     let mut needs = snapshot.problems.clone();
     for state in &snapshot.partitions {
@@ -92,7 +93,7 @@ fn needs(snapshot: &Snapshot, now: DateTime<Utc>) -> Vec<String> {
     needs.iter().map(|need| printable(need)).collect()
 }
 
-/// The name of who owns the partition, and has renewed that in time.
+/// The name of the partition's owner, if it has renewed its lease in time.
 fn owner(state: &PartitionState, now: DateTime<Utc>) -> Option<&str> {
     let is_held = state.lease_until.is_some_and(|until| until > now);
     state.owner.as_deref().filter(|_| is_held)
@@ -223,7 +224,7 @@ mod tests {
         assert_eq!(all[2], "nobody owns partition 01: do workers run?");
         assert!(all[3].starts_with("1 dead letter(s) wait for a decision, and 2"), "{all:?}");
         assert_eq!(all.len(), 4);
-        // What is held behind a letter that is decided about goes on by itself.
+        // What is held behind a decided letter continues by itself.
         snapshot.dead_letters.dead = 0;
         assert_eq!(needs(&snapshot, at(0)).len(), 3);
     }

@@ -1,4 +1,4 @@
-//! Progress bars, on standard error and only where that is a terminal.
+//! Progress bars, on standard error and only if that is a terminal.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,33 +8,33 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use worker::audit::progress::{Progress, Step};
 
-/// How often a bar is drawn while nothing is told.
+/// How often a bar is drawn without progress.
 const TICK: Duration = Duration::from_millis(200);
 const TEMPLATE: &str = "{msg} [{bar:40}] {human_pos}/{human_len} {prefix}, {rate}, {left}";
 
-/// Whether there are bars, and the one that is drawn just now.
+/// Whether there are bars, and the current one.
 #[derive(Debug, Clone)]
 pub struct Bars {
     are_shown: bool,
     current: Arc<Mutex<Option<ProgressBar>>>,
 }
 
-/// A bar, which is taken away in the end.
+/// A bar, which is erased at the end.
 #[derive(Debug)]
 pub(crate) struct Bar {
-    /// What it shows.
+    /// The progress that it shows.
     pub(crate) progress: Progress,
     current: Arc<Mutex<Option<ProgressBar>>>,
 }
 
 impl Bars {
-    /// Those of standard error; none where it is no terminal.
+    /// Bars on standard error; none if it is not a terminal.
     #[must_use]
     pub fn on_stderr() -> Self {
         Self { are_shown: io::stderr().is_terminal(), current: Arc::default() }
     }
 
-    /// Begins a bar, in the place of the one before: "`doing` [###---] 12/34 `units`, …".
+    /// Begins a bar, in place of the previous one: "`doing` [###---] 12/34 `units`, …".
     pub(crate) fn begin(&self, doing: &'static str, units: &'static str) -> Bar {
         let current = Arc::clone(&self.current);
         let Some(style) = self.are_shown.then(style).flatten() else {
@@ -48,7 +48,7 @@ impl Bars {
         let progress = Progress::to(move |step| match step {
             Step::Remaining(amount) => {
                 bar.set_length(bar.position().saturating_add(amount));
-                // Before there is something to show, nothing is drawn.
+                // Nothing is drawn before there is something to show.
                 bar.enable_steady_tick(TICK);
             }
             Step::Done(amount) => bar.inc(amount),
@@ -56,7 +56,7 @@ impl Bars {
         Bar { progress, current }
     }
 
-    /// Standard error for a line of the log, which takes the place of the bar; that goes on below.
+    /// Standard error for a log line, which is printed above the bar.
     #[must_use]
     pub fn beside(&self) -> impl Write + use<> {
         Beside(Arc::clone(&self.current))
@@ -91,14 +91,14 @@ fn style() -> Option<ProgressStyle> {
     Some(style.progress_chars("#>-").with_key("rate", rate).with_key("left", left))
 }
 
-/// What the log writes to.
+/// The writer for the log.
 struct Beside(Arc<Mutex<Option<ProgressBar>>>);
 
 impl Write for Beside {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &*lock(&self.0) {
             None => io::stderr().write(bytes),
-            // A line comes whole, so nothing of it stands where the bar is drawn.
+            // The log writes whole lines, so the bar never overwrites part of one.
             Some(bar) => bar.suspend(|| io::stderr().write(bytes)),
         }
     }

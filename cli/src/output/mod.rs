@@ -1,4 +1,4 @@
-//! Standard output: the terminal of a person, or what a program reads.
+//! Standard output: a person's terminal, or a program's input.
 
 mod bars;
 pub(crate) mod print;
@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal, StdoutLock, Write};
 
 use worker::entity::job::Status;
 
-/// Where a command writes to, and what may be written there.
+/// Where a command writes, and with which features.
 #[derive(Debug)]
 pub struct Output<W> {
     writer: W,
@@ -17,7 +17,7 @@ pub struct Output<W> {
     has_colours: bool,
 }
 
-/// The colours that the console has, too.
+/// The same colours as in the console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Colour {
     Dim,
@@ -27,8 +27,8 @@ pub(crate) enum Colour {
 }
 
 impl Output<StdoutLock<'static>> {
-    /// Standard output. A terminal that can't move its cursor counts as none; colours are for
-    /// terminals, unless `NO_COLOR` is set (<https://no-color.org>).
+    /// Standard output. A terminal that cannot move its cursor does not count as one. Terminals get
+    /// colours, unless `NO_COLOR` is set (<https://no-color.org>).
     #[must_use]
     pub fn stdout() -> Self {
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
@@ -40,7 +40,7 @@ impl Output<StdoutLock<'static>> {
 }
 
 impl<W> Output<W> {
-    /// Whether a person sits before it.
+    /// Whether it is a terminal.
     pub(crate) fn is_terminal(&self) -> bool {
         self.is_terminal
     }
@@ -52,7 +52,7 @@ impl<W> Output<W> {
         known.map_or((80, 24), |size| (size.ws_col.into(), size.ws_row.into()))
     }
 
-    /// The text in that colour, or as it is where there are none. Its width stays the same.
+    /// The text in that colour, if there are colours. Its width stays the same.
     pub(crate) fn paint(&self, text: &str, colour: Option<Colour>) -> String {
         match colour.filter(|_| self.has_colours && !text.is_empty()) {
             None => text.to_owned(),
@@ -97,7 +97,7 @@ impl From<Status> for Colour {
 pub(crate) mod tests {
     use super::*;
 
-    /// What a command writes, on a terminal with colours or elsewhere.
+    /// The output of a command, on a terminal with colours or elsewhere.
     pub(crate) fn written(
         has_colours: bool,
         write: impl FnOnce(&mut Output<Vec<u8>>) -> io::Result<()>,
