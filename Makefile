@@ -7,7 +7,7 @@ CARGO ?= cargo
 SECONDS ?= 60
 # What determines the faults of make soak; without it, it chooses one, and prints it.
 SEED ?=
-# NATS_SERVER, ACT, NODE, ROTEL, HAPROXY, PROMTOOL, CHROMIUM, CARGO_DENY, ZIZMOR, ACTIONLINT and SHELLCHECK name programs to use
+# NATS_SERVER, ACT, NODE, ROTEL, PROMTOOL, CHROMIUM, CARGO_DENY, ZIZMOR, ACTIONLINT and SHELLCHECK name programs to use
 # instead of the installed ones, FAKETIME a library, POSTGRES_BIN, SIGNING_LIBRARIES, BROWSER_MODULES (a node_modules) and SCHEMATHESIS
 # folders. SLOWHTTPTEST and WRK name those that make test-door runs, and PYTHON the Python of .ci/tools and the tests.
 CARGO_DENY ?= .tools/bin/cargo-deny
@@ -16,7 +16,7 @@ ACTIONLINT ?= .tools/bin/actionlint
 SHELLCHECK ?= .tools/bin/shellcheck
 PROMTOOL ?= .tools/debian/promtool
 
-.PHONY: help tools build check advisories mutants image test test-faults test-door test-workflow compose-test soak fuzz demo up screenshots bench clean
+.PHONY: help tools build check advisories mutants test test-faults test-door test-workflow compose-test soak fuzz demo up screenshots bench clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,7 +27,7 @@ tools: ## Install nats-server, PostgreSQL, act, linters, node, schemathesis and 
 build: ## Build the programs
 	$(CARGO) build --workspace --bins --locked
 
-check: tools image ## Check the formatting, the lints, the documentation, the dependencies, the workflows, the scripts, the deployment
+check: tools ## Check the formatting, the lints, the documentation, the dependencies, the workflows, the scripts, the deployment
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
@@ -47,11 +47,8 @@ advisories: tools ## Look for advisories about the dependencies: downloads RustS
 mutants: ## Change the pure core in every small way: its tests must notice
 	@CARGO="$(CARGO)" .ci/mutants
 
-image: ## Run the Dockerfile's steps without a container engine: PROFILE=release to build as it does
-	.ci/image
-
 test: tools build ## Run every test but the long ones
-	@.ci/tools-debian haproxy promtool=prometheus chromium
+	@.ci/tools-debian promtool=prometheus chromium
 	$(CARGO) test --workspace --locked --no-fail-fast --doc
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    $(CARGO) nextest run --workspace --locked --no-fail-fast; \
@@ -81,7 +78,7 @@ test-workflow: tools build ## Run every test of the workflow and its action, the
 	    $(CARGO) test --workspace --locked --no-fail-fast --test it -- --include-ignored workflow::; \
 	fi
 
-compose-test: ## Build the images and run docker-compose.yml, where there is a container engine
+compose-test: ## Build the images, run docker-compose.yml on a container engine and restart all of it: PROFILE=dev
 	.ci/compose-test
 
 soak: tools build ## Do random faults to every part under load: SECONDS=60, and SEED=… to repeat one

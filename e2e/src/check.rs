@@ -5,6 +5,8 @@ use std::fmt;
 
 use anyhow::Result;
 use async_nats::jetstream;
+use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::stream::ClusterInfo;
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryOrder};
 use serde::Serialize;
 use serde_json::Value;
@@ -12,8 +14,8 @@ use shared::partition::Partition;
 use worker::entity::job_event::Kind;
 use worker::entity::{dead_letter, job, job_event, partition};
 
+use crate::cluster::ANSWER_LIMIT;
 use crate::load;
-use crate::stack::Stack;
 
 /// All jobs, by id.
 ///
@@ -61,14 +63,36 @@ pub async fn partitions(db: &DatabaseConnection) -> Result<Vec<partition::Model>
 ///
 /// # Errors
 /// When the broker does not describe them.
-pub async fn stream_ends(stack: &Stack) -> Result<Vec<u64>> {
-    let jetstream = jetstream::new(stack.nats.client().await?);
+pub async fn stream_ends(client: async_nats::Client) -> Result<Vec<u64>> {
+    let jetstream = jetstream::new(client);
     let mut ends = Vec::new();
     for partition in Partition::all(shared::stream::check(&jetstream).await?) {
         let stream = jetstream.get_stream(partition.stream()).await?;
         ends.push(stream.cached_info().state.last_sequence);
     }
     Ok(ends)
+}
+
+/// Whether each stream has a leader, and all its copies, one on each server, are up to date.
+///
+/// # Errors
+/// When the streams are not described.
+pub async fn is_whole(client: async_nats::Client, servers: usize) -> Result<bool> {
+    let context = ContextBuilder::new().timeout(ANSWER_LIMIT).build(client);
+    // Each by its name, because not everybody may list them.
+    for partition in Partition::all(shared::stream::check(&context).await?) {
+        let stream = context.get_stream(partition.stream()).await?;
+        let is_whole = |cluster: &ClusterInfo| {
+            cluster.leader.is_some()
+                && cluster.replicas.len() + 1 == servers
+                && cluster.replicas.iter().all(|copy| copy.current && !copy.offline)
+        };
+        let cluster = stream.cached_info().cluster.as_ref();
+        if servers > 1 && !cluster.is_some_and(is_whole) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whether every stream is applied to this end of it.
@@ -125,7 +149,7 @@ impl fmt::Display for Findings {
 /// are nobody's here.
 ///
 /// A heartbeat that is sent again after an unknown outcome is signed anew, with another time, and
-/// counts as another one: there may be as many more of a job's as it had retries.
+/// counts as another one: there may be as many more of a job's as it has signed anew.
 ///
 /// # Errors
 /// When the database fails.
@@ -208,7 +232,7 @@ fn compare(
     if counted < heartbeats {
         findings.lost.push(format!("{} of {heartbeats} heartbeats of {id}", heartbeats - counted));
     }
-    if counted > heartbeats + sent.retries {
+    if counted > heartbeats + sent.signed_anew {
         findings.repeated.push(format!("{} heartbeats of {id}", counted - heartbeats));
     }
     if job.map(|job| word(&job.status)).as_deref() != sent.last_status() {
@@ -235,7 +259,7 @@ mod tests {
             number: 0,
             job_id: "a".to_owned(),
             accepted: vec![callback("0", Some("queued")), callback("1", Some("running"))],
-            retries: 0,
+            signed_anew: 0,
             given_up: None,
         };
         let effects: Vec<Effect> =

@@ -6,18 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::jetstream::stream::ClusterInfo;
 use async_nats::{ConnectOptions, jetstream};
 use serde_json::Value;
-use shared::partition::Partition;
-use shared::stream;
 
+use crate::check;
 use crate::nats::{Nats, Settings};
 use crate::port::Port;
 use crate::process::Log;
 
 /// How long one answer is waited for: a stream without a leader gives none.
-const ANSWER_LIMIT: Duration = Duration::from_millis(500);
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 
 /// The nodes, which keep their ports and their stores over restarts.
 #[derive(Debug)]
@@ -57,16 +55,6 @@ impl Cluster {
             nodes.push(Nats::launch(dir, &format!("-{number}"), Port::lease()?, &settings)?);
         }
         let cluster = Self { nodes, client: settings.client.clone(), _routes: routes };
-        cluster.until_ready().await?;
-        Ok(cluster)
-    }
-
-    /// Nodes that were launched, and find together.
-    ///
-    /// # Errors
-    /// When one does not become ready.
-    pub(crate) async fn of(nodes: Vec<Nats>, client: ConnectOptions) -> Result<Self> {
-        let cluster = Self { nodes, client, _routes: Vec::new() };
         cluster.until_ready().await?;
         Ok(cluster)
     }
@@ -185,21 +173,7 @@ impl Cluster {
     /// # Errors
     /// When the streams are not described.
     pub async fn is_whole(&self) -> Result<bool> {
-        let context = self.context().await?;
-        // Each by its name, because not everybody may list them.
-        for partition in Partition::all(stream::check(&context).await?) {
-            let stream = context.get_stream(partition.stream()).await?;
-            let is_whole = |cluster: &ClusterInfo| {
-                cluster.leader.is_some()
-                    && cluster.replicas.len() + 1 == self.size()
-                    && cluster.replicas.iter().all(|copy| copy.current && !copy.offline)
-            };
-            let cluster = stream.cached_info().cluster.as_ref();
-            if self.size() > 1 && !cluster.is_some_and(is_whole) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        check::is_whole(self.client().await?, self.size()).await
     }
 
     async fn context(&self) -> Result<jetstream::Context> {

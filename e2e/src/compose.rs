@@ -1,149 +1,221 @@
-//! What docker-compose.yml says, without Docker.
+//! docker-compose.yml as operators run it, on the container engine that `.ci/compose-test` brings.
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use serde::Deserialize;
-use serde_json::Value;
+use anyhow::{Context, Result, ensure};
+use async_nats::ConnectOptions;
+use sea_orm::{Database, DatabaseConnection};
+use tempfile::TempDir;
 
+use crate::http::{Answer, Client};
+use crate::port::Port;
+use crate::stack::{CALLBACK_PATH, poll, sign};
 use crate::tools;
 
-/// The file, with the variables that were put into it.
-#[derive(Debug, Deserialize)]
-pub struct Compose {
-    /// What runs, by its name.
-    pub services: BTreeMap<String, Service>,
+/// Above what any command may take: an image is there, and each part is given 60 s to become healthy.
+const COMMAND_LIMIT: &str = "120";
+/// How long a condition is waited for.
+const WAIT_LIMIT: Duration = Duration::from_secs(90);
+/// For the harness only, which is not on the deployment's network.
+const OVERRIDE: &str = "services:\n  nats-1: {ports: ['${BIND}:4222:4222']}\n  \
+                        postgres: {ports: ['${BIND}:5432:5432']}\n";
+
+/// A running deployment, in a directory like a clone's. Dropping it takes everything away.
+#[derive(Debug)]
+pub struct Deployment {
+    dir: TempDir,
+    /// The loopback address that it publishes its ports on.
+    host: Ipv4Addr,
+    _lease: Port,
 }
 
-/// One service. What is not here does not concern processes without containers.
-#[derive(Debug, Deserialize)]
-pub struct Service {
-    /// What is run, after the image's entry point.
-    #[serde(default)]
-    pub command: Vec<String>,
-    /// Its variables.
-    #[serde(default)]
-    environment: BTreeMap<String, Option<Value>>,
-    /// Files that it mounts, as `FROM:TO`.
-    #[serde(default)]
-    pub volumes: Vec<String>,
-    /// It runs only when one of these was asked for.
-    #[serde(default)]
-    pub profiles: Vec<String>,
-    #[serde(default)]
-    deploy: Deploy,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Deploy {
-    replicas: Option<usize>,
-}
-
-impl Compose {
-    /// Reads it, with the variables that an environment file of `docker compose` sets, and these.
+impl Deployment {
+    /// Starts everything with one NATS server, or with the three of `deploy/cluster.env`, and waits
+    /// until it is healthy.
     ///
     /// # Errors
-    /// When a file can't be read, or is not what is expected here.
-    pub fn read(env_file: &str, variables: &[(&str, &str)]) -> Result<Self> {
-        let mut all = BTreeMap::new();
-        for line in file(env_file)?.lines().filter(|line| !line.starts_with('#')) {
-            let (name, value) = line.split_once('=').context("a line of an environment file")?;
-            all.insert(name.to_owned(), value.to_owned());
-        }
-        all.extend(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())));
-        let text = interpolate(&file("docker-compose.yml")?, &all)?;
-        let mut compose: Self = serde_saphyr::from_str(&text).context("docker-compose.yml")?;
-        for service in compose.services.values_mut() {
-            for (name, value) in &mut service.environment {
-                if value.is_none() {
-                    *value = all.get(name).cloned().map(Value::String);
-                }
-            }
-        }
-        Ok(compose)
-    }
-
-    /// A service.
-    ///
-    /// # Errors
-    /// When there is none of this name.
-    pub fn service(&self, name: &str) -> Result<&Service> {
-        self.services.get(name).with_context(|| format!("docker-compose.yml has no {name}"))
-    }
-}
-
-impl Service {
-    /// Its variables that are set, as texts.
-    pub fn environment(&self) -> impl Iterator<Item = (&str, String)> {
-        self.environment.iter().filter_map(|(name, value)| match value {
-            None => None,
-            Some(Value::String(text)) => Some((name.as_str(), text.clone())),
-            Some(other) => Some((name.as_str(), other.to_string())),
-        })
-    }
-
-    /// The names of all variables, also of those that are set only where Compose has them.
-    pub fn variables(&self) -> impl Iterator<Item = &str> {
-        self.environment.keys().map(String::as_str)
-    }
-
-    /// How many of it run.
-    #[must_use]
-    pub fn replicas(&self) -> usize {
-        self.deploy.replicas.unwrap_or(1)
-    }
-}
-
-fn file(name: &str) -> Result<String> {
-    fs::read_to_string(tools::workspace().join(name)).with_context(|| format!("can't read {name}"))
-}
-
-/// Puts variables in place of `${NAME}` and `${NAME:-DEFAULT}`; nothing else of that kind is known.
-fn interpolate(text: &str, variables: &BTreeMap<String, String>) -> Result<String> {
-    let mut parts = text.split("${");
-    let mut whole = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let (variable, rest) = part.split_once('}').context("a ${ without }")?;
-        let (name, default) = match variable.split_once(":-") {
-            Some((name, default)) => (name, Some(default)),
-            None => (variable, None),
+    /// When a part does not become healthy; with what it said.
+    pub async fn start(nodes: usize) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("ackline-deployed-").tempdir()?;
+        let lease = Port::lease()?;
+        let [high, low] = lease.number().to_be_bytes();
+        let host = Ipv4Addr::new(127, high, low, 1);
+        let deployment = Self { dir, host, _lease: lease };
+        let root = tools::workspace();
+        let env = match nodes {
+            1 => "/dev/null",
+            _ => "deploy/cluster.env",
         };
-        match variables.get(name).map(String::as_str).or(default) {
-            Some(value) => whole.push_str(value),
-            None => bail!("docker-compose.yml needs the variable {name}"),
+        let prepare = format!(
+            "cp -r {root}/docker-compose.yml {root}/deploy . && rm -rf deploy/secrets \
+             && deploy/secrets.sh deploy/secrets {host} && cp {env} .env \
+             && printf '%s=%s\\n' BIND {host} CONSOLE_BIND {host} STREAM_MAX_BYTES 16777216 >>.env",
+            root = root.display(),
+        );
+        deployment.run(&prepare).await?;
+        std::fs::write(deployment.file("docker-compose.override.yml"), OVERRIDE)?;
+        let up = deployment.run("docker compose up --detach --no-build --quiet-pull").await;
+        up.with_context(|| deployment.logs())?;
+        for (service, count) in [("ingress", 2), ("worker", 2), ("load-balancer", 1)] {
+            deployment.healthy(service, count).await;
         }
-        whole.push_str(rest);
+        Ok(deployment)
     }
-    Ok(whole)
+
+    /// Runs a script in the deployment's directory, which must succeed, and returns what it prints.
+    ///
+    /// # Errors
+    /// When it fails, with what it said.
+    pub async fn run(&self, script: &str) -> Result<String> {
+        let mut command = self.command(script);
+        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`{script}` failed: {}\n{said}", output.status);
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn command(&self, script: &str) -> Command {
+        let mut command = Command::new("timeout");
+        command.args([COMMAND_LIMIT, "bash", "-o", "pipefail", "-c", script]);
+        command.current_dir(self.dir.path()).stdin(std::process::Stdio::null());
+        command
+    }
+
+    /// A file of the deployment's directory.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The only line of a file in `deploy/secrets`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn secret(&self, name: &str) -> Result<String> {
+        let text = std::fs::read_to_string(self.file("deploy/secrets").join(name))?;
+        Ok(text.trim_end().to_owned())
+    }
+
+    /// What callbacks are signed with.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn callback_secret(&self) -> Result<String> {
+        let line = self.secret("callback-secrets")?;
+        Ok(line.split_once(':').context("no secret in callback-secrets")?.1.to_owned())
+    }
+
+    /// Where a port is published.
+    #[must_use]
+    pub fn published(&self, port: u16) -> SocketAddr {
+        (self.host, port).into()
+    }
+
+    /// The containers of a service that run, the oldest first: the id of each, and its address.
+    ///
+    /// # Errors
+    /// When the engine does not tell.
+    pub async fn containers(&self, service: &str) -> Result<Vec<(String, IpAddr)>> {
+        let inspect = "docker inspect --format \
+             '{{.Created}} {{.Id}} {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}'";
+        let list = format!("docker compose ps --quiet {service} | xargs {inspect} | sort");
+        let containers = self.run(&list).await?;
+        let parse = |line: &str| {
+            let mut words = line.split(' ').skip(1).map(str::to_owned);
+            Some((words.next()?, words.next()?.parse().ok()?))
+        };
+        containers.lines().map(|line| parse(line).context("a container's line")).collect()
+    }
+
+    /// Waits until so many containers of a service are healthy, and no other one is there.
+    ///
+    /// # Panics
+    /// When they do not become so.
+    pub async fn healthy(&self, service: &str, count: usize) {
+        let list = format!("docker compose ps --all --format '{{{{.Health}}}}' {service}");
+        let wanted = "healthy\n".repeat(count);
+        self.wait_until(&format!("{count} of {service} are healthy"), async || {
+            self.run(&list).await.is_ok_and(|found| found == wanted)
+        })
+        .await;
+    }
+
+    /// Waits until the condition holds.
+    ///
+    /// # Panics
+    /// When the time is over, with what the containers said last.
+    pub async fn wait_until(&self, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+        let holds = poll(WAIT_LIMIT, async || condition().await.then_some(())).await;
+        assert!(holds.is_some(), "not within {WAIT_LIMIT:?}: {what}\n{}", self.logs());
+    }
+
+    fn logs(&self) -> String {
+        let output =
+            self.command("docker compose ps --all; docker compose logs --tail 20").output();
+        output.map_or_else(
+            |error| error.to_string(),
+            |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
+    }
+
+    /// Signs a callback and posts it through the load balancer.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn post(&self, body: String) -> Result<Answer> {
+        let signature = sign(&self.callback_secret()?, body.as_bytes());
+        let mut client = Client::new(self.published(8080));
+        client
+            .send(hyper::Method::POST, CALLBACK_PATH, &[("x-signature", &signature)], body.into())
+            .await
+    }
+
+    /// A connection to the database.
+    ///
+    /// # Errors
+    /// When it can't be reached.
+    pub async fn db(&self) -> Result<DatabaseConnection> {
+        let (password, address) = (self.secret("postgres-password")?, self.published(5432));
+        let mut options = sea_orm::ConnectOptions::new(format!(
+            "postgres://ackline:{password}@{address}/ackline"
+        ));
+        options.max_connections(2).sqlx_logging(false);
+        Database::connect(options).await.context("can't connect to the database")
+    }
+
+    /// How a role connects to the broker, with the certificate that it has, and an inbox of this
+    /// name.
+    #[must_use]
+    pub fn client(&self, role: &str, inbox: &str) -> ConnectOptions {
+        let file = |name: String| self.file("deploy/secrets").join(name);
+        ConnectOptions::new()
+            .require_tls(true)
+            .add_root_certificates(file("ca.crt".to_owned()))
+            .add_client_certificate(file(format!("{role}.crt")), file(format!("{role}.key")))
+            .custom_inbox_prefix(inbox)
+    }
+
+    /// Where the broker takes clients.
+    #[must_use]
+    pub fn nats_url(&self) -> String {
+        format!("tls://{}", self.published(4222))
+    }
+
+    /// A connection as the operator.
+    ///
+    /// # Errors
+    /// When the broker can't be reached.
+    pub async fn operator(&self) -> Result<async_nats::Client> {
+        let options = self.client("operator", "_INBOX_OPERATOR");
+        options.connect(self.nats_url()).await.context("can't connect to the broker")
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn variables_and_their_defaults_are_put_in() {
-        let set = BTreeMap::from([("A".to_owned(), "one".to_owned())]);
-        let read = |text| interpolate(text, &set).ok();
-        assert_eq!(
-            read("x ${A} ${A:-two} ${B:-three:-3} y").as_deref(),
-            Some("x one one three:-3 y")
-        );
-        assert_eq!(read("${B}"), None);
-        assert_eq!(read("${A"), None);
-    }
-
-    #[test]
-    fn the_file_is_read_with_everything_that_it_repeats() {
-        let compose = Compose::read("deploy/cluster.env", &[]).unwrap();
-        let nats = compose.service("nats-3").unwrap();
-        assert_eq!(nats.command, ["--config", "/etc/nats/cluster.conf"]);
-        assert_eq!(nats.profiles, ["cluster"]);
-        let migrate: BTreeMap<_, _> = compose.service("migrate").unwrap().environment().collect();
-        assert_eq!(migrate["STREAM_REPLICAS"], "3");
-        assert!(!migrate.contains_key("PARTITIONS"));
-        assert_eq!(compose.service("ingress").unwrap().replicas(), 2);
-        assert!(compose.service("other").is_err());
+impl Drop for Deployment {
+    fn drop(&mut self) {
+        let _ = self.command("docker compose down --volumes --timeout 1").output();
     }
 }

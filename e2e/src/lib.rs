@@ -24,8 +24,6 @@ pub mod http;
 pub mod stack;
 
 pub mod compose;
-pub mod deployment;
-pub mod names;
 
 pub mod act;
 pub mod browser;

@@ -244,8 +244,8 @@ pub struct Job {
     pub job_id: String,
     /// The callbacks that were accepted, in the order in which they were sent.
     pub accepted: Vec<Sent>,
-    /// How many of its requests were second or later tries.
-    pub retries: u64,
+    /// How many of its requests were signed anew, with another time.
+    pub signed_anew: u64,
     /// The callback that the job ended with because it was refused or tried too often, and why.
     pub given_up: Option<(Sent, String)>,
 }
@@ -341,13 +341,13 @@ impl<'a> Sender<'a> {
 
     async fn send_job(&mut self, number: usize) -> Job {
         let job_id = self.load.job_id(number);
-        let mut job = Job { number, job_id, accepted: Vec::new(), retries: 0, given_up: None };
+        let mut job = Job { number, job_id, accepted: Vec::new(), signed_anew: 0, given_up: None };
         for (sent, mut fields) in self.load.callbacks(number) {
             if self.load.reconnect {
                 self.clients.clear();
             }
             let started = Instant::now();
-            match self.send(&mut fields, &mut job.retries).await {
+            match self.send(&mut fields, &mut job.signed_anew).await {
                 Ok(()) => {
                     self.waits.push(started.elapsed());
                     self.counts.accepted.fetch_add(1, Ordering::Relaxed);
@@ -370,16 +370,16 @@ impl<'a> Sender<'a> {
     async fn send(
         &mut self,
         fields: &mut serde_json::Value,
-        retries: &mut u64,
+        signed_anew: &mut u64,
     ) -> Result<(), String> {
         let mut reason = String::new();
         let (mut body, mut signature) = self.sign(fields);
         for attempt in 0..self.load.max_tries {
             if attempt > 0 {
-                *retries += 1;
                 self.counts.retries.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(self.load.retry_pause).await;
                 if self.load.sign_anew {
+                    *signed_anew += 1;
                     (body, signature) = self.sign(fields);
                 }
             }

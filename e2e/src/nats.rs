@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use async_nats::ConnectOptions;
 
-use crate::http;
 use crate::port::Port;
 use crate::process::{Log, Process, Program};
 use crate::tools;
@@ -24,29 +23,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 pub struct Nats {
     process: Process,
     program: Program,
-    address: SocketAddr,
-    /// Where it tells of its health, if nobody may ask it for its account.
-    monitoring: Option<SocketAddr>,
+    port: Port,
     client: ConnectOptions,
     logs: Vec<Arc<Log>>,
-    _lease: Option<Port>,
-}
-
-/// A server that is told everything by a configuration file that is there already.
-#[derive(Debug)]
-pub(crate) struct Configured {
-    /// Its name in the logs.
-    pub(crate) name: String,
-    /// The file.
-    pub(crate) config: PathBuf,
-    /// The variables that the file takes its values from.
-    pub(crate) env: Vec<(String, String)>,
-    /// Where it listens for clients.
-    pub(crate) address: SocketAddr,
-    /// Where it listens for who watches it.
-    pub(crate) monitoring: SocketAddr,
-    /// How the harness connects to it.
-    pub(crate) client: ConnectOptions,
 }
 
 /// What a server is told beside its port and its store.
@@ -96,27 +75,8 @@ impl Nats {
             logs: vec![process.log()],
             process,
             program,
-            address: port.address(),
-            monitoring: None,
+            port,
             client: settings.client.clone(),
-            _lease: Some(port),
-        })
-    }
-
-    /// Starts a server that has a configuration file, and is not waited for.
-    pub(crate) fn launch_configured(dir: &Path, server: Configured) -> Result<Self> {
-        let program = Program::new(server.name, tools::nats_server()?, dir)
-            .args([Path::new("--config"), &server.config])
-            .envs(server.env);
-        let process = program.start()?;
-        Ok(Self {
-            logs: vec![process.log()],
-            process,
-            program,
-            address: server.address,
-            monitoring: Some(server.monitoring),
-            client: server.client,
-            _lease: None,
         })
     }
 
@@ -129,13 +89,7 @@ impl Nats {
     /// The same, as an address to connect to.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Where it tells who watches it how it is, if it does.
-    #[must_use]
-    pub fn monitoring(&self) -> Option<SocketAddr> {
-        self.monitoring
+        self.port.address()
     }
 
     /// The server's process.
@@ -199,15 +153,7 @@ impl Nats {
     }
 
     async fn answers(&self) -> Result<()> {
-        match self.monitoring {
-            None => {
-                async_nats::jetstream::new(self.client().await?).query_account().await?;
-            }
-            Some(monitoring) => {
-                let answer = http::get(monitoring, "/healthz").await?;
-                ensure!(answer.status == 200, "{}", answer.text());
-            }
-        }
+        async_nats::jetstream::new(self.client().await?).query_account().await?;
         Ok(())
     }
 

@@ -19,22 +19,7 @@ use crate::tools;
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
-const DEFAULT_DATABASE: &str = "postgres";
-
-/// What a cluster is told.
-#[derive(Debug)]
-pub struct Settings {
-    /// What its user must know; everybody is trusted without one.
-    pub password: Option<String>,
-    /// The name of the database.
-    pub database: String,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { password: None, database: DEFAULT_DATABASE.to_owned() }
-    }
-}
+const DATABASE: &str = "postgres";
 
 /// One cluster. It keeps its port and its data over restarts.
 #[derive(Debug)]
@@ -42,7 +27,6 @@ pub struct Postgres {
     process: Process,
     program: Program,
     port: Port,
-    settings: Settings,
     bin: PathBuf,
     logs: Vec<Arc<Log>>,
     // Last, so that the server is gone when its files are removed.
@@ -56,14 +40,6 @@ impl Postgres {
     /// # Errors
     /// When PostgreSQL is missing or does not become ready.
     pub async fn start(dir: &Path) -> Result<Self> {
-        Self::start_with(dir, Settings::default()).await
-    }
-
-    /// The same with these settings.
-    ///
-    /// # Errors
-    /// When PostgreSQL is missing or does not become ready.
-    pub async fn start_with(dir: &Path, settings: Settings) -> Result<Self> {
         let user = unprivileged_user()?;
         let bin = reachable_bin(tools::postgres_bin()?, user)?;
         let home =
@@ -71,20 +47,13 @@ impl Postgres {
         if let Some((uid, gid)) = user {
             chown(home.path(), Some(uid), Some(gid))?;
         }
-        if let Some(password) = &settings.password {
-            fs::write(home.path().join("password"), password)?;
-        }
         let data = home.path().join("data");
         let logs = dir.join("logs");
 
         let mut initdb = Program::new("initdb", bin.join("initdb"), home.path())
-            .args(["--no-sync", "--no-instructions", "--username=ackline"])
+            .args(["--no-sync", "--no-instructions", "--username=ackline", "--auth=trust"])
             .args(["--encoding=UTF8", "--locale=C", "--pgdata"])
             .args([&data])
-            .args(match &settings.password {
-                None => &["--auth=trust"][..],
-                Some(_) => &["--auth=scram-sha-256", "--pwfile=password"],
-            })
             .logs_in(&logs)
             .user(user)
             .start()?;
@@ -101,21 +70,15 @@ impl Postgres {
             .user(user);
         let process = program.start()?;
         let logs = vec![initdb.log(), process.log()];
-        let mut postgres = Self { process, program, port, settings, bin, logs, home };
+        let mut postgres = Self { process, program, port, bin, logs, home };
         postgres.until_ready().await?;
-        if postgres.settings.database != DEFAULT_DATABASE {
-            let create = format!("CREATE DATABASE {}", postgres.settings.database);
-            postgres.sql(DEFAULT_DATABASE, &create).await?;
-        }
         Ok(postgres)
     }
 
-    /// The address of the database, with the password if there is one.
+    /// The address of the database.
     #[must_use]
     pub fn url(&self) -> String {
-        let Settings { password, database } = &self.settings;
-        let password = password.as_ref().map(|password| format!(":{password}"));
-        format!("postgres://ackline{}@{}/{database}", password.unwrap_or_default(), self.address())
+        format!("postgres://ackline@{}/{DATABASE}", self.address())
     }
 
     /// Where it listens.
@@ -141,7 +104,8 @@ impl Postgres {
     /// # Errors
     /// When psql is not there, or the SQL fails.
     pub async fn psql(&self, sql: &str) -> Result<String> {
-        self.sql(&self.settings.database, sql).await
+        let args = ["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, DATABASE];
+        self.client("psql", &args).await
     }
 
     /// Dumps the database with pg_dump under this name, while others write.
@@ -149,7 +113,7 @@ impl Postgres {
     /// # Errors
     /// When it fails.
     pub async fn dump(&self, name: &str) -> Result<()> {
-        let args = ["--format=custom", "--file", name, &self.settings.database];
+        let args = ["--format=custom", "--file", name, DATABASE];
         self.client("pg_dump", &args).await.map(drop)
     }
 
@@ -158,8 +122,7 @@ impl Postgres {
     /// # Errors
     /// When it fails; then nothing has changed.
     pub async fn restore(&self, name: &str) -> Result<()> {
-        let database = &self.settings.database;
-        let args = ["--clean", "--if-exists", "--single-transaction", "--dbname", database, name];
+        let args = ["--clean", "--if-exists", "--single-transaction", "--dbname", DATABASE, name];
         self.client("pg_restore", &args).await.map(drop)
     }
 
@@ -223,20 +186,13 @@ impl Postgres {
         Self::run(program).await.map(drop)
     }
 
-    async fn sql(&self, database: &str, sql: &str) -> Result<String> {
-        let args = ["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, database];
-        self.client("psql", &args).await
-    }
-
     /// Runs one of PostgreSQL's clients, which finds the server by its environment.
     async fn client(&self, name: &str, args: &[&str]) -> Result<String> {
         let address = self.address();
-        let password = self.settings.password.as_ref().map(|password| ("PGPASSWORD", password));
         let program = Program::new(name, self.bin.join(name), self.home.path())
             .env("PGHOST", address.ip().to_string())
             .env("PGPORT", address.port().to_string())
             .env("PGUSER", "ackline")
-            .envs(password)
             .args(args);
         Self::run(program).await
     }

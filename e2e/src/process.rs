@@ -260,11 +260,6 @@ impl Process {
         self.signal(Signal::HUP);
     }
 
-    /// Sends SIGUSR2, which means what the program says.
-    pub fn user_signal_2(&self) {
-        self.signal(Signal::USR2);
-    }
-
     /// Asks it to end (SIGTERM), and does not wait.
     pub fn ask_to_end(&self) {
         self.signal(Signal::TERM);

@@ -321,7 +321,7 @@ impl System {
     async fn settle(mut self, reports: Vec<Report>) -> Result<Findings> {
         let jobs: Vec<_> = reports.into_iter().flat_map(|report| report.jobs).collect();
         let db = self.stack.db().await?;
-        let ends = check::stream_ends(&self.stack).await?;
+        let ends = check::stream_ends(self.stack.nats.client().await?).await?;
         let applied = poll(LIMIT, async || check::is_applied(&db, &ends).await.ok()?.then_some(()));
         let mut findings = match applied.await {
             Some(()) => check::exactly_once(&db, &jobs, &[]).await?,

@@ -85,14 +85,6 @@ pub fn slowhttptest() -> Result<PathBuf> {
     tool("SLOWHTTPTEST", "debian/slowhttptest")
 }
 
-/// haproxy: `HAPROXY`, or what `.ci/tools-debian` found.
-///
-/// # Errors
-/// When it is not there.
-pub fn haproxy() -> Result<PathBuf> {
-    tool("HAPROXY", "debian/haproxy")
-}
-
 /// promtool: `PROMTOOL`, or what `.ci/tools-debian` found.
 ///
 /// # Errors
@@ -145,7 +137,7 @@ fn tool(variable: &str, pinned: &str) -> Result<PathBuf> {
     path.canonicalize().with_context(|| {
         let target = match variable {
             "SLOWHTTPTEST" | "WRK" => "test-door",
-            "CHROMIUM" | "HAPROXY" | "PROMTOOL" => "test",
+            "CHROMIUM" | "PROMTOOL" => "test",
             _ => "tools",
         };
         format!("{} is missing: run `make {target}`, or set {variable}", path.display())

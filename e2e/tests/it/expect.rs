@@ -85,7 +85,7 @@ pub(crate) async fn wait_for_status(
 
 /// The last sequence of every partition's stream.
 pub(crate) async fn stream_ends(stack: &Stack) -> Vec<u64> {
-    check::stream_ends(stack).await.unwrap()
+    check::stream_ends(stack.nats.client().await.unwrap()).await.unwrap()
 }
 
 /// Waits until every stream is applied to its end.

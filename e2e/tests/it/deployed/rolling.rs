@@ -1,186 +1,175 @@
-//! Everything is restarted, one process at a time, and scaled, while callbacks go through the load
+//! Everything is scaled and restarted, one container at a time, while callbacks go through the load
 //! balancer.
 
-use std::net::SocketAddr;
-use std::process::Stdio;
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use e2e::deployment::Deployment;
-use e2e::load::{Load, Running};
+use e2e::check;
+use e2e::compose::Deployment;
+use e2e::load::{Load, Report, Running};
 use e2e::stack::{CALLBACK_PATH, sign};
+use sea_orm::DatabaseConnection;
 use serde_json::json;
-use tokio::process::Command;
 use tokio::task::JoinHandle;
 
+use super::backup;
 use crate::expect::*;
-use crate::faults::figures::{conclude, endless, goes_on, wait_until_whole};
 
 /// What senders may be told, or see, on the way: `curl --retry` tries again after each of these.
 const HIDDEN: [&str; 6] = ["408", "429", "500", "502", "503", "504"];
 
-/// Many senders, each callback over a connection of its own, as curl has it.
+/// Returns what senders know to be accepted.
+pub(super) async fn under_load(
+    deployment: &Deployment,
+    db: &DatabaseConnection,
+    nodes: usize,
+) -> Report {
+    let running = load(deployment).start();
+    let stop = Arc::new(AtomicBool::new(false));
+    let curls = [0, 1].map(|number| curl(deployment, number, Arc::clone(&stop)));
+    let on = async || goes_on(deployment, &running).await;
+    on().await;
+    backup::is_made(deployment).await;
+    // What is connected stays so; what starts from now on shows and sees the new ones.
+    deployment.run("deploy/secrets.sh --renew").await.unwrap();
+
+    let scale = "docker compose up --detach --no-deps --no-recreate --scale";
+    for service in ["worker", "ingress"] {
+        deployment.run(&format!("{scale} {service}=4 {service}")).await.unwrap();
+        deployment.healthy(service, 4).await;
+    }
+    all_take_their_share(deployment, db).await;
+    for service in ["worker", "ingress"] {
+        for (container, _) in deployment.containers(service).await.unwrap().iter().take(2) {
+            let replace = format!(
+                "docker stop {container} && docker logs {container} >>removed.log 2>&1 \
+                 && docker rm {container}"
+            );
+            deployment.run(&replace).await.unwrap();
+            on().await;
+        }
+        deployment.healthy(service, 2).await;
+    }
+    println!("while programs were replaced, senders saw {:?}", running.setbacks());
+
+    for node in 1..=nodes {
+        let before = certificate_ends(deployment, node).await;
+        deployment.run(&format!("docker compose stop nats-{node}")).await.unwrap();
+        if nodes > 1 {
+            on().await;
+        }
+        deployment.run(&format!("docker compose start nats-{node}")).await.unwrap();
+        deployment.healthy(&format!("nats-{node}"), 1).await;
+        assert_ne!(certificate_ends(deployment, node).await, before, "nats-{node} is renewed");
+        is_whole(deployment, nodes).await;
+        on().await;
+    }
+    deployment.run("docker compose stop postgres").await.unwrap();
+    on().await;
+    deployment.run("docker compose start postgres").await.unwrap();
+    deployment.healthy("postgres", 1).await;
+    on().await;
+    let loads = "docker compose logs load-balancer | grep --count 'Loading success'";
+    let before = deployment.run(loads).await.unwrap();
+    deployment.run("docker compose kill --signal USR2 load-balancer").await.unwrap();
+    let reloaded = async || deployment.run(loads).await.unwrap() != before;
+    deployment.wait_until("the load balancer is reloaded", reloaded).await;
+    on().await;
+
+    stop.store(true, Ordering::Relaxed);
+    for curl in curls {
+        println!("{} callbacks by curl --retry, each of them accepted", curl.await.unwrap());
+    }
+    running.stop();
+    let setbacks = running.setbacks();
+    println!("while everything was restarted, they saw {setbacks:?}");
+    let shown: Vec<_> = setbacks.keys().filter(|kind| !HIDDEN.contains(&kind.as_str())).collect();
+    assert!(shown.is_empty(), "senders saw {setbacks:?}");
+    running.finish().await.unwrap()
+}
+
+/// Senders without an end, each callback over a connection of its own, as curl has it.
 fn load(deployment: &Deployment) -> Load {
-    let mut load = endless(&deployment.stack, 8);
-    load.targets = vec![deployment.load_balancer.addr];
+    let secret = deployment.callback_secret().unwrap();
+    let mut load = Load::new(deployment.published(8080), &secret, usize::MAX / 4);
+    load.connections = 8;
+    load.max_tries = 10_000;
+    load.rest = Duration::from_millis(20);
+    load.sign_anew = false;
     load.reconnect = true;
     load
 }
 
-async fn on(deployment: &Deployment, running: &Running) {
-    goes_on(&deployment.stack, running, 50).await;
+async fn goes_on(deployment: &Deployment, running: &Running) {
+    let target = running.accepted() + 50;
+    deployment.wait_until("the load goes on", async || running.accepted() >= target).await;
 }
 
-/// Nothing but what curl tries again, whoever was restarted.
-fn assert_hidden(running: &Running) {
-    let setbacks = running.setbacks();
-    let shown: Vec<_> =
-        setbacks.iter().filter(|(kind, _)| !HIDDEN.contains(&kind.as_str())).collect();
-    assert!(shown.is_empty(), "senders saw {setbacks:?}");
-}
-
-/// Real ones, one after another, until they are told to stop.
-struct Curls {
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicUsize>,
-    senders: Vec<JoinHandle<String>>,
-}
-
-impl Curls {
-    fn start(count: usize, addr: SocketAddr, secret: &str) -> Self {
-        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let senders = (0..count)
-            .map(|number| {
-                let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
-                let secret = secret.to_owned();
-                let job_id = format!("curl-{number}");
-                tokio::spawn(async move {
-                    let mut beats = 0;
-                    while !stop.load(Ordering::Relaxed) {
-                        beats += 1;
-                        let event_id = format!("{job_id}-{beats}");
-                        let body =
-                            json!({ "job_id": job_id, "type": "heartbeat", "event_id": event_id });
-                        send(addr, &secret, &body.to_string()).await;
-                        sent.fetch_add(1, Ordering::Relaxed);
-                    }
-                    job_id
-                })
-            })
-            .collect();
-        Self { stop, sent, senders }
-    }
-
-    /// Returns the jobs that they have sent for.
-    async fn stop(self) -> Vec<String> {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut jobs = Vec::new();
-        for sender in self.senders {
-            jobs.push(sender.await.unwrap());
+/// A real curl after another, each of which must succeed with nothing but `--retry`.
+fn curl(deployment: &Deployment, number: usize, stop: Arc<AtomicBool>) -> JoinHandle<usize> {
+    let url = format!("http://{}{CALLBACK_PATH}", deployment.published(8080));
+    let secret = deployment.callback_secret().unwrap();
+    tokio::spawn(async move {
+        let mut sent = 0;
+        while !stop.load(Ordering::Relaxed) {
+            sent += 1;
+            let (job_id, event_id) = (format!("curl-{number}"), format!("curl-{number}-{sent}"));
+            let body = json!({ "job_id": job_id, "type": "heartbeat", "event_id": event_id });
+            let body = body.to_string();
+            let output = tokio::process::Command::new("curl")
+                .args(["--disable", "--noproxy", "*", "--silent", "--show-error", "--fail"])
+                .args(["--max-time", "60", "--retry", "10"])
+                .args(["--header", &format!("X-Signature: {}", sign(&secret, body.as_bytes()))])
+                .args(["--data-binary", &body, &url])
+                .kill_on_drop(true)
+                .output()
+                .await
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{}: {said}", output.status);
+            assert_eq!(output.stdout, br#"{"received":true}"#);
         }
-        println!(
-            "{} callbacks by curl --retry, each of them accepted",
-            self.sent.load(Ordering::Relaxed)
-        );
-        jobs
-    }
+        sent
+    })
 }
 
-/// Must succeed with nothing but `--retry`.
-async fn send(addr: SocketAddr, secret: &str, body: &str) {
-    let output = Command::new("curl")
-        .args(["--disable", "--noproxy", "*", "--silent", "--show-error", "--fail"])
-        .args(["--max-time", "60", "--retry", "10"])
-        .args(["--header", &format!("X-Signature: {}", sign(secret, body.as_bytes()))])
-        .args(["--data-binary", body, &format!("http://{addr}{CALLBACK_PATH}")])
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {said}", output.status);
-    assert_eq!(output.stdout, br#"{"received":true}"#);
-}
-
-#[tokio::test]
-async fn a_rolling_restart_of_everything_loses_nothing() {
-    let mut deployment = Deployment::start().await.unwrap();
-    let running = load(&deployment).start();
-    let addr = deployment.load_balancer.addr;
-    let curls = Curls::start(2, addr, deployment.stack.secret());
-    on(&deployment, &running).await;
-
-    for _ in 0..=deployment.ingresses.len() {
-        deployment.replace_ingress().await.unwrap();
-        on(&deployment, &running).await;
-    }
-    for _ in 0..=deployment.workers.len() {
-        deployment.replace_worker().await.unwrap();
-        on(&deployment, &running).await;
-    }
-    println!("while programs were replaced, senders saw {:?}", running.setbacks());
-    // What is connected stays so; who connects from now on shows and sees the new ones.
-    deployment.renew_certificates().await.unwrap();
-    for node in 0..deployment.stack.nats.size() {
-        wait_until_whole(&deployment.stack).await;
-        deployment.stack.nats.node_mut(node).stop_server().await.unwrap();
-        on(&deployment, &running).await;
-        deployment.stack.nats.node_mut(node).restart().await.unwrap();
-    }
-    let postgres = deployment.stack.postgres.as_mut().unwrap();
-    postgres.stop_server().await.unwrap();
-    on(&deployment, &running).await;
-    deployment.stack.postgres.as_mut().unwrap().restart().await.unwrap();
-    on(&deployment, &running).await;
-    deployment.reload_load_balancer().await.unwrap();
-    on(&deployment, &running).await;
-
-    let jobs = curls.stop().await;
-    assert_hidden(&running);
-    println!("while everything was restarted, they saw {:?}", running.setbacks());
-    let others: Vec<&str> = jobs.iter().map(String::as_str).collect();
-    conclude(&deployment.stack, running, "everything was restarted, one after another", &others)
-        .await;
-}
-
-#[tokio::test]
-async fn ingresses_and_workers_that_are_added_take_their_share() {
-    let mut deployment = Deployment::start().await.unwrap();
-    let running = load(&deployment).start();
-    on(&deployment, &running).await;
-    for _ in 0..2 {
-        deployment.add_ingress().await.unwrap();
-        deployment.add_worker().await.unwrap();
-    }
-    let ingresses: Vec<SocketAddr> = [&deployment.stack.ingress]
-        .into_iter()
-        .chain(&deployment.ingresses)
-        .map(|ingress| ingress.ops)
-        .collect();
-    assert_eq!(ingresses.len(), 4);
-    deployment
-        .stack
-        .wait_until("each ingress takes callbacks", SOON, async || {
-            for ops in &ingresses {
-                if series(*ops, "ackline_ingress_accepted_total", &[]).await < 20.0 {
-                    return false;
-                }
+async fn all_take_their_share(deployment: &Deployment, db: &DatabaseConnection) {
+    let ingresses = deployment.containers("ingress").await.unwrap();
+    let all_accept = async || {
+        for (_, address) in &ingresses {
+            let ops = (*address, 9080).into();
+            if series(ops, "ackline_ingress_accepted_total", &[]).await < 20.0 {
+                return false;
             }
-            true
-        })
-        .await;
-    let db = deployment.stack.db().await.unwrap();
-    deployment
-        .stack
-        .wait_until("each worker owns a quarter of the partitions", SOON, async || {
-            let mut owned = std::collections::HashMap::<String, usize>::new();
-            for row in partitions(&db).await {
-                *owned.entry(row.owner.unwrap_or_default()).or_default() += 1;
-            }
-            owned.len() == 4 && owned.values().all(|count| *count == 4)
-        })
-        .await;
-    assert_hidden(&running);
-    conclude(&deployment.stack, running, "two ingresses and two workers more", &[]).await;
+        }
+        ingresses.len() == 4
+    };
+    deployment.wait_until("each ingress takes callbacks", all_accept).await;
+    let share = async || {
+        let mut owned = HashMap::<String, usize>::new();
+        for row in partitions(db).await {
+            *owned.entry(row.owner.unwrap_or_default()).or_default() += 1;
+        }
+        owned.len() == 4 && owned.values().all(|count| *count == 4)
+    };
+    deployment.wait_until("each worker owns a quarter of the partitions", share).await;
+}
+
+/// When the certificate ends that a server shows to clients.
+async fn certificate_ends(deployment: &Deployment, node: usize) -> String {
+    let ask = format!(
+        "docker compose exec -T nats-{node} wget -qO- http://127.0.0.1:8222/varz \
+         | grep -o '\"tls_cert_not_after\": *\"[^\"]*'"
+    );
+    deployment.run(&ask).await.unwrap()
+}
+
+async fn is_whole(deployment: &Deployment, nodes: usize) {
+    let whole = async || {
+        let Ok(client) = deployment.operator().await else { return false };
+        check::is_whole(client, nodes).await.is_ok_and(|is_whole| is_whole)
+    };
+    deployment.wait_until("every copy of every stream is up to date", whole).await;
 }

@@ -1,10 +1,12 @@
 //! What became of a load, counted in the database.
 
-use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use e2e::check;
 use e2e::load::{Load, Report, Running};
 use e2e::stack::Stack;
+use sea_orm::DatabaseConnection;
+use worker::entity::job_event;
 
 use crate::expect::*;
 
@@ -49,84 +51,41 @@ pub(crate) async fn conclude(
     wait_until_whole(stack).await;
     wait_until_applied(stack, &db).await;
 
-    let figures = count(stack, &report).await;
+    let copies = proved(&db, &report, faults, others).await;
+    let logs = stack.all_logs();
+    assert!(!logs.contains("the partition is stopped"), "a partition was stopped for a while");
+    assert_audited(stack).await;
+    copies
+}
+
+/// Prints and checks the figures of a load that is applied. Returns how many status callbacks the
+/// streams hold more than once.
+pub(crate) async fn proved(
+    db: &DatabaseConnection,
+    report: &Report,
+    faults: &str,
+    others: &[&str],
+) -> usize {
+    let findings = check::exactly_once(db, &report.jobs, others).await.unwrap();
+    let is_copy = |event: &job_event::Model| event.reason.as_deref() == Some("duplicate");
+    let copies = events(db).await.iter().filter(|event| is_copy(event)).count();
     println!(
-        "{faults}; {} callbacks accepted, {} tries repeated, {} copies recognised; {} lost, {} \
-         repeated, {} reordered; {:.0}/s, p50 {:?}, p99 {:?}, at most {:?}",
+        "{faults}; {} callbacks accepted, {} tries repeated, {copies} copies recognised; {} lost, \
+         {} repeated, {} reordered; {:.0}/s, p50 {:?}, p99 {:?}, at most {:?}",
         report.accepted(),
         report.retries,
-        figures.copies,
-        figures.lost,
-        figures.repeated,
-        figures.reordered,
+        findings.lost.len(),
+        findings.repeated.len(),
+        findings.reordered.len(),
         report.rate(),
         report.latency(0.5),
         report.latency(0.99),
         report.latency(1.0),
     );
-    assert_eq!((figures.lost, figures.repeated, figures.reordered), (0, 0, 0));
-    assert_load_exactly_once(&db, &report, others).await;
-    assert!(dead_letters(&db).await.is_empty());
+    assert!(findings.is_empty(), "{findings}");
+    assert!(dead_letters(db).await.is_empty());
     let stopped: Vec<_> =
-        partitions(&db).await.into_iter().filter_map(|row| row.stopped_reason).collect();
+        partitions(db).await.into_iter().filter_map(|row| row.stopped_reason).collect();
     assert!(stopped.is_empty(), "{stopped:?}");
-    let logs = stack.all_logs();
-    assert!(!logs.contains("the partition is stopped"), "a partition was stopped for a while");
-    assert_audited(stack).await;
-    figures.copies
-}
-
-#[derive(Debug, Default)]
-struct Figures {
-    /// Status callbacks that the stream holds more than once, and that took effect once.
-    copies: usize,
-    /// Accepted callbacks without an effect.
-    lost: usize,
-    /// Effects beyond the first of a callback.
-    repeated: usize,
-    /// Jobs whose callbacks took effect in another order.
-    reordered: usize,
-}
-
-async fn count(stack: &Stack, report: &Report) -> Figures {
-    let db = stack.db().await.unwrap();
-    let heartbeats: HashMap<String, usize> = jobs(&db)
-        .await
-        .into_iter()
-        .map(|job| (job.id, usize::try_from(job.heartbeat_count).unwrap()))
-        .collect();
-    let mut figures = Figures::default();
-    let mut effects: HashMap<String, Vec<String>> = HashMap::new();
-    for event in events(&db).await {
-        if event.reason.as_deref() == Some("duplicate") {
-            figures.copies += 1;
-        } else {
-            effects.entry(event.job_id).or_default().extend(event.event_id);
-        }
-    }
-    for job in &report.jobs {
-        let sent: Vec<&str> = job
-            .accepted
-            .iter()
-            .filter(|sent| sent.status.is_some())
-            .map(|sent| sent.event_id.as_str())
-            .collect();
-        let mut seen = HashSet::new();
-        let mut first = effects.remove(&job.job_id).unwrap_or_default();
-        first.retain(|id| {
-            let is_first = seen.insert(id.clone());
-            figures.repeated += usize::from(!is_first);
-            is_first
-        });
-        figures.lost += sent.iter().filter(|id| !seen.contains(**id)).count();
-        let found: Vec<&str> = sent.iter().copied().filter(|id| seen.contains(*id)).collect();
-        first.retain(|id| sent.contains(&id.as_str()));
-        figures.reordered += usize::from(first != found);
-
-        let beats = job.accepted.len() - sent.len();
-        let counted = heartbeats.get(&job.job_id).copied().unwrap_or_default();
-        figures.lost += beats.saturating_sub(counted);
-        figures.repeated += counted.saturating_sub(beats);
-    }
-    figures
+    copies
 }
