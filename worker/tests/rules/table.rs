@@ -198,6 +198,8 @@ fn a_failure_says_where_and_why_and_a_revival_forgets_it() {
     for column in [Kind::Provisioning, Kind::Running, Kind::Heartbeat] {
         let job = hear(Row::FailedPresumed, column).1.job.unwrap();
         assert_eq!((job.error, job.failed_step, job.failure), (None, None, None), "{column:?}");
+        let beats = i32::from(column == Kind::Heartbeat);
+        assert_eq!(job.heartbeat_count, beats, "{column:?}");
     }
     let (_, reported) = hear(Row::FailedPresumed, Kind::Failed);
     assert_eq!(reported.job.unwrap().error.as_deref(), Some("no quota"));
@@ -302,7 +304,9 @@ fn a_new_run_starts_afresh_in_every_state() {
                 (heartbeat(), Status::Queued),
             ] {
                 let new = event(9, of_run(callback.clone(), run, attempt));
-                let job = apply(Some(row.job()), &new, false).job.unwrap();
+                let outcome = apply(Some(row.job()), &new, false);
+                assert_eq!(outcome.reason, Some("new run"), "{row:?} hears {callback:?}");
+                let job = outcome.job.unwrap();
                 assert_eq!(job.status, status, "{row:?} hears {callback:?}");
                 assert_eq!(job.workflow_run_id, Some(run.to_string()));
                 assert_eq!((job.run_attempt, job.run_count), (attempt, 2));
