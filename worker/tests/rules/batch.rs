@@ -257,6 +257,14 @@ fn a_row_of_an_event_has_what_it_carried() {
         let (_, row) = step(Some(job.clone()), &mut seen, &lost(6, position(witness)), PARTITION);
         assert_eq!(row.unwrap().error.as_deref(), error);
     }
+
+    // What the job has is not what an event carried.
+    let job = step(Some(job), &mut seen, &event(7, failed()), PARTITION).0.job.unwrap();
+    assert_eq!(job.error.as_deref(), Some("no quota"));
+    for later in [event(8, queued()), lost(8, position(7))] {
+        let (_, row) = step(Some(job.clone()), &mut seen, &later, PARTITION);
+        assert_eq!(row.unwrap().error, None, "{later:?}");
+    }
 }
 
 #[test]
