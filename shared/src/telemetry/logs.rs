@@ -4,22 +4,25 @@ use std::ffi::OsString;
 use std::fmt::{self, Write};
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, Targets};
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::debug_fn;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::settings::Problems;
 
-/// Libraries whose finer levels print addresses with credentials, or bytes of a request.
-/// async-nats' connector also reports as an error that a replaced connection does not come back.
-const QUIET: [&str; 6] = [
-    "async_nats=info",
-    "async_nats::connector=off",
-    "hyper=info",
-    "hyper_util=info",
-    "sea_orm=info",
-    "sqlx=warn",
+/// What is logged of libraries whose finer levels print addresses with credentials, or bytes of a
+/// request, whatever `RUST_LOG` asks for. async-nats' connector also reports as an error that a
+/// replaced connection does not come back.
+const CAPS: [(&str, LevelFilter); 6] = [
+    ("async_nats", LevelFilter::INFO),
+    ("async_nats::connector", LevelFilter::OFF),
+    ("hyper", LevelFilter::INFO),
+    ("hyper_util", LevelFilter::INFO),
+    ("sea_orm", LevelFilter::INFO),
+    ("sqlx", LevelFilter::WARN),
 ];
 
 const FORMAT: &str = "LOG_FORMAT";
@@ -59,18 +62,23 @@ pub fn init_logs() {
 /// The same, with another writer instead of standard error. It is made for each line, and gets the
 /// whole line.
 pub fn init_logs_to<W: io::Write>(writer: impl Fn() -> W + Send + Sync + 'static) {
-    let filter = QUIET.iter().filter_map(|directive| directive.parse().ok()).fold(
-        EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy(),
-        EnvFilter::add_directive,
-    );
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let asked_for =
+        EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     let by_default = if io::stderr().is_terminal() { Format::Text } else { Format::Json };
-    match Format::read(std::env::var_os(FORMAT)).ok().flatten().unwrap_or(by_default) {
+    let layer = match Format::read(std::env::var_os(FORMAT)).ok().flatten().unwrap_or(by_default) {
         Format::Text => {
-            builder.with_ansi(io::stderr().is_terminal()).fmt_fields(one_line()).init();
+            layer.with_ansi(io::stderr().is_terminal()).fmt_fields(one_line()).boxed()
         }
-        Format::Json => builder.json().flatten_event(true).with_current_span(false).init(),
-    }
+        Format::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
+    };
+    tracing_subscriber::registry().with(layer.with_filter(asked_for.and(caps()))).init();
+}
+
+/// A filter of its own, because a directive of `RUST_LOG` for a part of a library would win over one
+/// for the whole.
+fn caps() -> Targets {
+    Targets::new().with_default(LevelFilter::TRACE).with_targets(CAPS)
 }
 
 /// The fields of a line of text, without control characters. The library would keep those in a
@@ -108,6 +116,22 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+
+    #[test]
+    fn no_part_of_a_library_that_prints_credentials_is_logged_finely() {
+        use tracing::Level;
+        for (target, level, is_logged) in [
+            ("worker::partition", Level::TRACE, true),
+            ("async_nats", Level::INFO, true),
+            ("async_nats::client", Level::DEBUG, false),
+            ("async_nats::connector", Level::ERROR, false),
+            ("hyper::proto::h1::io", Level::TRACE, false),
+            ("sqlx::query", Level::INFO, false),
+        ] {
+            assert_eq!(caps().would_enable(target, &level), is_logged, "{target} at {level}");
+        }
+    }
+
 
     #[test]
     fn a_format_that_there_is_not_is_named() {
