@@ -85,7 +85,7 @@ mod tests {
         let error = read(&args).unwrap().unwrap_err().to_string();
         for (flag, why) in [
             ("--since: ", "is not a duration"),
-            ("--status: ", "is not queued, provisioning"),
+            ("--status: ", "is not one of queued, provisioning"),
             ("--limit: ", "from 1 to 10000"),
         ] {
             let line = error.lines().find(|line| line.trim().starts_with(flag));

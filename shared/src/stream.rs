@@ -27,10 +27,10 @@ pub const PARTITIONS_KEY: &str = "ackline-partitions";
 #[derive(Debug, thiserror::Error)]
 pub enum ContractError {
     /// A stream does not exist.
-    #[error("the stream {0} is missing: run `ackline migrate`")]
+    #[error("ACK-201: the stream {0} is missing: run `ackline migrate`")]
     Missing(String),
     /// A stream has other settings than Ackline relies on.
-    #[error("the stream {stream} differs from the contract: {}: set that back", differences.join("; "))]
+    #[error("ACK-202: the stream {stream} differs from the contract: {}: set that back", differences.join("; "))]
     Differs {
         /// The stream's name.
         stream: String,
@@ -39,7 +39,7 @@ pub enum ContractError {
     },
     /// There are more streams than their metadata name.
     #[error(
-        "the stream {stream} exists, but the others name only {partitions} partitions in their \
+        "ACK-203: the stream {stream} exists, but the others name only {partitions} partitions in their \
          metadata ({PARTITIONS_KEY}): their number never changes, set it back"
     )]
     TooMany {
@@ -50,12 +50,12 @@ pub enum ContractError {
     },
     /// Nothing can be stored in a stream now.
     #[error(
-        "the stream {0} has no leader: too few of its nodes are up, or they are electing one: start \
-         those that are missing"
+        "ACK-204: the stream {0} has no leader: too few of its nodes are up, or they are electing \
+         one: start those that are missing"
     )]
     NoLeader(String),
     /// The broker did not answer.
-    #[error("the broker did not describe the stream {stream}")]
+    #[error("ACK-205: the broker did not describe the stream {stream}")]
     Broker {
         /// The stream's name.
         stream: String,

@@ -13,7 +13,7 @@ use sea_orm::DatabaseConnection;
 use shared::broker::{BrokerArgs, Servers};
 use shared::partition::{MAX_PARTITIONS, Partition};
 use shared::settings::number;
-use shared::stream::{self, DEFAULT_PARTITIONS};
+use shared::stream::{self, ContractError, DEFAULT_PARTITIONS};
 use tokio::time::Instant;
 use worker::process::settings::DatabaseArgs;
 use worker::store::connection::{self, DatabaseUrl, Purpose};
@@ -184,7 +184,7 @@ async fn choose_partitions(
     for (who, number) in [("the database has", in_database), ("PARTITIONS says", args.partitions)] {
         if let Some(number) = number.filter(|number| *number != chosen) {
             bail!(
-                "there are {chosen} partitions, but {who} {number}: their number is chosen once \
+                "ACK-303: there are {chosen} partitions, but {who} {number}: their number is chosen once \
                  and can't be changed, and a database and its streams belong together"
             );
         }
@@ -205,7 +205,7 @@ async fn refuse_lost(
             rows.iter().find(|row| row.partition == number).map_or(0, |row| row.applied_seq);
         if applied > 0 {
             bail!(
-                "the stream {} is missing, but the database has applied it up to {applied}: bring \
+                "ACK-206: the stream {} is missing, but the database has applied it up to {applied}: bring \
                  it back, or begin with an empty database; check NATS_URL and DATABASE_URL",
                 partition.stream()
             );
@@ -228,7 +228,7 @@ async fn find_and_check(
     };
     let differences = stream::differences(&info.config, partition, partitions);
     if !differences.is_empty() {
-        bail!("the stream {name} differs from the contract: {}", differences.join("; "));
+        return Err(ContractError::Differs { stream: name, differences }.into());
     }
     Ok(Some(info.config))
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::Write;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use async_nats::jetstream;
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use clap::{Args, Subcommand};
@@ -11,11 +11,13 @@ use serde_json::json;
 use shared::broker::BrokerArgs;
 use shared::partition::{MAX_PARTITIONS, Partition};
 use shared::settings::number;
-use shared::stream::{self, has_leader};
+use shared::stream::{self, ContractError};
 use worker::entity::partition::Model as Row;
-use worker::partition::feed::{kept_msg_id, micros};
-use worker::partition::ownership::DEAD_LETTERS;
+use worker::partition::identify::identify;
 use worker::process::settings::DatabaseArgs;
+use worker::rules::event::micros;
+use worker::rules::stop_reason::{Mismatch, StopCode};
+use worker::rules::verdict::{Checkpoint, Verdict};
 use worker::store::accept::{self, Skip};
 use worker::store::connection::Purpose;
 use worker::store::schema;
@@ -218,48 +220,36 @@ async fn examine(jetstream: &jetstream::Context, row: &Row, reason: &str) -> any
                            can't go on with it; bring the right stream back, or give the workers an \
                            empty database, which they fill from this stream, and keep the old one \
                            to look things up";
-    let stream = jetstream
-        .get_stream(Partition::new(u16::try_from(row.partition)?).stream())
-        .await
-        .context("the stream is not described")?;
+    let partition = Partition::new(u16::try_from(row.partition)?);
+    let stream =
+        jetstream.get_stream(partition.stream()).await.context("the stream is not described")?;
     let info = stream.cached_info();
-    ensure!(has_leader(info), "the stream has no leader now: try again when it has one");
-    let created = micros(info.created);
-    let (first, last) = (info.state.first_sequence, info.state.last_sequence);
-    let applied = u64::try_from(row.applied_seq)?;
-    if row.stream_created_at.is_some_and(|known| known != created) {
-        bail!("the stream was recreated: {REFUSED}");
-    }
-    if last < applied {
-        bail!("the stream ends at {last}, but {applied} was applied: {REFUSED}");
-    }
-    let accepted = row.accepted_seq == Some(row.applied_seq);
-    let mut is_proven = applied == 0 || accepted;
-    if !is_proven && first <= applied {
-        match stream.get_raw_message(applied).await {
-            Ok(message) => {
-                let found = message.headers.get(async_nats::header::NATS_MESSAGE_ID);
-                if found.map(|id| kept_msg_id(id.as_str())) != row.applied_msg_id {
-                    bail!("the message {applied} is not the one that was applied: {REFUSED}");
-                }
-                is_proven = true;
-            }
-            Err(error) if is_missing(&error) => {}
-            Err(error) => return Err(error).context("the message at the checkpoint"),
-        }
-    }
+    let checkpoint = Checkpoint::from(row);
+    let verdict = identify(jetstream, partition, info, &checkpoint).await;
+    let is_proven = match verdict.context("the message at the checkpoint")? {
+        Verdict::Believed => true,
+        Verdict::NoLeader => return Err(ContractError::NoLeader(partition.stream()).into()),
+        Verdict::Differs(Mismatch::Purged { .. } | Mismatch::MessageGone { .. }) => false,
+        Verdict::Differs(
+            mismatch @ (Mismatch::Recreated { .. }
+            | Mismatch::LostTail { .. }
+            | Mismatch::OtherMessage { .. }),
+        ) => bail!("{mismatch}; {REFUSED}"),
+    };
+    let (applied, last) = (checkpoint.applied_seq, info.state.last_sequence);
     let next = match stream.get_first_raw_message_by_subject(">", applied + 1).await {
         Ok(message) => message.sequence,
         Err(error) if is_missing(&error) => last + 1,
         Err(error) => return Err(error).context("the message after the checkpoint"),
     };
     if is_proven && next == applied + 1 {
-        if reason.starts_with(DEAD_LETTERS) {
+        if reason.parse() == Ok(StopCode::DeadLetters) {
             return Ok(Way::Open);
         }
         bail!("nothing is missing any more: a worker goes on by itself within half a minute");
     }
-    Ok(Way::Skip(Skip { to_seq: i64::try_from(next)? - 1, stream_created_at: created }))
+    let stream_created_at = micros(info.created);
+    Ok(Way::Skip(Skip { to_seq: i64::try_from(next)? - 1, stream_created_at }))
 }
 
 fn is_missing(error: &async_nats::jetstream::stream::RawMessageError) -> bool {

@@ -13,9 +13,10 @@ use serde::Serialize;
 use shared::broker::BrokerArgs;
 use shared::partition::Partition;
 use shared::settings::duration;
-use shared::stream;
-use worker::partition::feed::micros;
+use shared::stream::{self, ContractError};
+use worker::partition::identify::identify;
 use worker::process::settings::DatabaseArgs;
+use worker::rules::verdict::Verdict;
 use worker::store::connection::Purpose;
 use worker::store::prune::{self, Removed};
 use worker::store::{read, schema};
@@ -126,8 +127,8 @@ pub async fn run(args: &Prune, bars: &Bars, out: &mut Output<impl Write>) -> any
     Ok(())
 }
 
-/// The first sequence that each stream holds. A stream that is not the applied one says nothing
-/// about the positions in the database.
+/// The first sequence that each stream holds. A stream that is not the applied one, or whose
+/// description is not believed, says nothing about the positions in the database.
 async fn first_stored(
     jetstream: &jetstream::Context,
     rows: &[worker::entity::partition::Model],
@@ -139,19 +140,23 @@ async fn first_stored(
         let info = stream::find(jetstream, partition)
             .await
             .with_context(|| format!("the broker does not describe {}", partition.stream()))?;
-        let first = info
-            .filter(|info| row.stream_created_at == Some(micros(info.created)))
-            .filter(|info| info.state.last_sequence >= row.applied_seq.unsigned_abs())
-            .and_then(|info| i64::try_from(info.state.first_sequence).ok());
-        match first {
-            Some(first) => {
+        let verdict = match &info {
+            Some(info) => Some(identify(jetstream, partition, info, &row.into()).await?),
+            None => None,
+        };
+        let reason = match (verdict, info) {
+            (Some(Verdict::Believed), Some(info)) => {
+                let first = i64::try_from(info.state.first_sequence)?;
                 first_stored.insert(row.partition, first);
+                continue;
             }
-            None => {
-                let reason = "its stream is not the one that was applied, or has lost something";
-                report.kept_partitions.insert(partition.to_string(), reason.to_owned());
+            (Some(Verdict::Differs(mismatch)), _) => mismatch.to_string(),
+            (Some(Verdict::NoLeader), _) => ContractError::NoLeader(partition.stream()).to_string(),
+            (Some(Verdict::Believed) | None, _) => {
+                ContractError::Missing(partition.stream()).to_string()
             }
-        }
+        };
+        report.kept_partitions.insert(partition.to_string(), reason);
     }
     Ok(first_stored)
 }

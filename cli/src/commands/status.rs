@@ -100,8 +100,7 @@ fn owner(state: &PartitionState, now: DateTime<Utc>) -> Option<&str> {
 }
 
 fn show(out: &mut Output<impl Write>, snapshot: &Snapshot, now: DateTime<Utc>) -> io::Result<()> {
-    let jobs: Vec<_> = JobStatus::ALL
-        .into_iter()
+    let jobs: Vec<_> = JobStatus::all()
         .map(|status| {
             let count = format!("{} {}", snapshot.jobs.of(status), status.as_str());
             out.paint(&count, Some(status.into()))

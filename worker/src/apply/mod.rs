@@ -9,7 +9,8 @@ use std::time::Duration;
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
 use shared::partition::Partition;
 
-use crate::rules::batch::{self, Decision, InRow, Plan};
+use crate::rules::batch::{self, InRow, Plan};
+use crate::rules::decision::{Decision, Effect, Reason};
 use crate::rules::event::{
     Action, Content, Incoming, MAX_REASON_BYTES, Order, decode_again, without_nul,
 };
@@ -36,9 +37,9 @@ pub enum ApplyError {
 #[derive(Debug, Default)]
 pub struct Applied {
     /// How many events had which effect.
-    pub effects: BTreeMap<&'static str, u64>,
+    pub effects: BTreeMap<Effect, u64>,
     /// How many of them were ignored for which reason.
-    pub ignored: BTreeMap<&'static str, u64>,
+    pub ignored: BTreeMap<Reason, u64>,
     /// What was decided of each, in the order in which it was.
     pub decisions: Vec<Decision>,
     /// Dead letters that were tried again, and what was held behind them.

@@ -3,10 +3,21 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::fold::Entry;
+use crate::entity::dead_letter::Model as DeadLetter;
 use crate::entity::job_event::Model as JobEvent;
-use crate::rules::event::{Event, Position};
+use crate::rules::event::{Event, Incoming, Position};
 use crate::rules::transition;
+
+/// A position of the stream, with the rows that the database has there.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// What the stream has.
+    pub incoming: Incoming,
+    /// The row of `job_events`.
+    pub event: Option<JobEvent>,
+    /// The row of `dead_letters`.
+    pub letter: Option<DeadLetter>,
+}
 
 /// One thing that is not as the stream says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

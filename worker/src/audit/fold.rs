@@ -8,25 +8,14 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
-use super::differ::Differences;
-use crate::entity::dead_letter::{Model as DeadLetter, State};
+use super::differ::{Differences, Entry};
+use crate::entity::dead_letter::State;
 use crate::entity::job::Model as Job;
 use crate::entity::job_event::{Effect, Kind, Model as JobEvent};
 use crate::rules::batch::{self, Seen};
-use crate::rules::event::{Action, Content, Event, Incoming, Order, Position};
+use crate::rules::event::{Action, Content, Event, Order, Position};
 use crate::rules::known_refusals::KnownRefusals;
 use crate::rules::transition;
-
-/// A position of the stream, with the rows that the database has there.
-#[derive(Debug)]
-pub(super) struct Entry {
-    /// What the stream has.
-    pub incoming: Incoming,
-    /// The row of `job_events`.
-    pub event: Option<JobEvent>,
-    /// The row of `dead_letters`.
-    pub letter: Option<DeadLetter>,
-}
 
 /// What was folded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]

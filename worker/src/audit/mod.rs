@@ -25,12 +25,11 @@ pub use fold::Counts;
 use self::progress::Progress;
 use crate::entity::job::Model as Job;
 use crate::entity::partition::Model as Row;
-use crate::entity::partition_gap::Model as Gap;
 use crate::rules::event::Position;
 use crate::rules::transition::RULES_VERSION;
 use crate::store::audit::Snapshot;
 use differ::Differences;
-use pass::{Again, Slice, Source, pass};
+use pass::{Again, Context, Slice, Source, pass};
 
 /// How many entries an audit keeps at once: roughly a kilobyte each.
 pub const MAX_ENTRIES: usize = 200_000;
@@ -122,17 +121,7 @@ pub async fn audit(
     Ok(report)
 }
 
-/// What an audit reads.
-struct Context<'a> {
-    snapshot: &'a Snapshot,
-    jetstream: &'a jetstream::Context,
-    gaps: &'a [Gap],
-    partitions: u16,
-    max_entries: usize,
-    progress: &'a Progress,
-}
-
-/// How many messages of each partition there are to read, for who wants to know the progress. A
+/// How many messages of each partition there are to read, for whoever wants to know the progress. A
 /// stream that can't be described has none here; it fails the audit later, which says why.
 async fn sizes(context: &Context<'_>, rows: &[Row]) -> Vec<u64> {
     let mut sizes = Vec::new();
@@ -171,7 +160,7 @@ pub async fn one_job(
     let (max_entries, progress) = (MAX_ENTRIES, &Progress::default());
     let context = Context { snapshot, jetstream, gaps: &gaps, partitions, max_entries, progress };
     let source = Source::find(&context, row).await?;
-    source.identify(row).await?;
+    source.identify(&context, row).await?;
     let is = snapshot.jobs(&[id]).await?.pop();
     if let Some(is) = &is
         && is.first_seq < source.first_seq
@@ -209,7 +198,7 @@ async fn audit_partition(
     let mut restarts = 0;
     'begin: while restarts < RESTARTS {
         let source = Source::find(context, row).await?;
-        source.identify(row).await?;
+        source.identify(context, row).await?;
         // Each slice reads everything; whatever was read in vain was done all the same.
         context.progress.remaining(source.size() * slices + later);
         let rules_from_seq = match row.rules_version {

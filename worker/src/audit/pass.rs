@@ -4,27 +4,42 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use anyhow::{Context as _, bail};
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::{self, stream::Stream};
 use shared::partition::Partition;
+use shared::stream::ContractError;
 
-use super::Context;
-use super::differ::Differences;
-use super::fold::{Counts, Entry, Fold};
+use super::differ::{Differences, Entry};
+use super::fold::{Counts, Fold};
 use super::ledger::Ledger;
-use crate::audit::replay::{Next, Range};
+use super::progress::Progress;
+use super::replay::{Next, Range};
 use crate::entity::job::Model as Job;
 use crate::entity::job_event::Effect;
 use crate::entity::partition::Model as Row;
 use crate::entity::partition_gap::Model as Gap;
-use crate::partition::feed::{kept_msg_id, look_ahead, micros};
+use crate::partition::feed::look_ahead;
+use crate::partition::identify::identify;
 use crate::rules::event::{Content, Incoming, Message, Position, decode};
+use crate::rules::stop_reason::Mismatch;
+use crate::rules::verdict::{Checkpoint, Verdict};
+use crate::store::audit::Snapshot;
 
 /// After how many messages the size is looked at.
 const SIZE_CHECK: u64 = 100;
 /// Into how many slices of its jobs a partition is cut at the most.
 const MAX_SLICES: u64 = 1 << 12;
 
-/// A partition's stream, found to be the one that was applied.
+/// What an audit reads.
+pub(super) struct Context<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) jetstream: &'a jetstream::Context,
+    pub(super) gaps: &'a [Gap],
+    pub(super) partitions: u16,
+    pub(super) max_entries: usize,
+    pub(super) progress: &'a Progress,
+}
+
+/// A partition's stream.
 pub(super) struct Source {
     stream: Stream,
     pub(super) partition: Partition,
@@ -43,32 +58,25 @@ impl Source {
             .get_stream(&name)
             .await
             .with_context(|| format!("the stream {name} is not described"))?;
-        let info = stream.cached_info();
-        let (first, last) = (info.state.first_sequence, info.state.last_sequence);
-        let (created, applied_seq) = (micros(info.created), row.applied_seq);
-        if row.stream_created_at.is_some_and(|known| known != created) {
-            bail!("the stream {name} is not the one that was applied: it was recreated");
-        }
-        if last < applied_seq.unsigned_abs() {
-            bail!("the stream {name} ends at {last}, but {applied_seq} was applied");
-        }
-        let first_seq = i64::try_from(first)?.max(1);
+        let first_seq = i64::try_from(stream.cached_info().state.first_sequence)?.max(1);
         let partitions = context.partitions;
-        Ok(Self { stream, partition, partitions, first_seq, applied_seq })
+        Ok(Self { stream, partition, partitions, first_seq, applied_seq: row.applied_seq })
     }
 
-    /// The message at the checkpoint must be the one that was applied.
-    pub(super) async fn identify(&self, row: &Row) -> anyhow::Result<()> {
-        if self.first_seq > self.applied_seq || row.accepted_seq == Some(row.applied_seq) {
-            return Ok(());
+    /// The stream must be the one that was applied. What is purged of it can't be folded, and the
+    /// rest can.
+    pub(super) async fn identify(&self, context: &Context<'_>, row: &Row) -> anyhow::Result<()> {
+        let (info, checkpoint) = (self.stream.cached_info(), Checkpoint::from(row));
+        match identify(context.jetstream, self.partition, info, &checkpoint).await? {
+            Verdict::Believed | Verdict::Differs(Mismatch::Purged { .. }) => Ok(()),
+            Verdict::NoLeader => Err(ContractError::NoLeader(self.partition.stream()).into()),
+            Verdict::Differs(
+                mismatch @ (Mismatch::Recreated { .. }
+                | Mismatch::LostTail { .. }
+                | Mismatch::MessageGone { .. }
+                | Mismatch::OtherMessage { .. }),
+            ) => bail!("partition {}: {mismatch}", self.partition),
         }
-        let message = self.stream.get_raw_message(self.applied_seq.unsigned_abs()).await?;
-        let id = message.headers.get(async_nats::header::NATS_MESSAGE_ID);
-        if id.map(|id| kept_msg_id(id.as_str())) != row.applied_msg_id {
-            let (name, seq) = (self.partition.stream(), self.applied_seq);
-            bail!("the message {seq} of {name} is not the one that was applied");
-        }
-        Ok(())
     }
 
     /// How many messages there are to read.

@@ -7,18 +7,19 @@ use anyhow::{Context, bail, ensure};
 use async_nats::jetstream;
 use sea_orm::DatabaseConnection;
 use shared::partition::Partition;
-use shared::stream;
+use shared::stream::{self, ContractError};
 use shared::trace::Traces;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::progress::Progress;
-use crate::partition::feed::micros;
 use crate::partition::lease::Renewed;
 use crate::partition::ownership::own;
 use crate::partition::renewal::renew;
 use crate::partition::worker::Worker;
+use crate::rules::stop_reason::Mismatch;
+use crate::rules::verdict::{Checkpoint, Description, Message, Verdict, judge};
 use crate::store::accept::{self, Skip};
 use crate::store::connection::{self, DatabaseUrl, Purpose};
 use crate::store::schema::Counts;
@@ -119,15 +120,24 @@ async fn begin(
     is_partial: bool,
 ) -> anyhow::Result<Vec<i64>> {
     let (mut ends, mut purged) = (Vec::new(), Vec::new());
-    for partition in Partition::all(partitions) {
-        let info = stream::find(jetstream, partition)
-            .await?
-            .with_context(|| format!("the stream {partition} is missing"))?;
-        let (first, last) = (info.state.first_sequence, info.state.last_sequence);
-        ends.push(i64::try_from(last)?);
-        if first > 1 {
-            let to_seq = i64::try_from(first)? - 1;
-            purged.push((partition, Skip { to_seq, stream_created_at: micros(info.created) }));
+    for (partition, row) in Partition::all(partitions).zip(&schema::partitions(db).await?) {
+        let missing = || ContractError::Missing(partition.stream());
+        let info = stream::find(jetstream, partition).await?.ok_or_else(missing)?;
+        let stream = Description::from(&info);
+        ends.push(i64::try_from(stream.last_seq)?);
+        match judge(&Checkpoint::from(row), &stream, Message::NotRead) {
+            Verdict::Believed => {}
+            Verdict::NoLeader => return Err(ContractError::NoLeader(partition.stream()).into()),
+            Verdict::Differs(Mismatch::Purged { first_seq, .. }) => {
+                let to_seq = i64::try_from(first_seq)? - 1;
+                purged.push((partition, Skip { to_seq, stream_created_at: stream.created_at }));
+            }
+            Verdict::Differs(
+                mismatch @ (Mismatch::Recreated { .. }
+                | Mismatch::LostTail { .. }
+                | Mismatch::MessageGone { .. }
+                | Mismatch::OtherMessage { .. }),
+            ) => bail!("partition {partition}: {mismatch}"),
         }
     }
     if !is_partial && !purged.is_empty() {

@@ -1,5 +1,6 @@
 //! `jobs`: where each job stands. One row a job, written only by the owner of its partition.
 
+use sea_orm::Iterable;
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -35,7 +36,20 @@ pub enum Status {
 
 impl Status {
     /// All of them, in the order of a job's life.
-    pub const ALL: [Self; 4] = [Self::Queued, Self::Provisioning, Self::Running, Self::Failed];
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::iter()
+    }
+
+    /// Whether the job has come to an end, as people see it: it is `running` or `failed`, whoever
+    /// says so. Those who wait for a job wait for this; a new run, or a sign of life after a
+    /// presumed failure, begins anew. The rules go by [`Model::is_final`].
+    #[must_use]
+    pub fn is_finished(self) -> bool {
+        match self {
+            Self::Queued | Self::Provisioning => false,
+            Self::Running | Self::Failed => true,
+        }
+    }
 
     /// The word that stands for it everywhere.
     #[must_use]
@@ -53,10 +67,10 @@ impl std::str::FromStr for Status {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|status| status.as_str() == text)
-            .ok_or_else(|| format!("{text:?} is not queued, provisioning, running or failed"))
+        Self::all().find(|status| status.as_str() == text).ok_or_else(|| {
+            let all: Vec<_> = Self::all().map(Self::as_str).collect();
+            format!("{text:?} is not one of {}", all.join(", "))
+        })
     }
 }
 
@@ -135,6 +149,19 @@ pub struct Model {
     pub last_seq: i64,
     /// Its index in the bundle.
     pub last_idx: i32,
+}
+
+impl Model {
+    /// Whether the run is over, as the rules see it: only another run goes on from here. A presumed
+    /// failure is not final: any sign of life takes it back. See [`Status::is_finished`].
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match (self.status, self.failure) {
+            (Status::Queued | Status::Provisioning, _)
+            | (Status::Failed, Some(Failure::Presumed) | None) => false,
+            (Status::Running, _) | (Status::Failed, Some(Failure::Reported)) => true,
+        }
+    }
 }
 
 impl ActiveModelBehavior for ActiveModel {}

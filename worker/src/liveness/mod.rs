@@ -250,7 +250,7 @@ impl Sweeper<'_> {
         // Somebody else owns the partition; whoever reads it here is about to notice.
         let Some(committed) = committed else { return Ok(false) };
         // Everything there was a round ago, what that round itself told of too.
-        if end_before.is_none_or(|end| committed.applied_seq < end) {
+        if end_before.is_none_or(|end| committed.row.applied_seq < end) {
             return Ok(false);
         }
         if !self.watch.has_begun() {
@@ -267,7 +267,7 @@ impl Sweeper<'_> {
         };
         if found.is_empty() {
             // The database is asked again when something has happened, or when it is time.
-            if committed.applied_seq >= end {
+            if committed.row.applied_seq >= end {
                 let soonest = soonest(owner.db, number).await?;
                 self.quiet = Some((end, first_silence(self.silence, soonest)));
             }

@@ -3,29 +3,13 @@
 use std::collections::VecDeque;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::Serialize;
-use utoipa::ToSchema;
 
-use super::snapshot::PartitionState;
+use super::snapshot::{PartitionState, Sample};
 
 /// The shortest time between two samples.
 const SPACING: TimeDelta = TimeDelta::seconds(5);
 /// Half an hour of them.
 const MOST: usize = 360;
-
-/// One moment.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
-pub struct Sample {
-    /// When it was.
-    pub at: DateTime<Utc>,
-    /// Callbacks applied per second since the previous sample.
-    pub callbacks_per_second: f64,
-    /// Messages behind the checkpoints of all partitions; none while the broker did not answer.
-    pub lag_messages: Option<u64>,
-    /// From the stream's confirmation to the commit, in seconds: the mean over the checkpoints that
-    /// moved since the previous sample; none if none did.
-    pub accept_to_commit_seconds: Option<f64>,
-}
 
 /// The samples of the last half hour.
 #[derive(Debug, Default)]

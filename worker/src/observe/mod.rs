@@ -29,9 +29,8 @@ use crate::store::observe::{self, Counted, Letters, Quiet};
 use crate::store::{accept, schema};
 
 use history::History;
-pub use history::Sample;
 pub use refusals::Refusals;
-pub use snapshot::{DeadLetterCounts, JobCounts, PartitionState, Snapshot, StreamState};
+pub use snapshot::{DeadLetterCounts, JobCounts, PartitionState, Sample, Snapshot, StreamState};
 
 /// How often is looked while somebody watches, and while nobody does.
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
@@ -170,13 +169,15 @@ impl Looker {
         let mut problems = Vec::new();
         match timeout(LIMIT, self.read()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => problems.push(format!("the database does not answer: {error}")),
-            Err(_) => problems.push("the database does not answer in time".to_owned()),
+            Ok(Err(error)) => {
+                problems.push(format!("ACK-411: the database does not answer: {error}"))
+            }
+            Err(_) => problems.push("ACK-411: the database does not answer in time".to_owned()),
         }
         let (streams, (refusals, unseen)) =
             tokio::join!(self.streams(), refusals::ask(&self.sources.ingresses));
         if streams.iter().any(Option::is_none) {
-            problems.push("the broker does not describe all streams".to_owned());
+            problems.push("ACK-412: the broker does not describe all streams".to_owned());
         }
         problems.extend(unseen);
         let mut partitions: Vec<_> = self
@@ -284,7 +285,7 @@ impl Looker {
         }
         let is_owned = |partition: &i32| owned.contains(partition);
         let jobs = JobCounts::sum(self.counted.iter().filter(|one| is_owned(&one.partition)));
-        for status in Status::ALL {
+        for status in Status::all() {
             metrics::jobs(status, jobs.of(status));
         }
         let silence = jobs.oldest_silence_seconds.unwrap_or_default();

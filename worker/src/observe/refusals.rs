@@ -55,17 +55,19 @@ pub(super) async fn ask(names: &[String]) -> (Refusals, Vec<String>) {
 async fn find(name: &str) -> Result<Vec<SocketAddr>, String> {
     match timeout(LIMIT, lookup_host(name)).await {
         Ok(Ok(found)) => Ok(found.collect()),
-        Ok(Err(error)) => Err(format!("the ingress {name} is not found: {error}")),
-        Err(_) => Err(format!("the ingress {name} is not found in time")),
+        Ok(Err(error)) => Err(format!("ACK-413: the ingress {name} is not found: {error}")),
+        Err(_) => Err(format!("ACK-413: the ingress {name} is not found in time")),
     }
 }
 
 async fn page(address: SocketAddr) -> Result<(SocketAddr, String), String> {
     match timeout(LIMIT, client::get(address, "/metrics")).await {
         Ok(Ok((StatusCode::OK, page))) => Ok((address, page)),
-        Ok(Ok((status, _))) => Err(format!("the ingress at {address} answers {status}")),
-        Ok(Err(error)) => Err(format!("the ingress at {address} does not answer: {error}")),
-        Err(_) => Err(format!("the ingress at {address} does not answer in time")),
+        Ok(Ok((status, _))) => Err(format!("ACK-413: the ingress at {address} answers {status}")),
+        Ok(Err(error)) => {
+            Err(format!("ACK-413: the ingress at {address} does not answer: {error}"))
+        }
+        Err(_) => Err(format!("ACK-413: the ingress at {address} does not answer in time")),
     }
 }
 

@@ -7,7 +7,6 @@ use serde::Serialize;
 use shared::partition::Partition;
 use utoipa::ToSchema;
 
-use super::history::Sample;
 use super::refusals::Refusals;
 use crate::entity::job::Status;
 use crate::entity::partition::Model as Row;
@@ -95,6 +94,20 @@ pub struct PartitionState {
     pub dead_letters_in_row: i32,
     /// Why it is stopped; none while it is not stopped.
     pub stopped_reason: Option<String>,
+}
+
+/// One moment.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct Sample {
+    /// When it was.
+    pub at: DateTime<Utc>,
+    /// Callbacks applied per second since the previous sample.
+    pub callbacks_per_second: f64,
+    /// Messages behind the checkpoints of all partitions; none while the broker did not answer.
+    pub lag_messages: Option<u64>,
+    /// From the stream's confirmation to the commit, in seconds: the mean over the checkpoints that
+    /// moved since the previous sample; none if none did.
+    pub accept_to_commit_seconds: Option<f64>,
 }
 
 /// What a partition's stream holds.

@@ -15,12 +15,9 @@ use tracing::Level;
 
 use super::prefetch::Received;
 use crate::apply::Applied;
-use crate::rules::batch::Decision;
+use crate::rules::decision::{Decision, Effect, Reason};
 use crate::rules::event::{Body, Content, Incoming, Position};
 use crate::rules::transition;
-
-/// What is logged by default; an error, if it needs somebody.
-const NOTED: [&str; 4] = ["dead", "held", "presumed", "revived"];
 
 /// Tells of a batch that is committed: of what it applied, and when its first statement `began`,
 /// which is known where spans go anywhere.
@@ -33,7 +30,7 @@ pub(crate) fn tell(
     applied: &Applied,
 ) {
     let logs_all = tracing::enabled!(Level::DEBUG);
-    let logs_some = logs_all || NOTED.iter().any(|effect| applied.effects.contains_key(effect));
+    let logs_some = logs_all || applied.effects.keys().any(|effect| effect.is_noted());
     let is_traced = began.is_some() && incoming.iter().any(|entry| entry.trace.is_some());
     if !logs_some && !is_traced {
         return;
@@ -119,24 +116,26 @@ fn log(partition: Partition, decision: &Decision, entry: Option<&Incoming>) {
                 run = about.and_then(|about| about.run),
                 attempt = about.and_then(|about| about.attempt),
                 kind = about.map(|about| about.kind),
-                outcome = decision.effect,
-                reason = decision.reason,
+                outcome = decision.effect.as_str(),
+                reason = decision.reason.map(Reason::as_str),
                 trace_id = trace_id(entry).map(tracing::field::display),
                 $text
             );
         }};
     }
     match decision.effect {
-        "dead" => match entry.map(|entry| &entry.content) {
+        Effect::Dead => match entry.map(|entry| &entry.content) {
             Some(Content::Undecodable(_)) => {
                 line!(error, "a callback became a dead letter: it can't be decoded");
             }
-            _ => line!(error, "a callback became a dead letter: the database refuses it"),
+            Some(Content::Event(_) | Content::Order(_)) | None => {
+                line!(error, "a callback became a dead letter: the database refuses it");
+            }
         },
-        "held" => line!(info, "a callback is held behind a dead letter of its job"),
-        "presumed" => line!(info, "a job that fell silent is presumed failed"),
-        "revived" => line!(info, "a job that was presumed failed is alive"),
-        _ => line!(debug, "decided"),
+        Effect::Held => line!(info, "a callback is held behind a dead letter of its job"),
+        Effect::Presumed => line!(info, "a job that fell silent is presumed failed"),
+        Effect::Revived => line!(info, "a job that was presumed failed is alive"),
+        Effect::Applied | Effect::Unchanged | Effect::Ignored => line!(debug, "decided"),
     }
 }
 
@@ -154,7 +153,7 @@ fn describe(span: &mut Span, partition: Partition, decision: &Decision, entry: &
         KeyValue::new("ackline.stream.sequence", entry.position.seq),
         KeyValue::new("ackline.bundle.index", i64::from(entry.position.idx)),
         KeyValue::new("ackline.kind", about.kind),
-        KeyValue::new("ackline.outcome", decision.effect),
+        KeyValue::new("ackline.outcome", decision.effect.as_str()),
     ]);
     let text = |key, text: Option<&str>| text.map(|text| KeyValue::new(key, text.to_owned()));
     let attempt = about.attempt.map(i64::from);
@@ -162,10 +161,10 @@ fn describe(span: &mut Span, partition: Partition, decision: &Decision, entry: &
         text("ackline.job.id", about.job),
         text("cicd.pipeline.run.id", about.run),
         attempt.map(|attempt| KeyValue::new("ackline.run.attempt", attempt)),
-        decision.reason.map(|reason| KeyValue::new("ackline.reason", reason)),
+        decision.reason.map(|reason| KeyValue::new("ackline.reason", reason.as_str())),
     ];
     span.set_attributes(known.into_iter().flatten());
-    if decision.effect == "dead" {
+    if decision.effect == Effect::Dead {
         trace::fail(span, "dead_letter");
     }
 }

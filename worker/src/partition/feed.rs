@@ -15,14 +15,15 @@ use chrono::{DateTime, Utc};
 use futures::{FutureExt, StreamExt};
 use shared::bundle;
 use shared::partition::Partition;
-use shared::stream::has_leader;
 use shared::trace::Traces;
 use tokio::time::Instant;
 
 use super::prefetch::{Batch, Prefetch, Received};
 use crate::entity::partition::Model as Row;
-use crate::rules::event::{Content, Incoming, Message, decode, without_nul};
+use crate::rules::event::{Content, Incoming, Message, decode, kept_msg_id, micros};
 use crate::rules::known_refusals::KnownRefusals;
+use crate::rules::stop_reason::{Mismatch, StopReason};
+use crate::rules::verdict::{self, Checkpoint, Description, Verdict, judge};
 
 /// How long the broker waits before it delivers an unacked message again: never, in practice. An
 /// owner that needs messages again makes a new consumer.
@@ -39,15 +40,13 @@ const PULL_MESSAGES: usize = 32;
 const PULL_BYTES: usize = 1024 * 1024;
 /// How many of the messages that were let through are remembered: more than are prefetched.
 const REMEMBERED: usize = 1024;
-/// What is kept of a message id, in bytes; ours have 32.
-const MAX_MSG_ID_BYTES: usize = 200;
 
 /// Why a partition can't be read on.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
     /// Going on would skip or repeat something: a person must look.
     #[error("{0}")]
-    Stop(String),
+    Stop(StopReason),
     /// Anything else has one recovery: drop the buffer and acquire the partition anew.
     #[error("{0}")]
     Anomaly(String),
@@ -155,12 +154,12 @@ impl Feed {
     ) -> Result<(Self, Basis), Trouble> {
         // Before anything is checked: all of that is known of this connection only.
         let connection = Connection::current(&jetstream.client());
-        let stream = describe(jetstream, row, partition).await?;
-        let created_at = micros(stream.cached_info().created);
+        let checkpoint = Checkpoint::from(row);
+        let (stream, description) = describe(jetstream, &checkpoint, partition).await?;
+        let created_at = description.created_at;
 
         // Where an operator let the partition go on there is no message at the checkpoint.
-        let accepted = is_accepted(row);
-        let start = row.applied_seq + i64::from(accepted);
+        let start = row.applied_seq + i64::from(checkpoint.is_accepted);
 
         let consumer = consumer_name(row.epoch, owner);
         let max_payload = jetstream.client().server_info().max_payload;
@@ -206,9 +205,8 @@ impl Feed {
             trouble: None,
             gap: None,
         };
-        if row.applied_seq > 0
-            && !accepted
-            && let Err(trouble) = feed.check_first(row).await
+        if checkpoint.has_message()
+            && let Err(trouble) = feed.check_first(&checkpoint, &description).await
         {
             feed.close().await;
             return Err(trouble);
@@ -225,19 +223,17 @@ impl Feed {
     }
 
     /// The first message must be the one that was applied last.
-    async fn check_first(&mut self, row: &Row) -> Result<(), Trouble> {
+    async fn check_first(
+        &mut self,
+        checkpoint: &Checkpoint<'_>,
+        description: &Description,
+    ) -> Result<(), Trouble> {
         let (first, _) =
             tokio::time::timeout(FIRST_MESSAGE_LIMIT, self.receive()).await.map_err(|_| {
                 Trouble::Anomaly("the message at the checkpoint does not come".into())
             })??;
-        if first.msg_id != row.applied_msg_id {
-            return Err(Trouble::Stop(format!(
-                "the message {} is not the one that was applied: the stream was recreated or \
-                 restored from another backup",
-                row.applied_seq
-            )));
-        }
-        Ok(())
+        let message = verdict::Message::Id(first.msg_id.as_deref());
+        believe(judge(checkpoint, description, message))
     }
 
     /// Waits for a message and takes with it what has arrived, whole messages up to `max`
@@ -316,9 +312,10 @@ impl Feed {
     /// when it is not.
     async fn explain_gap(&self, found: i64) -> Trouble {
         let missing = self.next_seq;
-        match self.stream.get_raw_message(u64::try_from(missing).unwrap_or(0)).await {
+        let seq = u64::try_from(missing).unwrap_or(0);
+        match self.stream.get_raw_message(seq).await {
             Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => {
-                Trouble::Stop(format!("the message {missing} is gone from the stream"))
+                Trouble::Stop(StopReason::Stream(Mismatch::MessageGone { seq }))
             }
             _ => Trouble::Anomaly(format!("message {found} came before message {missing}")),
         }
@@ -406,67 +403,39 @@ pub(crate) async fn look_ahead(
 /// A node of a cluster that was frozen still takes itself for the leader when it goes on, hears what
 /// the others sent it before they went, and describes the stream as it was then. Only what it says
 /// for longer than that can last is believed.
-async fn describe(jetstream: &Context, row: &Row, partition: Partition) -> Result<Stream, Trouble> {
+async fn describe(
+    jetstream: &Context,
+    checkpoint: &Checkpoint<'_>,
+    partition: Partition,
+) -> Result<(Stream, Description), Trouble> {
     let doubtful_until = Instant::now() + DOUBT;
     loop {
         let stream = jetstream
             .get_stream(partition.stream())
             .await
             .map_err(|error| Trouble::anomaly("the stream is not described", error))?;
-        let info = stream.cached_info();
-        if !has_leader(info) {
-            return Err(Trouble::Anomaly("the stream has no leader that hears a majority".into()));
+        let description = Description::from(stream.cached_info());
+        let verdict = judge(checkpoint, &description, verdict::Message::NotRead);
+        if let Verdict::Differs(mismatch) = verdict
+            && mismatch.may_pass(description.replicas)
+            && Instant::now() < doubtful_until
+        {
+            tokio::time::sleep(DOUBT / 20).await;
+            continue;
         }
-        let (created, state) = (micros(info.created), &info.state);
-        match identify(row, created, state.first_sequence, state.last_sequence) {
-            Ok(()) => return Ok(stream),
-            Err(_) if info.config.num_replicas > 1 && Instant::now() < doubtful_until => {
-                tokio::time::sleep(DOUBT / 20).await;
-            }
-            Err(trouble) => return Err(trouble),
+        return believe(verdict).map(|()| (stream, description));
+    }
+}
+
+/// What a verdict means for whoever reads the stream.
+fn believe(verdict: Verdict) -> Result<(), Trouble> {
+    match verdict {
+        Verdict::Believed => Ok(()),
+        Verdict::NoLeader => {
+            Err(Trouble::Anomaly("the stream has no leader that hears a majority".into()))
         }
+        Verdict::Differs(mismatch) => Err(Trouble::Stop(StopReason::Stream(mismatch))),
     }
-}
-
-/// Whether the stream can be the one that was applied, as far as its description tells.
-fn identify(row: &Row, created: DateTime<Utc>, first: u64, last: u64) -> Result<(), Trouble> {
-    let applied = u64::try_from(row.applied_seq).unwrap_or(0);
-    let stop = |reason: String| Err(Trouble::Stop(reason));
-    if row.stream_created_at.is_some_and(|known| known != created) {
-        return stop(format!(
-            "the stream was created at {created}, not the one that was applied: it was recreated"
-        ));
-    }
-    if last < applied {
-        return stop(format!(
-            "the stream ends at {last}, but {applied} was applied: it lost its tail"
-        ));
-    }
-    // An empty stream describes its first message as 0, or as the one after its last.
-    if first > applied.max(1) + u64::from(is_accepted(row)) {
-        return stop(format!(
-            "the stream begins at {first}, but only {applied} is applied: messages were removed \
-             that the checkpoint needs"
-        ));
-    }
-    Ok(())
-}
-
-/// Whether the checkpoint is where an operator set it, and nothing was applied since.
-fn is_accepted(row: &Row) -> bool {
-    row.accepted_seq == Some(row.applied_seq)
-}
-
-/// A time as the databases keep it, in microseconds.
-#[must_use]
-pub fn micros(time: DateTime<Utc>) -> DateTime<Utc> {
-    chrono::SubsecRound::trunc_subsecs(time, 6)
-}
-
-/// A message id as the checkpoint keeps it.
-#[must_use]
-pub fn kept_msg_id(id: &str) -> String {
-    without_nul(id, MAX_MSG_ID_BYTES)
 }
 
 fn header(headers: Option<&HeaderMap>, name: &str) -> Option<String> {

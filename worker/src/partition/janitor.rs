@@ -11,15 +11,15 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::time::Duration;
 
-use async_nats::header::NATS_MESSAGE_ID;
-use async_nats::jetstream::stream::{Info, RawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::Info;
 use chrono::{DateTime, TimeDelta, Utc};
 use shared::partition::Partition;
 
-use super::feed::{kept_msg_id, micros};
+use super::identify::identify;
 use super::metrics;
 use super::worker::Worker;
-use crate::store::partitions::{self, Committed};
+use crate::rules::verdict::{Checkpoint, Description, Message, Verdict, judge};
+use crate::store::partitions;
 
 /// How often a stream is looked at, at the least; a short horizon makes it more often.
 const CALM_INTERVAL: Duration = Duration::from_secs(30);
@@ -187,7 +187,8 @@ impl Janitor<'_> {
         let Some(committed) = committed else { return Ok(false) };
         let stream = worker.jetstream.get_stream(self.partition.stream()).await?;
         let info = stream.cached_info();
-        let Some(seen) = see(info, &committed) else { return Ok(false) };
+        let checkpoint = Checkpoint::from(&committed.row);
+        let Some(seen) = see(info, &checkpoint) else { return Ok(false) };
 
         let oldest = info.state.first_timestamp;
         let is_old = |stored| is_old(stored, committed.now, self.horizon);
@@ -213,7 +214,11 @@ impl Janitor<'_> {
             Plan::Expired { keep_from } => (keep_from, "horizon"),
             Plan::Shrink { keep_from } => (keep_from, "pressure"),
         };
-        if !is_applied_stream(&stream, &committed, seen.applied).await? {
+        // Where an operator let the partition go on, no message proves the stream.
+        let jetstream = &worker.jetstream;
+        if !checkpoint.has_message()
+            || identify(jetstream, self.partition, info, &checkpoint).await? != Verdict::Believed
+        {
             return Ok(false);
         }
         let purged = stream.purge().sequence(keep_from).await?.purged;
@@ -250,46 +255,61 @@ impl Janitor<'_> {
     }
 }
 
-/// The stream beside the checkpoint; none when nothing of it was applied, or it is another one: the
-/// checkpoint says nothing about what a recreated stream holds.
-fn see(info: &Info, committed: &Committed) -> Option<Seen> {
-    let applied = u64::try_from(committed.applied_seq).ok().filter(|applied| *applied > 0);
-    let is_same = committed.stream_created_at == Some(micros(info.created));
+/// The stream beside the checkpoint; none when the description is not believed: the checkpoint says
+/// nothing about what another stream holds.
+fn see(info: &Info, checkpoint: &Checkpoint<'_>) -> Option<Seen> {
+    match judge(checkpoint, &Description::from(info), Message::NotRead) {
+        Verdict::Believed => {}
+        Verdict::NoLeader | Verdict::Differs(_) => return None,
+    }
     Some(Seen {
         first: info.state.first_sequence,
         last: info.state.last_sequence,
-        applied: applied.unwrap_or(0),
+        applied: checkpoint.applied_seq,
         bytes: info.state.bytes,
         max_bytes: u64::try_from(info.config.max_bytes).ok()?,
     })
-    .filter(|_| applied.is_none() || is_same)
-}
-
-/// The message at the checkpoint must be the one that was applied, as when a partition is opened:
-/// a stream that was restored from an older backup has other messages in its place.
-async fn is_applied_stream(
-    stream: &Stream,
-    committed: &Committed,
-    applied: u64,
-) -> Result<bool, Fault> {
-    let message = match stream.get_raw_message(applied).await {
-        Ok(message) => message,
-        // A hole that was accepted, and nothing was applied since.
-        Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => {
-            return Ok(false);
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let found = message.headers.get(NATS_MESSAGE_ID).map(|id| kept_msg_id(id.as_str()));
-    Ok(found == committed.applied_msg_id)
 }
 
 #[cfg(test)]
 mod tests {
+    use shared::stream;
+
     use super::*;
+    use crate::rules::event::micros;
 
     const HALF_FULL: Seen =
         Seen { first: 1, last: 1000, applied: 900, bytes: 50_000, max_bytes: 100_000 };
+
+    #[test]
+    fn a_stream_without_a_leader_is_left_alone() {
+        let mut info = serde_json::json!({
+            "config": stream::config(Partition::new(0), 1, 3, 1 << 20),
+            "created": "2026-11-23T13:40:44.690747807Z",
+            "cluster": { "name": "c", "leader": "n1", "replicas": [
+                { "name": "n2", "current": true, "active": 900_000_000 },
+                { "name": "n3", "current": true, "active": 60_000_000_000_u64 },
+            ]},
+            "state": {
+                "messages": 9, "bytes": 900, "consumer_count": 0,
+                "first_seq": 1, "first_ts": "2026-11-23T13:40:45Z",
+                "last_seq": 9, "last_ts": "2026-11-23T13:40:46Z",
+            },
+        });
+        let sees = |info: &serde_json::Value| {
+            let info: Info = serde_json::from_value(info.clone()).unwrap();
+            let checkpoint = Checkpoint {
+                applied_seq: 5,
+                applied_msg_id: Some("five"),
+                stream_created_at: Some(micros(info.created)),
+                is_accepted: false,
+            };
+            see(&info, &checkpoint).is_some()
+        };
+        assert!(sees(&info));
+        info["cluster"]["replicas"][0]["active"] = 4_000_000_000_u64.into();
+        assert!(!sees(&info), "a node alone");
+    }
 
     #[test]
     fn what_is_applied_and_old_goes_and_the_checkpoint_stays() {

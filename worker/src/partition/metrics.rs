@@ -10,7 +10,9 @@ use shared::partition::Partition;
 use shared::telemetry::ACCEPT_TO_COMMIT;
 
 use crate::apply::Applied;
+use crate::rules::decision::{Effect, Reason};
 use crate::rules::event::Incoming;
+use crate::rules::stop_reason::StopCode;
 
 const EVENTS: &str = "ackline_worker_events_total";
 const IGNORED: &str = "ackline_worker_ignored_total";
@@ -23,10 +25,6 @@ const TAKEOVER_SECONDS: &str = "ackline_worker_takeover_seconds";
 const PARTITIONS_OWNED: &str = "ackline_worker_partitions_owned";
 const PARTITION_STOPPED: &str = "ackline_worker_partition_stopped";
 const HORIZON_SHRUNK: &str = "ackline_worker_replay_horizon_shrunk";
-
-/// What an event can do; `presumed` and `revived` are the liveness decisions among them.
-const EFFECTS: [&str; 7] =
-    ["applied", "unchanged", "ignored", "presumed", "revived", "held", "dead"];
 
 /// Says what each metric means, and shows those at 0 that alerts add up; call once, after the
 /// recorder is installed.
@@ -59,20 +57,20 @@ pub(crate) fn describe() {
     describe_gauge!(PARTITIONS_OWNED, "Partitions that this process owns.");
     describe_gauge!(
         PARTITION_STOPPED,
-        "Whether a partition is stopped; 0 from a worker that does not own it."
+        "Whether a partition is stopped, by the reason's code; 0 from a worker that does not own it."
     );
     describe_gauge!(
         HORIZON_SHRUNK,
         "Whether a partition's stream was too small for the replay horizon; 0 from a worker that \
          does not own it."
     );
-    for effect in EFFECTS {
-        counter!(EVENTS, "effect" => effect).increment(0);
+    for effect in Effect::ALL {
+        counter!(EVENTS, "effect" => effect.as_str()).increment(0);
     }
     for name in [COMMITS, ACQUISITIONS, FENCES] {
         counter!(name).increment(0);
     }
-    counter!(IGNORED, "reason" => "duplicate").increment(0);
+    counter!(IGNORED, "reason" => Reason::Duplicate.as_str()).increment(0);
 }
 
 /// A batch was committed that took this long.
@@ -81,10 +79,10 @@ pub(crate) fn committed(took: Duration, incoming: &[Incoming], applied: &Applied
     histogram!(BATCH_SECONDS).record(took);
     histogram!(BATCH_CALLBACKS).record(incoming.len() as f64);
     for (effect, count) in &applied.effects {
-        counter!(EVENTS, "effect" => *effect).increment(*count);
+        counter!(EVENTS, "effect" => effect.as_str()).increment(*count);
     }
     for (reason, count) in &applied.ignored {
-        counter!(IGNORED, "reason" => *reason).increment(*count);
+        counter!(IGNORED, "reason" => reason.as_str()).increment(*count);
     }
     #[expect(clippy::disallowed_methods, reason = "it is shown, and decides nothing")]
     let now = Utc::now();
@@ -113,20 +111,21 @@ pub(crate) fn owned(partitions: usize) {
     gauge!(PARTITIONS_OWNED).set(partitions as f64);
 }
 
-pub(crate) fn stopped(partition: Partition, is_stopped: bool) {
-    of(PARTITION_STOPPED, partition, f64::from(u8::from(is_stopped)));
+/// The partition is stopped for this reason, or for none.
+pub(crate) fn stopped(partition: Partition, stop: Option<StopCode>) {
+    for code in StopCode::ALL {
+        let labels = [("partition", partition.to_string()), ("code", code.to_string())];
+        gauge!(PARTITION_STOPPED, &labels).set(f64::from(u8::from(stop == Some(code))));
+    }
 }
 
 pub(crate) fn horizon_shrunk(partition: Partition, is_shrunk: bool) {
-    of(HORIZON_SHRUNK, partition, f64::from(u8::from(is_shrunk)));
+    gauge!(HORIZON_SHRUNK, "partition" => partition.to_string())
+        .set(f64::from(u8::from(is_shrunk)));
 }
 
 /// The partition is not this process's any more: what it knew of it is old.
 pub(crate) fn lost(partition: Partition) {
-    stopped(partition, false);
+    stopped(partition, None);
     horizon_shrunk(partition, false);
-}
-
-fn of(name: &'static str, partition: Partition, value: f64) {
-    gauge!(name, "partition" => partition.to_string()).set(value);
 }

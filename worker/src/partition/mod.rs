@@ -7,6 +7,7 @@ pub mod share;
 pub mod worker;
 
 pub mod feed;
+pub mod identify;
 
 pub mod decision_log;
 pub mod janitor;

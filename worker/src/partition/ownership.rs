@@ -19,6 +19,7 @@ use crate::apply::{ApplyError, Limits, apply};
 use crate::entity::partition::Model as Row;
 use crate::liveness::{self, Silence};
 use crate::rules::event::Incoming;
+use crate::rules::stop_reason::{StopCode, StopReason};
 use crate::store::batch::{Checkpoint, Ownership};
 use crate::store::partitions::{self, Claim};
 
@@ -29,8 +30,6 @@ const FREE_RECHECK: Duration = Duration::from_secs(3);
 /// How often a stopped partition looks whether the reason is gone.
 const STOPPED_RECHECK: Duration = Duration::from_secs(30);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// How the reason of a stop begins that only a successful batch takes back.
-pub const DEAD_LETTERS: &str = "too many dead letters in a row";
 
 /// Why an owner stopped serving.
 enum End {
@@ -40,7 +39,7 @@ enum End {
     /// Somebody else owns the partition now.
     Fenced,
     Anomaly(String),
-    Stopped(String),
+    Stopped(StopReason),
 }
 
 impl From<Contradiction> for End {
@@ -106,7 +105,7 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
             }
         };
         metrics::acquired();
-        metrics::stopped(partition, row.stopped_reason.is_some());
+        metrics::stopped(partition, stop_code(&row));
         tracing::debug!(%partition, epoch = row.epoch, applied_seq = row.applied_seq, "acquired");
         held = Some(row.epoch);
         let applied_before = row.applied_seq;
@@ -139,7 +138,7 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
                 pause(grow(&mut backoff), &shutdown).await;
             }
             End::Stopped(reason) => {
-                report_stop(&worker, &mine, partition, &reason).await;
+                report_stop(&worker, &mine, partition, reason).await;
                 // Whoever accepts what is gone, or restores the database, changes the row.
                 tokio::select! {
                     () = pause(STOPPED_RECHECK, &shutdown) => {}
@@ -195,11 +194,19 @@ fn grow(backoff: &mut Duration) -> Duration {
     now
 }
 
-async fn report_stop(worker: &Worker, mine: &Ownership, partition: Partition, reason: &str) {
-    tracing::error!(%partition, reason, "the partition is stopped; nothing of it is lost or skipped");
-    metrics::stopped(partition, true);
+/// Why the row says that the partition is stopped.
+fn stop_code(row: &Row) -> Option<StopCode> {
+    row.stopped_reason.as_ref()?.parse().ok()
+}
+
+async fn report_stop(worker: &Worker, mine: &Ownership, partition: Partition, reason: StopReason) {
+    tracing::error!(
+        %partition, %reason, "the partition is stopped; nothing of it is lost or skipped"
+    );
+    metrics::stopped(partition, Some(reason.code()));
+    let reason = reason.to_string();
     let written =
-        partitions::set_stopped(&worker.db, mine.partition, &mine.owner, mine.epoch, Some(reason));
+        partitions::set_stopped(&worker.db, mine.partition, &mine.owner, mine.epoch, Some(&reason));
     if let Err(error) = written.await {
         tracing::warn!(%partition, %error, "the reason of the stop is not written down");
     }
@@ -253,11 +260,11 @@ async fn forget_stop(
     row: &Row,
     partition: Partition,
 ) -> Result<(), DbErr> {
-    let Some(reason) = &row.stopped_reason else { return Ok(()) };
-    if reason.starts_with(DEAD_LETTERS) {
+    // Only a batch that commits ends that one.
+    if row.stopped_reason.is_none() || stop_code(row) == Some(StopCode::DeadLetters) {
         return Ok(());
     }
-    metrics::stopped(partition, false);
+    metrics::stopped(partition, None);
     partitions::set_stopped(&worker.db, mine.partition, &mine.owner, mine.epoch, None).await
 }
 
@@ -308,10 +315,7 @@ async fn read(
             Ok(Ok(())) => {}
             Ok(Err(ApplyError::Fenced)) => return End::Fenced,
             Ok(Err(ApplyError::DeadLetterLimit)) => {
-                return End::Stopped(format!(
-                    "{DEAD_LETTERS}, after {}: a broken deployment rather than broken callbacks",
-                    mine.applied_seq
-                ));
+                return End::Stopped(StopReason::DeadLetters { applied_seq: mine.applied_seq });
             }
             Ok(Err(ApplyError::Failed(error))) => {
                 return End::Anomaly(format!("the database failed: {error}"));
@@ -319,7 +323,7 @@ async fn read(
             Err(_) => return End::Anomaly("a batch took too long".into()),
         }
         known_since = Instant::now();
-        metrics::stopped(basis.partition, false);
+        metrics::stopped(basis.partition, None);
         if let Some(last) = batch.messages.last() {
             feed.ack(last).await;
         }

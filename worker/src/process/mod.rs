@@ -94,10 +94,10 @@ pub async fn run(
     let partitions = partitions.await.context("the streams can't be used")?;
     let Some(partitions) = partitions else { return Ok(()) };
     match rows {
-        0 => bail!("the database has no partitions yet: run `ackline migrate`"),
+        0 => bail!("ACK-306: the database has no partitions yet: run `ackline migrate`"),
         rows if rows == usize::from(partitions) => {}
         _ => bail!(
-            "the database has {rows} partitions, the streams {partitions}: they do not belong \
+            "ACK-307: the database has {rows} partitions, the streams {partitions}: they do not belong \
              together; check DATABASE_URL and NATS_URL"
         ),
     }
@@ -163,7 +163,7 @@ pub async fn run(
     .await;
     if ended.is_err() {
         bail!(
-            "the shutdown took longer than its grace; what was in flight is applied by the next worker"
+            "ACK-403: the shutdown took longer than its grace; what was in flight is applied by the next worker"
         );
     }
     tracing::info!("ended");
@@ -266,11 +266,11 @@ fn readiness(health: watch::Receiver<Health>, lease: Duration) -> Readiness {
             Some(client) if client.connection_state() == State::Connected => {}
             _ => {
                 let why = health.trouble.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-                reasons.push(format!("the broker is not connected{why}"));
+                reasons.push(format!("ACK-401: the broker is not connected{why}"));
             }
         }
         if health.renewed_at.is_none_or(|at| at.elapsed() >= lease) {
-            reasons.push("the database has not answered for a whole lease".to_owned());
+            reasons.push("ACK-402: the database has not answered for a whole lease".to_owned());
         }
         reasons
     })

@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::decision::{Decision, Effect, Reason};
 use super::event::{Body, Content, Event, Incoming, Order, Position};
 use super::known_refusals::KnownRefusals;
 use super::transition::{self, Outcome};
 use crate::entity::dead_letter::{Model as DeadLetter, State};
 use crate::entity::job::Model as Job;
-use crate::entity::job_event::{Effect, Kind, Model as JobEvent};
+use crate::entity::job_event::{self, Kind, Model as JobEvent};
 
 /// The kinds that each (job, `event_id`) has been seen with.
 pub type Seen = HashMap<(String, String), HashSet<Kind>>;
@@ -34,24 +35,13 @@ pub struct Plan {
     /// What can't be decoded or is held, in the order of the stream.
     pub dead_letters: Vec<DeadLetter>,
     /// How many events had which effect.
-    pub effects: BTreeMap<&'static str, u64>,
+    pub effects: BTreeMap<Effect, u64>,
     /// How many of them were ignored for which reason.
-    pub ignored: BTreeMap<&'static str, u64>,
+    pub ignored: BTreeMap<Reason, u64>,
     /// What was decided of each, in the order in which it was.
     pub decisions: Vec<Decision>,
     /// Dead letters in a row at the end of the batch, and the most of them within it.
     pub in_row: InRow,
-}
-
-/// What was decided of an entry, for who follows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decision {
-    /// Where it stands.
-    pub position: Position,
-    /// What became of it, as the metrics name it.
-    pub effect: &'static str,
-    /// Why, where that needs saying.
-    pub reason: Option<&'static str>,
 }
 
 /// Counts dead letters since a callback was last applied.
@@ -96,7 +86,7 @@ pub fn fold(
     for incoming in incoming {
         if incoming.event().is_some_and(|event| known.held.contains(event.job_id())) {
             plan.dead_letters.push(held(incoming, partition));
-            plan.decide(incoming.position, "held", Some(HELD));
+            plan.decide(incoming.position, Effect::Held, Some(Reason::BehindDeadLetter));
             continue;
         }
         let refused = known_refusals.reason(incoming.position, incoming.refusals);
@@ -118,9 +108,9 @@ pub fn fold(
         let (outcome, row) = step(job, &mut known.seen, event, partition);
         plan.in_row.now = 0;
         let presumes = matches!(event.body, Body::Lost { .. }) && outcome.changed;
-        let effect = if presumes { "presumed" } else { outcome.effect.as_str() };
+        let effect = if presumes { Effect::Presumed } else { outcome.effect.into() };
         plan.decide(incoming.position, effect, outcome.reason);
-        if let (Effect::Ignored, Some(reason)) = (outcome.effect, outcome.reason) {
+        if let (Effect::Ignored, Some(reason)) = (effect, outcome.reason) {
             *plan.ignored.entry(reason).or_default() += 1;
         }
         plan.events.extend(row);
@@ -148,7 +138,7 @@ pub fn step(
     let kind = transition::kind(event);
     let (duplicate, reused) = look_up(seen, event, kind);
     let mut outcome = transition::apply(job, event, duplicate);
-    outcome.reason = outcome.reason.or(reused.then_some("event_id reused"));
+    outcome.reason = outcome.reason.or(reused.then_some(Reason::EventIdReused));
     let row = outcome.leaves_row(kind).then(|| job_event(event, kind, &outcome, partition));
     if let Some(job) = outcome.job.as_mut().filter(|_| outcome.changed) {
         job.partition = partition;
@@ -175,7 +165,10 @@ pub fn record(
 ) -> Plan {
     let mut plan = Plan { in_row: InRow::from(in_row), ..Plan::default() };
     let Position { seq, idx } = order.target;
-    let outcome = if job_id.is_some() { Effect::Applied } else { Effect::Ignored };
+    let outcome = match job_id {
+        Some(_) => job_event::Effect::Applied,
+        None => job_event::Effect::Ignored,
+    };
     plan.events.push(JobEvent {
         partition,
         seq: asked.position.seq,
@@ -198,8 +191,8 @@ pub fn record(
     });
     plan.decide(
         asked.position,
-        outcome.as_str(),
-        job_id.is_none().then_some("no such dead letter"),
+        outcome.into(),
+        job_id.is_none().then_some(Reason::NoSuchDeadLetter),
     );
     plan
 }
@@ -210,10 +203,10 @@ impl Plan {
         self.dead_letters.push(dead_letter(incoming, partition, State::Dead, refusals, reason));
         self.in_row.dead();
         // The reason may quote what was sent, and stays in the database.
-        self.decide(incoming.position, "dead", None);
+        self.decide(incoming.position, Effect::Dead, None);
     }
 
-    fn decide(&mut self, position: Position, effect: &'static str, reason: Option<&'static str>) {
+    fn decide(&mut self, position: Position, effect: Effect, reason: Option<Reason>) {
         *self.effects.entry(effect).or_default() += 1;
         self.decisions.push(Decision { position, effect, reason });
     }
@@ -248,7 +241,7 @@ fn job_event(event: &Event, kind: Kind, outcome: &Outcome, partition: i32) -> Jo
         from_status: outcome.from,
         to_status: outcome.to,
         outcome: outcome.effect,
-        reason: outcome.reason.map(Into::into),
+        reason: outcome.reason.map(|reason| reason.to_string()),
         event_id: callback.and_then(|callback| callback.event_id.clone()),
         workflow_run_id: callback.and_then(|callback| callback.workflow_run_id.clone()),
         run_attempt: callback.and_then(|callback| callback.run_attempt),
@@ -258,11 +251,15 @@ fn job_event(event: &Event, kind: Kind, outcome: &Outcome, partition: i32) -> Jo
     }
 }
 
-const HELD: &str = "an earlier callback of the job is a dead letter";
-
 /// The row of a callback that is held behind a dead letter of its job.
 fn held(incoming: &Incoming, partition: i32) -> DeadLetter {
-    dead_letter(incoming, partition, State::Held, incoming.refusals, HELD)
+    dead_letter(
+        incoming,
+        partition,
+        State::Held,
+        incoming.refusals,
+        Reason::BehindDeadLetter.as_str(),
+    )
 }
 
 fn dead_letter(

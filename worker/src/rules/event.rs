@@ -172,8 +172,10 @@ pub struct Message {
     pub payload: Bytes,
 }
 
-/// What is kept of a reason, and of a message id, in bytes.
+/// What is kept of a reason, in bytes.
 pub const MAX_REASON_BYTES: usize = 1000;
+/// What is kept of a message id, in bytes; ours have 32.
+const MAX_MSG_ID_BYTES: usize = 200;
 
 /// A text from the broker as a database takes it.
 #[must_use]
@@ -182,11 +184,23 @@ pub fn without_nul(text: &str, max_bytes: usize) -> String {
     text[..text.floor_char_boundary(max_bytes)].to_owned()
 }
 
+/// A message id as the checkpoint keeps it.
+#[must_use]
+pub fn kept_msg_id(id: &str) -> String {
+    without_nul(id, MAX_MSG_ID_BYTES)
+}
+
+/// A time as the databases keep it, in microseconds.
+#[must_use]
+pub fn micros(time: DateTime<Utc>) -> DateTime<Utc> {
+    time.trunc_subsecs(6)
+}
+
 /// Decodes a message into its entries, in order. A message that is no bundle is one undecodable
 /// entry with index 0.
 #[must_use]
 pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<Incoming> {
-    let at = message.at.trunc_subsecs(6);
+    let at = micros(message.at);
     let incoming = |idx: usize, payload: Bytes, trace, said: Result<Said, String>| {
         // Bundles hold at most 256 callbacks.
         let position = Position { seq: message.seq, idx: idx as i32 };

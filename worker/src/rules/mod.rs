@@ -1,5 +1,6 @@
 //! The pure rules: what the stream says, and what it does to rows. No I/O, no clock, no randomness.
 
+pub mod decision;
 pub mod event;
 
 pub mod transition;
@@ -7,3 +8,6 @@ pub mod transition;
 pub mod known_refusals;
 
 pub mod batch;
+
+pub mod stop_reason;
+pub mod verdict;

@@ -4,8 +4,10 @@
 use std::cmp::Ordering;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use shared::callback::{self, Callback};
+use shared::callback::Kind::{Heartbeat, Status as Says};
+use shared::callback::{Callback, Status as Said};
 
+use super::decision::Reason;
 use super::event::{Body, Event, Position};
 use crate::entity::job::{Failure, Model as Job, Status};
 use crate::entity::job_event::{Effect, Kind};
@@ -24,7 +26,7 @@ pub struct Outcome {
     /// The effect.
     pub effect: Effect,
     /// Why, where that needs saying.
-    pub reason: Option<&'static str>,
+    pub reason: Option<Reason>,
     /// The status before and after.
     pub from: Option<Status>,
     /// The status after.
@@ -32,7 +34,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn ignored(job: Option<Job>, reason: &'static str) -> Self {
+    fn ignored(job: Option<Job>, reason: Reason) -> Self {
         let status = job.as_ref().map(|job| job.status);
         Self {
             job,
@@ -58,11 +60,11 @@ pub fn kind(event: &Event) -> Kind {
     match &event.body {
         Body::Lost { .. } => Kind::Lost,
         Body::Callback(callback) => match callback.kind {
-            callback::Kind::Heartbeat => Kind::Heartbeat,
-            callback::Kind::Status(callback::Status::Queued) => Kind::Queued,
-            callback::Kind::Status(callback::Status::Provisioning) => Kind::Provisioning,
-            callback::Kind::Status(callback::Status::Running) => Kind::Running,
-            callback::Kind::Status(callback::Status::Failed) => Kind::Failed,
+            Heartbeat => Kind::Heartbeat,
+            Says(Said::Queued) => Kind::Queued,
+            Says(Said::Provisioning) => Kind::Provisioning,
+            Says(Said::Running) => Kind::Running,
+            Says(Said::Failed) => Kind::Failed,
         },
     }
 }
@@ -72,7 +74,7 @@ pub fn kind(event: &Event) -> Kind {
 #[must_use]
 pub fn apply(job: Option<Job>, event: &Event, duplicate: bool) -> Outcome {
     if duplicate {
-        return Outcome::ignored(job, "duplicate");
+        return Outcome::ignored(job, Reason::Duplicate);
     }
     match (&event.body, job) {
         (Body::Lost { witness, .. }, job) => lose(job, event, *witness),
@@ -83,28 +85,29 @@ pub fn apply(job: Option<Job>, event: &Event, duplicate: bool) -> Outcome {
 
 /// A silence that the partition's owner noticed.
 fn lose(job: Option<Job>, event: &Event, witness: Position) -> Outcome {
-    let Some(mut job) = job else { return Outcome::ignored(None, "unknown job") };
+    let Some(mut job) = job else { return Outcome::ignored(None, Reason::UnknownJob) };
     let from = job.status;
-    let unchanged = |job| Outcome {
-        job: Some(job),
-        changed: false,
-        effect: Effect::Unchanged,
-        reason: None,
-        from: Some(from),
-        to: Some(from),
-    };
-    let since = match (job.status, job.failure) {
-        (Status::Running, _) | (Status::Failed, Some(Failure::Reported)) => {
-            return Outcome::ignored(Some(job), "finished");
+    let is_witness = witness == Position { seq: job.last_seq, idx: job.last_idx };
+    if job.is_final() {
+        return Outcome::ignored(Some(job), Reason::Finished);
+    }
+    let since = match job.status {
+        // The presumed failure that it would lead to.
+        Status::Running | Status::Failed => {
+            return Outcome {
+                job: Some(job),
+                changed: false,
+                effect: Effect::Unchanged,
+                reason: None,
+                from: Some(from),
+                to: Some(from),
+            };
         }
-        (Status::Failed, _) => return unchanged(job),
-        _ if witness != (Position { seq: job.last_seq, idx: job.last_idx }) => {
-            return Outcome::ignored(Some(job), "alive since");
+        Status::Queued | Status::Provisioning if !is_witness => {
+            return Outcome::ignored(Some(job), Reason::AliveSince);
         }
-        (Status::Queued, _) => {
-            format!("still queued; nothing heard since {}", text(job.updated_at))
-        }
-        (Status::Provisioning, _) => {
+        Status::Queued => format!("still queued; nothing heard since {}", text(job.updated_at)),
+        Status::Provisioning => {
             let last = job.last_heartbeat_at.unwrap_or(job.updated_at);
             format!("no heartbeat since {}", text(last))
         }
@@ -162,17 +165,17 @@ fn create(event: &Event, callback: &Callback) -> Outcome {
         last_idx: event.position.idx,
     };
     let now = event.at;
-    match kind(event) {
-        Kind::Queued => {
+    match callback.kind {
+        Says(Said::Queued) => {
             fill(&mut job, callback, now);
         }
-        Kind::Heartbeat => {
+        Heartbeat => {
             enter(&mut job, Status::Provisioning, callback, now);
             beat(&mut job, event, callback, now);
         }
-        Kind::Running => enter(&mut job, Status::Running, callback, now),
-        Kind::Failed => enter(&mut job, Status::Failed, callback, now),
-        _ => enter(&mut job, Status::Provisioning, callback, now),
+        Says(Said::Provisioning) => enter(&mut job, Status::Provisioning, callback, now),
+        Says(Said::Running) => enter(&mut job, Status::Running, callback, now),
+        Says(Said::Failed) => enter(&mut job, Status::Failed, callback, now),
     }
     job.presume_at = presume_at(&job);
     let to = Some(job.status);
@@ -213,19 +216,9 @@ fn classify(job: &Job, callback: &Callback) -> Run {
         Some(Ordering::Less) => Run::Stale,
         Some(Ordering::Equal) => Run::Current,
         Some(Ordering::Greater) => Run::New,
-        None if is_finished(job)
-            && callback.kind == callback::Kind::Status(callback::Status::Provisioning) =>
-        {
-            Run::New
-        }
+        None if job.is_final() && callback.kind == Says(Said::Provisioning) => Run::New,
         None => Run::Adopt,
     }
-}
-
-/// A presumed failure is not final: any sign of life takes it back.
-fn is_finished(job: &Job) -> bool {
-    job.status == Status::Running
-        || (job.status == Status::Failed && job.failure == Some(Failure::Reported))
 }
 
 /// A callback of a known job.
@@ -235,7 +228,7 @@ fn hear(mut job: Job, event: &Event, callback: &Callback) -> Outcome {
     // One clock for all of a job's times: none is ever earlier than the one it replaces.
     let now = event.at.max(job.updated_at);
     match run {
-        Run::Stale => return Outcome::ignored(Some(before), "stale run"),
+        Run::Stale => return Outcome::ignored(Some(before), Reason::StaleRun),
         Run::New => begin_run(&mut job, callback),
         Run::Adopt => {
             job.workflow_run_id = run_id(callback).map(|id| id.to_string());
@@ -249,9 +242,9 @@ fn hear(mut job: Job, event: &Event, callback: &Callback) -> Outcome {
         Err(reason) => return Outcome::ignored(Some(before), reason),
     };
     match run {
-        Run::New => reason = reason.or(Some("new run")),
-        Run::Unattributed => reason = Some("unattributed"),
-        _ => {}
+        Run::New => reason = reason.or(Some(Reason::NewRun)),
+        Run::Unattributed => reason = Some(Reason::Unattributed),
+        Run::Current | Run::Adopt | Run::Stale => {}
     }
     let changed = job != before;
     let effect = if changed && effect == Effect::Unchanged { Effect::Applied } else { effect };
@@ -289,72 +282,74 @@ fn begin_run(job: &mut Job, callback: &Callback) {
     job.finished_at = None;
 }
 
-type Step = Result<(Effect, Option<&'static str>), &'static str>;
+type Step = Result<(Effect, Option<Reason>), Reason>;
 
-/// The table: a row a state, a column an event. `Err` is the reason why it is ignored.
+/// The table: a row a state, a column a callback. `Err` is the reason why it is ignored.
 fn step(job: &mut Job, event: &Event, callback: &Callback, now: DateTime<Utc>) -> Step {
     use Effect::{Applied, Revived, Unchanged};
-    let kind = kind(event);
-    if kind == Kind::Queued {
-        let filled = fill(job, callback, now);
-        return Ok((if filled { Applied } else { Unchanged }, None));
+    use Status::{Failed, Provisioning, Queued, Running};
+    if callback.kind == Heartbeat && !job.is_final() && is_old_beat(job, event, callback) {
+        return Err(Reason::LateHeartbeat);
     }
-    if kind == Kind::Heartbeat && !is_finished(job) && is_old_beat(job, event, callback) {
-        return Err("not later than the last heartbeat");
-    }
-    match (job.status, job.failure, kind) {
-        (Status::Queued, _, Kind::Heartbeat) | (Status::Provisioning, _, Kind::Heartbeat) => {
+    let is_presumed = job.failure == Some(Failure::Presumed);
+    match (job.status, callback.kind) {
+        (Queued | Provisioning | Running | Failed, Says(Said::Queued)) => {
+            let filled = fill(job, callback, now);
+            Ok((if filled { Applied } else { Unchanged }, None))
+        }
+        (Queued | Provisioning, Heartbeat) => {
             beat(job, event, callback, now);
             Ok((Applied, None))
         }
-        (Status::Queued, _, Kind::Provisioning) => {
-            enter(job, Status::Provisioning, callback, now);
+        (Queued, Says(Said::Provisioning)) => {
+            enter(job, Provisioning, callback, now);
             Ok((Applied, None))
         }
-        (Status::Queued | Status::Provisioning, _, Kind::Running) => {
-            enter(job, Status::Running, callback, now);
+        (Queued | Provisioning, Says(Said::Running)) => {
+            enter(job, Running, callback, now);
             Ok((Applied, None))
         }
-        (Status::Queued | Status::Provisioning, _, Kind::Failed) => {
-            enter(job, Status::Failed, callback, now);
+        (Queued | Provisioning, Says(Said::Failed)) => {
+            enter(job, Failed, callback, now);
             Ok((Applied, None))
         }
-        (Status::Provisioning, _, Kind::Provisioning) | (Status::Running, _, Kind::Running) => {
+        (Provisioning, Says(Said::Provisioning)) | (Running, Says(Said::Running)) => {
             Ok((Unchanged, None))
         }
-        (Status::Running, ..) => Err("finished"),
+        (Running, Heartbeat | Says(Said::Provisioning | Said::Failed)) => Err(Reason::Finished),
 
-        (Status::Failed, Some(Failure::Presumed), Kind::Failed) => {
-            enter(job, Status::Failed, callback, now);
+        (Failed, Says(Said::Failed)) if is_presumed => {
+            enter(job, Failed, callback, now);
             Ok((Applied, None))
         }
-        (Status::Failed, Some(Failure::Presumed), Kind::Running) => {
+        (Failed, Says(Said::Running)) if is_presumed => {
             revive(job);
-            enter(job, Status::Running, callback, now);
+            enter(job, Running, callback, now);
             Ok((Revived, None))
         }
-        (Status::Failed, Some(Failure::Presumed), Kind::Provisioning | Kind::Heartbeat) => {
+        (Failed, Says(Said::Provisioning)) if is_presumed => {
             revive(job);
-            enter(job, Status::Provisioning, callback, now);
-            if kind == Kind::Heartbeat {
-                beat(job, event, callback, now);
-            }
+            enter(job, Provisioning, callback, now);
+            Ok((Revived, None))
+        }
+        (Failed, Heartbeat) if is_presumed => {
+            revive(job);
+            enter(job, Provisioning, callback, now);
+            beat(job, event, callback, now);
             Ok((Revived, None))
         }
 
-        (Status::Failed, _, Kind::Failed) => Ok((Unchanged, None)),
-        (Status::Failed, _, Kind::Provisioning) if callback.run_attempt.is_none() => {
+        (Failed, Says(Said::Failed)) => Ok((Unchanged, None)),
+        (Failed, Says(Said::Provisioning)) if callback.run_attempt.is_none() => {
             revive(job);
             // The run goes on under the same id, so its last `sent_at` still tells late beats apart.
             job.heartbeat_count = 0;
             job.last_heartbeat_at = None;
             job.started_at = None;
-            enter(job, Status::Provisioning, callback, now);
-            Ok((Applied, Some("re-run")))
+            enter(job, Provisioning, callback, now);
+            Ok((Applied, Some(Reason::ReRun)))
         }
-        (Status::Failed, ..) => Err("finished"),
-        // Filled above, or no callback at all.
-        (Status::Queued | Status::Provisioning, ..) => Err("not a callback of a workflow"),
+        (Failed, Heartbeat | Says(Said::Provisioning | Said::Running)) => Err(Reason::Finished),
     }
 }
 
@@ -380,15 +375,17 @@ fn fill(job: &mut Job, callback: &Callback, now: DateTime<Utc>) -> bool {
 fn enter(job: &mut Job, status: Status, callback: &Callback, now: DateTime<Utc>) {
     job.status = status;
     job.heartbeat_timeout_s = callback.heartbeat_timeout_s.or(job.heartbeat_timeout_s);
-    if status != Status::Failed {
-        job.started_at = job.started_at.or(Some(now));
+    match status {
+        Status::Queued | Status::Provisioning | Status::Running => {
+            job.started_at = job.started_at.or(Some(now));
+        }
+        Status::Failed => {
+            job.failure = Some(Failure::Reported);
+            job.error.clone_from(&callback.error);
+            job.failed_step.clone_from(&callback.failed_step);
+        }
     }
-    if status == Status::Failed {
-        job.failure = Some(Failure::Reported);
-        job.error.clone_from(&callback.error);
-        job.failed_step.clone_from(&callback.failed_step);
-    }
-    if status != Status::Provisioning {
+    if status.is_finished() {
         job.finished_at = Some(now);
     }
 }

@@ -39,9 +39,6 @@ pub struct Skip {
 /// Lets a stopped partition continue, if its row is still the one that was shown. Takes it from its
 /// owner, whose batches no longer commit, and records what is skipped. Returns false, and changes
 /// nothing, if the row has changed.
-///
-/// # Errors
-/// When the database fails; nothing has changed then.
 pub async fn accept(
     db: &DatabaseConnection,
     shown: &partition::Model,
@@ -78,9 +75,6 @@ pub async fn accept(
 }
 
 /// Lets a partition of an empty database begin after messages that are gone, and records the gap.
-///
-/// # Errors
-/// When the database fails; nothing has changed then.
 pub async fn begin_after(db: &DatabaseConnection, number: i32, skip: Skip) -> Result<(), DbErr> {
     use partition::Column;
     let transaction = begin(db).await?;

@@ -206,10 +206,12 @@ pub struct SoleWorker(#[expect(dead_code, reason = "the lock lives as long as th
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process holds it.
-    #[error("another worker process runs on this SQLite database; SQLite has one, PostgreSQL many")]
+    #[error(
+        "ACK-304: another worker process runs on this SQLite database; SQLite has one, PostgreSQL many"
+    )]
     Taken,
     /// The lock file cannot be created.
-    #[error("the lock file {path} can't be opened")]
+    #[error("ACK-305: the lock file {path} can't be opened")]
     Io {
         /// The file.
         path: PathBuf,

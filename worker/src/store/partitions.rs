@@ -51,9 +51,6 @@ pub struct Claim<'a> {
 /// Acquires a partition that is free, expired or already ours. One statement: it waits for a commit
 /// in flight and reads the checkpoint that this commit left. Returns the new row, or none while
 /// somebody else's lease runs.
-///
-/// # Errors
-/// When the database fails.
 pub async fn acquire(
     db: &DatabaseConnection,
     number: i32,
@@ -95,9 +92,6 @@ fn is_free(backend: DbBackend) -> Condition {
 }
 
 /// The partitions that nobody owns, or whose owner's lease has run out.
-///
-/// # Errors
-/// When the database fails.
 pub async fn free(db: &DatabaseConnection) -> Result<HashSet<i32>, DbErr> {
     let numbers: Vec<i32> = partition::Entity::find()
         .select_only()
@@ -119,9 +113,6 @@ pub struct Held {
 }
 
 /// Renews the leases of all partitions of this process and returns what it still owns.
-///
-/// # Errors
-/// When the database fails.
 pub async fn renew(
     db: &DatabaseConnection,
     me: &str,
@@ -139,9 +130,6 @@ pub async fn renew(
 }
 
 /// Gives a partition back, if it is still ours.
-///
-/// # Errors
-/// When the database fails; the lease then ends by itself.
 pub async fn release(
     db: &DatabaseConnection,
     number: i32,
@@ -158,9 +146,6 @@ pub async fn release(
 }
 
 /// Writes down why a partition is stopped, or that it no longer is, if it is still ours.
-///
-/// # Errors
-/// When the database fails.
 pub async fn set_stopped(
     db: &DatabaseConnection,
     number: i32,
@@ -176,9 +161,6 @@ pub async fn set_stopped(
 }
 
 /// Writes down that the partition is watched from now on, or that it is not, if it is still ours.
-///
-/// # Errors
-/// When the database fails.
 pub async fn set_watched(
     db: &DatabaseConnection,
     number: i32,
@@ -202,20 +184,14 @@ fn owned(number: i32, me: &str, epoch: i64) -> sea_orm::UpdateMany<partition::En
 /// What the owner of a partition has committed, and the time by the database's clock.
 #[derive(Debug, FromQueryResult)]
 pub struct Committed {
-    /// The checkpoint.
-    pub applied_seq: i64,
-    /// The `Nats-Msg-Id` of the message there.
-    pub applied_msg_id: Option<String>,
-    /// When the stream that was applied was created.
-    pub stream_created_at: Option<DateTime<Utc>>,
+    /// The partition's row.
+    #[sea_orm(nested)]
+    pub row: partition::Model,
     /// Now.
     pub now: DateTime<Utc>,
 }
 
 /// Reads the checkpoint of a partition, if it is still ours.
-///
-/// # Errors
-/// When the database fails.
 pub async fn committed(
     db: &DatabaseConnection,
     number: i32,
@@ -224,8 +200,6 @@ pub async fn committed(
 ) -> Result<Option<Committed>, DbErr> {
     use partition::Column;
     partition::Entity::find()
-        .select_only()
-        .columns([Column::AppliedSeq, Column::AppliedMsgId, Column::StreamCreatedAt])
         .expr_as(clock(db.get_database_backend(), Duration::ZERO), "now")
         .filter(Column::Partition.eq(number))
         .filter(Column::Epoch.eq(epoch))
@@ -236,9 +210,6 @@ pub async fn committed(
 }
 
 /// Says that this process is alive, for a while.
-///
-/// # Errors
-/// When the database fails.
 pub async fn keep_alive(
     db: &DatabaseConnection,
     me: &str,
@@ -267,9 +238,6 @@ pub struct Workers {
 }
 
 /// Counts the processes.
-///
-/// # Errors
-/// When the database fails.
 pub async fn count_workers(db: &DatabaseConnection, lease: Duration) -> Result<Workers, DbErr> {
     let alive_until = || Expr::col(worker::Column::AliveUntil);
     let now = clock(db.get_database_backend(), Duration::ZERO);
@@ -288,9 +256,6 @@ pub async fn count_workers(db: &DatabaseConnection, lease: Duration) -> Result<W
 
 /// Takes away the rows of processes that ended without a word and have been dead for long. One
 /// that was only paused makes its row anew.
-///
-/// # Errors
-/// When the database fails.
 pub async fn bury(db: &DatabaseConnection, lease: Duration) -> Result<(), DbErr> {
     worker::Entity::delete_many()
         .filter(Expr::col(worker::Column::AliveUntil).lt(long_ago(db, lease)))
@@ -304,9 +269,6 @@ fn long_ago(db: &DatabaseConnection, lease: Duration) -> Expr {
 }
 
 /// Takes this process's row away.
-///
-/// # Errors
-/// When the database fails.
 pub async fn leave(db: &DatabaseConnection, me: &str) -> Result<(), DbErr> {
     worker::Entity::delete_by_id(me).exec(db).await?;
     Ok(())

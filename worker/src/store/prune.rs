@@ -53,10 +53,14 @@ pub async fn candidates(
     Ok(rows.into_iter().map(|(id, partition)| Candidate { id, partition }).collect())
 }
 
+fn finished() -> impl Iterator<Item = job::Status> {
+    job::Status::all().filter(|status| status.is_finished())
+}
+
 fn old_enough(cutoff: DateTime<Utc>) -> Select<job::Entity> {
     use job::Column;
     job::Entity::find()
-        .filter(Column::Status.is_in([job::Status::Running, job::Status::Failed]))
+        .filter(Column::Status.is_in(finished()))
         .filter(Column::UpdatedAt.lt(cutoff))
 }
 
@@ -105,7 +109,7 @@ pub async fn remove(
         .column(job::Column::Id)
         .filter(job::Column::Id.is_in(ids))
         .filter(job::Column::Partition.eq(number))
-        .filter(job::Column::Status.is_in([job::Status::Running, job::Status::Failed]))
+        .filter(job::Column::Status.is_in(finished()))
         .filter(job::Column::UpdatedAt.lt(cutoff))
         .filter(job::Column::LastSeq.lt(bound))
         .filter(Expr::exists(still_stored.into_query()).not())

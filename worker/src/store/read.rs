@@ -68,7 +68,7 @@ pub async fn jobs(
     use job::Column;
     // Each status has its own range of the index `jobs_age`, read from its end. The database merges
     // them, because only it knows the collation by which ids are compared.
-    let statuses = filter.status.map_or_else(|| Status::ALL.to_vec(), |status| vec![status]);
+    let statuses = filter.status.map_or_else(|| Status::all().collect(), |status| vec![status]);
     let ranges = statuses.into_iter().map(|status| {
         let range = of_status(filter, status, after, limit);
         Query::select().column(Asterisk).from_subquery(range, "range").take()

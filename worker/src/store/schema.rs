@@ -20,11 +20,11 @@ const ADVISORY_LOCK: i64 = 0x0061_636b_6c69_6e65;
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
     /// It is older than this binary.
-    #[error("the database has no Ackline schema of this version: run `ackline migrate`")]
+    #[error("ACK-301: the database has no Ackline schema of this version: run `ackline migrate`")]
     Old,
     /// A newer version has removed what this binary needs.
     #[error(
-        "the database belongs to a newer version: its step {step} needs a program that knows \
+        "ACK-302: the database belongs to a newer version: its step {step} needs a program that knows \
          step {needed}, and this one knows only {known}. Nothing was changed; run the newer version"
     )]
     New {
@@ -36,7 +36,9 @@ pub enum SchemaError {
         known: usize,
     },
     /// Another number of partitions was chosen before.
-    #[error("the database has {found} partitions, not {wanted}: their number can't be changed")]
+    #[error(
+        "ACK-303: the database has {found} partitions, not {wanted}: their number can't be changed"
+    )]
     Partitions {
         /// What the database has.
         found: usize,

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use shared::callback::Callback;
 use worker::entity::dead_letter::{Model as DeadLetter, State};
 use worker::entity::job_event::{Effect, Kind, Model as JobEvent};
-use worker::rules::batch::{Decision, InRow, Known, Plan, Seen, bury, fold, record, step};
+use worker::rules::batch::{InRow, Known, Plan, Seen, bury, fold, record, step};
+use worker::rules::decision::{self, Decision, Reason};
 use worker::rules::event::{Action, Content, Incoming, Order, Position};
 use worker::rules::known_refusals::KnownRefusals;
 
@@ -112,10 +113,18 @@ fn a_batch_applies_buries_and_holds_in_the_order_of_the_stream() {
     );
     assert_eq!(
         plan.effects,
-        BTreeMap::from([("applied", 1), ("dead", 4), ("held", 2), ("ignored", 2)])
+        BTreeMap::from([
+            (decision::Effect::Applied, 1),
+            (decision::Effect::Dead, 4),
+            (decision::Effect::Held, 2),
+            (decision::Effect::Ignored, 2),
+        ])
     );
-    assert_eq!(plan.ignored, BTreeMap::from([("duplicate", 1), ("finished", 1)]));
-    let decisions = plan.decisions.iter().map(|one| (one.position.seq, one.effect, one.reason));
+    assert_eq!(plan.ignored, BTreeMap::from([(Reason::Duplicate, 1), (Reason::Finished, 1)]));
+    let decisions = plan
+        .decisions
+        .iter()
+        .map(|one| (one.position.seq, one.effect.as_str(), one.reason.map(Reason::as_str)));
     assert_eq!(
         decisions.collect::<Vec<_>>(),
         [
@@ -150,8 +159,12 @@ fn what_the_database_refuses_is_buried_alone() {
     let refused = Incoming { refusals: 1, ..refused };
     let expected = Plan {
         dead_letters: vec![letter(7, Some(("job", "a")), State::Dead, 2, "value too long")],
-        effects: BTreeMap::from([("dead", 1)]),
-        decisions: vec![Decision { position: position(7), effect: "dead", reason: None }],
+        effects: BTreeMap::from([(decision::Effect::Dead, 1)]),
+        decisions: vec![Decision {
+            position: position(7),
+            effect: decision::Effect::Dead,
+            reason: None,
+        }],
         in_row: InRow { now: 5, most: 5 },
         ..Plan::default()
     };
@@ -168,7 +181,7 @@ fn an_order_is_on_record_whatever_it_found() {
         for (found, job_id, outcome, reason, why) in [
             (Some(Some("job")), "job", Effect::Applied, "dead letter 3/0", None),
             (Some(None), "", Effect::Applied, "dead letter 3/0", None),
-            (None, "", Effect::Ignored, none, Some("no such dead letter")),
+            (None, "", Effect::Ignored, none, Some(Reason::NoSuchDeadLetter)),
         ] {
             let asked = incoming(9, 0, Content::Order(order(action)));
             let expected = Plan {
@@ -189,10 +202,10 @@ fn an_order_is_on_record_whatever_it_found() {
                     failed_step: None,
                     received_at: at(9),
                 }],
-                effects: BTreeMap::from([(outcome.as_str(), 1)]),
+                effects: BTreeMap::from([(outcome.into(), 1)]),
                 decisions: vec![Decision {
                     position: position(9),
-                    effect: outcome.as_str(),
+                    effect: outcome.into(),
                     reason: why,
                 }],
                 in_row: InRow { now: 2, most: 2 },
@@ -270,12 +283,12 @@ fn a_row_of_an_event_has_what_it_carried() {
 #[test]
 fn a_silence_is_counted_as_presumed_only_if_it_changes_the_job() {
     let job = step(None, &mut Seen::default(), &event(1, provisioning()), PARTITION).0.job.unwrap();
-    for (witness, effect) in [(1, "presumed"), (0, "ignored")] {
+    for (witness, effect) in [(1, decision::Effect::Presumed), (0, decision::Effect::Ignored)] {
         let known = Known { jobs: [(job.id.clone(), job.clone())].into(), ..Known::default() };
         let batch = [incoming(2, 0, Content::Event(lost(2, position(witness))))];
         let plan = fold(known, &batch, &KnownRefusals::default(), PARTITION, 0);
         assert_eq!(plan.effects, BTreeMap::from([(effect, 1)]));
-        assert_eq!(plan.jobs.len(), usize::from(effect == "presumed"));
+        assert_eq!(plan.jobs.len(), usize::from(effect == decision::Effect::Presumed));
     }
 }
 

@@ -7,3 +7,4 @@ mod event;
 mod events;
 mod properties;
 mod table;
+mod verdict;

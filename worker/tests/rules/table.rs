@@ -3,6 +3,7 @@
 use shared::callback::Callback;
 use worker::entity::job::{Failure, Model as Job, Status};
 use worker::entity::job_event::{Effect, Kind};
+use worker::rules::decision::Reason;
 use worker::rules::event::{Body, Event, Position};
 use worker::rules::transition::{Outcome, apply, kind};
 
@@ -90,7 +91,7 @@ fn every_cell_of_the_table() {
     use Kind::{Failed, Heartbeat, Lost, Provisioning, Queued, Running};
     let columns = [Queued, Provisioning, Running, Failed, Heartbeat, Lost];
     let fill = |row: Row| (row.status(), None, Applied);
-    let finished = |row: Row| (row.status(), Some("finished"), Ignored);
+    let finished = |row: Row| (row.status(), Some(Reason::Finished), Ignored);
     let to = |status| (status, None, Applied);
     let unchanged = |row: Row| (row.status(), None, Unchanged);
     let revived = |status| (status, None, Revived);
@@ -209,7 +210,7 @@ fn a_failure_says_where_and_why_and_a_revival_forgets_it() {
 fn a_silence_counts_only_if_its_witness_is_the_last_sign_of_life() {
     for row in [Row::Queued, Row::Provisioning] {
         let outcome = apply(Some(row.job()), &lost(9, Position { seq: 0, idx: 5 }), false);
-        assert_eq!((outcome.effect, outcome.reason), (Effect::Ignored, Some("alive since")));
+        assert_eq!((outcome.effect, outcome.reason), (Effect::Ignored, Some(Reason::AliveSince)));
     }
 }
 
@@ -261,7 +262,7 @@ fn a_timeout_of_its_own_stays_with_the_job_and_counts_from_the_last_sign_of_life
 fn a_reported_failure_is_reopened_only_by_provisioning_without_an_attempt() {
     let (old, run_again) = (Row::FailedReported.job(), event(9, provisioning()));
     let outcome = apply(Some(old), &run_again, false);
-    assert_eq!((outcome.effect, outcome.reason), (Effect::Applied, Some("re-run")));
+    assert_eq!((outcome.effect, outcome.reason), (Effect::Applied, Some(Reason::ReRun)));
     let job = outcome.job.unwrap();
     assert_eq!((job.status, job.error, job.started_at), (Status::Provisioning, None, Some(at(9))));
 
@@ -273,7 +274,7 @@ fn a_reported_failure_is_reopened_only_by_provisioning_without_an_attempt() {
         &event(9, of_run(provisioning(), 7, Some(1))),
         false,
     );
-    assert_eq!(named.reason, Some("finished"));
+    assert_eq!(named.reason, Some(Reason::Finished));
 }
 
 #[test]
@@ -286,7 +287,10 @@ fn a_stale_run_changes_nothing_in_any_state() {
                 let stale = event(9, of_run(callback.clone(), run, attempt));
                 let outcome = apply(Some(job.clone()), &stale, false);
                 assert_eq!(outcome.job, Some(job.clone()));
-                assert_eq!((outcome.effect, outcome.reason), (Effect::Ignored, Some("stale run")));
+                assert_eq!(
+                    (outcome.effect, outcome.reason),
+                    (Effect::Ignored, Some(Reason::StaleRun))
+                );
             }
         }
     }
@@ -305,7 +309,7 @@ fn a_new_run_starts_afresh_in_every_state() {
             ] {
                 let new = event(9, of_run(callback.clone(), run, attempt));
                 let outcome = apply(Some(row.job()), &new, false);
-                assert_eq!(outcome.reason, Some("new run"), "{row:?} hears {callback:?}");
+                assert_eq!(outcome.reason, Some(Reason::NewRun), "{row:?} hears {callback:?}");
                 let job = outcome.job.unwrap();
                 assert_eq!(job.status, status, "{row:?} hears {callback:?}");
                 assert_eq!(job.workflow_run_id, Some(run.to_string()));
@@ -345,7 +349,7 @@ fn the_first_run_that_a_job_hears_of_is_adopted() {
             assert_eq!((job.status, job.workflow_run_id.as_deref()), (finished.status, Some("7")));
             let late = apply(Some(job), &event(4, of_run(provisioning(), 7, None)), false);
             if finished.status == Status::Running {
-                assert_eq!((late.to, late.reason), (Some(Status::Running), Some("finished")));
+                assert_eq!((late.to, late.reason), (Some(Status::Running), Some(Reason::Finished)));
             }
         }
         let job = fold(Some(finished), &[event(3, of_run(provisioning(), 7, None))]).unwrap();
@@ -366,7 +370,7 @@ fn a_run_id_that_is_no_integer_means_the_current_run() {
 fn a_callback_without_a_run_is_marked_once_there_were_several() {
     let job = fold(Some(Row::FailedReported.job()), &[event(8, of_run(provisioning(), 8, None))]);
     let outcome = apply(job, &event(9, running()), false);
-    assert_eq!((outcome.effect, outcome.reason), (Effect::Applied, Some("unattributed")));
+    assert_eq!((outcome.effect, outcome.reason), (Effect::Applied, Some(Reason::Unattributed)));
 }
 
 #[test]
@@ -375,7 +379,10 @@ fn a_duplicate_changes_nothing() {
         for callback in [queued(), provisioning(), running(), failed()] {
             let outcome = apply(Some(row.job()), &event(9, callback), true);
             assert_eq!(outcome.job, Some(row.job()));
-            assert_eq!((outcome.effect, outcome.reason), (Effect::Ignored, Some("duplicate")));
+            assert_eq!(
+                (outcome.effect, outcome.reason),
+                (Effect::Ignored, Some(Reason::Duplicate))
+            );
         }
     }
 }

@@ -60,8 +60,7 @@ async fn follow(
         for line in &lines {
             line.print(out, as_json)?;
         }
-        let is_finished = |job: &&Job| matches!(job.status, Status::Running | Status::Failed);
-        if let Some(job) = told.job.as_ref().filter(is_finished) {
+        if let Some(job) = told.job.as_ref().filter(|job| job.status.is_finished()) {
             // For a program the last line has everything about it.
             if as_json && !matches!(lines.last(), Some(Line::Job(_))) {
                 Line::Job(Box::new(job.clone())).print(out, as_json)?;

@@ -61,12 +61,13 @@ impl Jobs {
             let filter = JobFilter { status: Some(status), ..JobFilter::default() };
             read::jobs(db, &filter, None, MOST).await
         };
-        let of = async |statuses: [Status; 2]| -> Result<_, DbErr> {
+        let of = async |is_finished| -> Result<_, DbErr> {
+            let statuses = Status::all().filter(|status| status.is_finished() == is_finished);
             Ok(try_join_all(statuses.map(of_status)).await?.concat())
         };
-        let mut unfinished = of([Status::Queued, Status::Provisioning]).await?;
+        let mut unfinished = of(false).await?;
         unfinished.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
-        let mut finished = of([Status::Running, Status::Failed]).await?;
+        let mut finished = of(true).await?;
         finished.sort_by(|a, b| (b.finished_at, &b.id).cmp(&(a.finished_at, &a.id)));
         Ok(Self { unfinished, finished, now: read::now(db).await? })
     }

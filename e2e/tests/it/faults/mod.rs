@@ -3,6 +3,7 @@
 //! The long ones are marked `#[ignore]`: `make test-faults` runs all of them.
 
 mod accept;
+mod alone;
 mod broker;
 mod cluster;
 mod crash;

@@ -154,8 +154,7 @@ async fn finished(
     let mut snapshots = web.view.watch();
     loop {
         let job = read::job(&backend.db, id).await?;
-        let is_finished = |job: &Model| matches!(job.status, Status::Running | Status::Failed);
-        if job.as_ref().is_some_and(is_finished) {
+        if job.as_ref().is_some_and(|job| job.status.is_finished()) {
             return Ok(job);
         }
         let next = web.ending.run_until_cancelled(timeout_at(until, snapshots.changed())).await;

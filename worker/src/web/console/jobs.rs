@@ -111,7 +111,7 @@ fn form(asked: &Asked) -> Markup {
                 span { "Status" }
                 select name="status" {
                     option value="" { "any" }
-                    @for status in Status::ALL {
+                    @for status in Status::all() {
                         option value=(status.as_str()) selected[status.as_str() == asked.status] { (status.as_str()) }
                     }
                 }

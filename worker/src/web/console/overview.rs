@@ -52,7 +52,7 @@ fn jobs(snapshot: &Snapshot) -> Markup {
     let letters = snapshot.dead_letters;
     html! {
         ul.tiles {
-            @for status in Status::ALL {
+            @for status in Status::all() {
                 li {
                     a href=(format!("/jobs?status={}", status.as_str())) {
                         strong { (count(jobs.of(status))) }
