@@ -67,9 +67,7 @@ pub fn init_logs_to<W: io::Write>(writer: impl Fn() -> W + Send + Sync + 'static
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     let by_default = if io::stderr().is_terminal() { Format::Text } else { Format::Json };
     let layer = match Format::read(std::env::var_os(FORMAT)).ok().flatten().unwrap_or(by_default) {
-        Format::Text => {
-            layer.with_ansi(io::stderr().is_terminal()).fmt_fields(one_line()).boxed()
-        }
+        Format::Text => layer.with_ansi(io::stderr().is_terminal()).fmt_fields(one_line()).boxed(),
         Format::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
     };
     tracing_subscriber::registry().with(layer.with_filter(asked_for.and(caps()))).init();
@@ -131,7 +129,6 @@ mod tests {
             assert_eq!(caps().would_enable(target, &level), is_logged, "{target} at {level}");
         }
     }
-
 
     #[test]
     fn a_format_that_there_is_not_is_named() {
