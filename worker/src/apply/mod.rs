@@ -18,17 +18,17 @@ use crate::rules::known_refusals::KnownRefusals;
 use crate::store::batch::{Checkpoint, Ownership};
 use crate::store::{self, StoreError, connection, dead_letters};
 
-/// Why a batch was not applied. Nothing of it has taken effect, unless `Failed` says that the
-/// commit's outcome is unknown; acquiring the partition anew finds out.
+/// Why a batch was not applied. Nothing of it has taken effect, except that after `Failed` the
+/// outcome of the commit may be unknown; acquiring the partition again finds out.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// Another process owns the partition.
     #[error("another worker owns the partition")]
     Fenced,
-    /// The batch would leave more dead letters in a row than a sound deployment has.
+    /// The batch would leave more dead letters in a row than a healthy deployment has.
     #[error("too many dead letters in a row")]
     DeadLetterLimit,
-    /// The database failed; back off and begin anew.
+    /// The database failed; back off and acquire the partition again.
     #[error("the database failed: {0}")]
     Failed(#[from] DbErr),
 }
@@ -40,7 +40,7 @@ pub struct Applied {
     pub effects: BTreeMap<Effect, u64>,
     /// How many of them were ignored for which reason.
     pub ignored: BTreeMap<Reason, u64>,
-    /// What was decided of each, in the order in which it was.
+    /// Every decision, in order.
     pub decisions: Vec<Decision>,
     /// Dead letters that were tried again, and what was held behind them.
     pub redriven: Vec<Incoming>,
@@ -64,25 +64,25 @@ impl Applied {
     }
 }
 
-/// What applying goes by.
+/// The parameters of applying.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// The partition that is applied.
     pub partition: Partition,
     /// How many partitions there are.
     pub partitions: u16,
-    /// What a batch renews the lease by.
+    /// The lease, which a batch renews.
     pub lease: Duration,
-    /// How many dead letters may follow each other.
+    /// How many dead letters in a row a partition may have.
     pub dead_letter_limit: i32,
 }
 
-/// Applies the entries of messages that follow the checkpoint, up to `checkpoint`, and moves `mine`
+/// Applies the entries of the messages after the checkpoint, up to `checkpoint`, and moves `mine`
 /// along.
 ///
-/// Poison policy: a callback that the database refuses whenever it is tried becomes a dead letter
-/// in the checkpoint's transaction, and later callbacks of its job are held behind it; all other
-/// jobs go on. Any other fault of the database is tried again, for ever, by the caller.
+/// Poison policy: a callback that the database rejects on every attempt becomes a dead letter in
+/// the checkpoint's transaction, and later callbacks of its job are held behind it. All other jobs
+/// continue. The caller retries any other fault of the database, for ever.
 ///
 /// # Errors
 /// [`ApplyError`].
@@ -94,14 +94,14 @@ pub async fn apply(
     known_refusals: &KnownRefusals,
     limits: Limits,
 ) -> Result<Applied, ApplyError> {
-    // Savepoints cost two round trips, so only a batch that was refused pays for them.
+    // Savepoints cost two round trips, so only a rejected batch pays for them.
     let attempt = |bisect| attempt(db, mine, incoming, checkpoint, known_refusals, limits, bisect);
     let applied = match attempt(false).await {
         Err(Refusal::Refused(_)) => attempt(true).await,
         other => other,
     };
     let applied = applied.map_err(|refusal| match refusal {
-        // Not even the dead letter: nothing that another try could not mend.
+        // Not even the dead letter could be written: retry.
         Refusal::Refused(error) => error.into(),
         Refusal::Apply(error) => error,
     })?;
@@ -111,7 +111,7 @@ pub async fn apply(
 }
 
 enum Refusal {
-    /// The database refuses something in the batch whenever it is tried.
+    /// The database rejects something in the batch on every attempt.
     Refused(DbErr),
     Apply(ApplyError),
 }
@@ -161,12 +161,12 @@ async fn attempt(
     if applied.in_row.now != before {
         store::batch::set_in_row(&transaction, mine.partition, applied.in_row.now).await?;
     }
-    // A commit whose answer is lost may have happened: it is never sorted as a refusal.
+    // A commit whose answer is lost may have happened: it never counts as a rejection.
     transaction.commit().await.map_err(|error| Refusal::Apply(error.into()))?;
     Ok(applied)
 }
 
-/// Where a batch is applied to.
+/// The transaction that a batch is applied in.
 struct Target<'a> {
     transaction: &'a DatabaseTransaction,
     known_refusals: &'a KnownRefusals,
@@ -209,7 +209,7 @@ impl Target<'_> {
         Ok(plan)
     }
 
-    /// Applies in halves, each in a savepoint, down to the one callback that is refused.
+    /// Applies in halves, each in a savepoint, down to the one callback that is rejected.
     async fn halve(&mut self, events: &[Incoming]) -> Result<(), DbErr> {
         let savepoint = self.transaction.begin().await?;
         let error = match self.fold(&savepoint, events).await {
@@ -238,7 +238,7 @@ impl Target<'_> {
         Ok(())
     }
 
-    /// Does what operators ask of a dead letter, and goes on with what is held behind it. Every
+    /// Carries out an order about a dead letter, and then applies what is held behind it. Every
     /// callback is applied at its own position and time, so the rows become what they would have
     /// been without the fault.
     async fn redrive(&mut self, asked: &Incoming, order: &Order) -> Result<(), DbErr> {

@@ -1,4 +1,4 @@
-//! What is different, and where.
+//! The differences, and where they are.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -19,16 +19,16 @@ pub(super) struct Entry {
     pub letter: Option<DeadLetter>,
 }
 
-/// One thing that is not as the stream says.
+/// One difference from the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
     /// The partition.
     pub partition: i32,
-    /// The stream sequence, where it is about a position.
+    /// The stream sequence, if it is about a position.
     pub seq: Option<i64>,
     /// The index in the bundle.
     pub idx: Option<i32>,
-    /// The job, where it is about one.
+    /// The job, if it is about one.
     pub job_id: Option<String>,
     /// What is wrong.
     pub what: String,
@@ -47,20 +47,20 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// How many differences are kept with their words; the others are only counted.
+/// How many differences are kept in full; the others are only counted.
 const KEPT: usize = 200;
 
 /// The differences of one partition, in the order in which they were found.
 #[derive(Debug)]
 pub(super) struct Differences {
     partition: i32,
-    /// What is below this sequence was applied by another version of the rules.
+    /// Another version of the rules applied what is below this sequence.
     rules_from_seq: i64,
     /// The first of them.
     pub list: Vec<Difference>,
     /// How many there are.
     pub total: u64,
-    /// The first rows that another version of the rules wrote and that this one writes otherwise.
+    /// The first rows that another version of the rules wrote and this one would write differently.
     pub other_rules: Vec<Difference>,
 }
 
@@ -69,7 +69,7 @@ impl Differences {
         Self { partition, rules_from_seq, list: Vec::new(), total: 0, other_rules: Vec::new() }
     }
 
-    /// As empty as at the beginning.
+    /// A collection without differences.
     pub(super) fn fresh(&self) -> Self {
         Self::new(self.partition, self.rules_from_seq)
     }
@@ -84,7 +84,7 @@ impl Differences {
         keep(&mut self.list, difference);
     }
 
-    /// A row that says something else than the fold: the rules may be why. `from` is the first
+    /// A row that differs from the fold, perhaps because of other rules. `from` is the first
     /// position that went into it.
     pub(super) fn value(&mut self, from: Position, job_id: &str, what: &str) {
         if from.seq < self.rules_from_seq {
@@ -120,7 +120,7 @@ impl Differences {
         }
     }
 
-    /// An event's row must be exactly the one that the fold leaves.
+    /// An event's row must be exactly the one that the fold gives.
     pub(super) fn row(&mut self, position: Position, expected: &JobEvent, found: &JobEvent) {
         if expected != found {
             let columns = columns(expected, found).join("; ");
@@ -129,7 +129,7 @@ impl Differences {
         }
     }
 
-    /// A row must speak of this event, whatever it says of the job before and after.
+    /// A row must be about this event, whatever it says about the job before and after.
     pub(super) fn same_event(&mut self, event: &Event, row: &JobEvent) {
         let same = row.job_id == event.job_id()
             && row.kind == transition::kind(event)

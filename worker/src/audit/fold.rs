@@ -1,8 +1,8 @@
-//! Folds a partition's stream in memory and holds what comes out against the database's rows.
-//! Pure: the stream and the rows are handed in.
+//! Folds a partition's stream in memory and compares the result with the database's rows. Pure: the
+//! stream and the rows are passed in.
 //!
-//! Whether the database refuses a callback is no property of the stream, so that refusals are taken
-//! as given: from the dead letters that are there, and from the orders on those that were.
+//! Whether a database rejects a callback is not a property of the stream. So refusals are taken as
+//! given: from the existing dead letters, and from the orders about earlier ones.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,12 +17,12 @@ use crate::rules::event::{Action, Content, Event, Order, Position};
 use crate::rules::known_refusals::KnownRefusals;
 use crate::rules::transition;
 
-/// What was folded.
+/// The counts of a fold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Callbacks and the workers' own events.
     pub events: u64,
-    /// Those of them that are heartbeats.
+    /// How many of those are heartbeats.
     pub heartbeats: u64,
     /// Positions in `dead_letters` that wait for a decision.
     pub dead: u64,
@@ -30,14 +30,14 @@ pub struct Counts {
     pub held: u64,
     /// Positions whose callback was discarded.
     pub discarded: u64,
-    /// Heartbeats of jobs that the database does not have: late ones, of jobs that were pruned.
+    /// Heartbeats of jobs that the database does not have: late ones of pruned jobs.
     pub without_job: u64,
     /// Orders that were carried out.
     pub orders: u64,
 }
 
 impl Counts {
-    /// Adds another slice's, or partition's.
+    /// Adds the counts of another slice or partition.
     pub(super) fn add(&mut self, other: Self) {
         self.events += other.events;
         self.heartbeats += other.heartbeats;
@@ -53,14 +53,14 @@ impl Counts {
 #[derive(Debug)]
 pub(super) struct Fold {
     partition: i32,
-    /// Whether the stream holds everything from its first message on, so that no job is older.
+    /// Whether the stream still holds its first message, so that no job is older.
     is_whole: bool,
     decided: KnownRefusals,
     held_before: HashSet<String>,
     /// The jobs whose beginning the stream holds. Older ones are not folded.
     jobs: HashMap<String, Job>,
     seen: Seen,
-    /// What waits, by job: its dead letter and what is held behind it.
+    /// The waiting positions, by job: its dead letter and what is held behind it.
     waiting: HashMap<String, Vec<Entry>>,
     /// The dead letters, with their jobs.
     dead: HashMap<Position, Option<String>>,
@@ -70,8 +70,8 @@ pub(super) struct Fold {
 }
 
 impl Fold {
-    /// Begins with the refusals that are known, and the jobs that a dead letter before the first
-    /// message holds up.
+    /// Begins with the known refusals, and with the jobs that are held behind a dead letter before
+    /// the first message.
     #[must_use]
     pub(super) fn new(
         partition: i32,
@@ -95,7 +95,7 @@ impl Fold {
         }
     }
 
-    /// How much is kept, in entries of roughly a kilobyte.
+    /// How much is held in memory, in entries of roughly a kilobyte.
     #[must_use]
     pub(super) fn size(&self) -> usize {
         self.jobs.len() + self.seen.len() + self.waiting.values().map(Vec::len).sum::<usize>()
@@ -104,7 +104,7 @@ impl Fold {
     /// Takes the next position of the stream.
     pub(super) fn take(&mut self, mut entry: Entry) {
         self.differences.letter(&entry);
-        // What waits is kept, and its payload is not needed any more.
+        // A waiting entry is kept, but its payload is no longer needed.
         entry.incoming.payload.clear();
         match &entry.incoming.content {
             Content::Order(order) => {
@@ -176,7 +176,7 @@ impl Fold {
         }
     }
 
-    /// A refusal: of what can't be decoded, or of a callback of a job, which then waits.
+    /// A refusal: of an undecodable entry, or of a callback whose job then waits.
     fn bury(&mut self, mut entry: Entry, job_id: Option<String>) {
         let position = entry.incoming.position;
         entry.incoming.refusals += 1;
@@ -189,7 +189,7 @@ impl Fold {
         }
     }
 
-    /// Does what the owner of the partition did when it met an order.
+    /// Carries out an order as the owner of the partition did.
     fn carry_out(&mut self, asked: &Entry, order: &Order) {
         let letter = self.dead.get(&order.target).cloned();
         let refusals = |fold: &Self, job_id: &Option<String>| match job_id {
@@ -202,7 +202,7 @@ impl Fold {
             return self.differences.add(position, None, "was not carried out");
         };
         if letter.is_none() && row.outcome == Effect::Applied {
-            // The letter belongs to another slice of the jobs, or lay below the first message.
+            // The letter belongs to another slice of the jobs, or was before the first message.
             return;
         }
         let record = batch::record(
@@ -255,8 +255,8 @@ impl Fold {
         }
     }
 
-    /// Ends the fold: what still waits must be in `dead_letters`. Returns the jobs as they must be,
-    /// the counts, and what is different so far.
+    /// Ends the fold: what still waits must be in `dead_letters`. Returns the expected jobs, the
+    /// counts, and the differences so far.
     #[must_use]
     pub(super) fn finish(mut self) -> (HashMap<String, Job>, Counts, Differences) {
         for entry in std::mem::take(&mut self.undecodable).into_values() {

@@ -1,5 +1,5 @@
-//! Proves that what was accepted is what was applied: folds what the streams hold and holds it
-//! against one snapshot of the database.
+//! Proves that what was accepted is what was applied: folds the streams and compares the result
+//! with one snapshot of the database.
 //!
 //! Memory is bounded: a partition whose jobs do not fit is read several times, each time for a
 //! slice of its jobs.
@@ -35,23 +35,23 @@ use pass::{Again, Context, Slice, Source, pass};
 pub const MAX_ENTRIES: usize = 200_000;
 /// Jobs that are read at once.
 const JOBS: usize = 1000;
-/// How many broken chains are told.
+/// The most broken chains that are reported.
 const BREAKS: u64 = 100;
-/// How often a partition is begun anew because the janitor purged what was about to be read.
+/// How often a partition is started again because the janitor purged what was about to be read.
 const RESTARTS: usize = 5;
 
 /// What an audit found.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
-    /// What is not as the streams say: the first of each partition.
+    /// The differences from the streams: the first of each partition.
     pub differences: Vec<Difference>,
-    /// How many such things there are.
+    /// How many differences there are.
     pub differences_total: u64,
-    /// The same, for what was applied by another version of the rules, which may differ.
+    /// Differences in what another version of the rules applied, which are allowed.
     pub other_rules: Vec<Difference>,
     /// Jobs whose rows equal the fold of the stream.
     pub jobs_covered: u64,
-    /// Jobs that began before what the streams hold: their events were found to follow each other.
+    /// Jobs that began before what the streams hold, and whose events follow each other.
     pub jobs_partly_covered: u64,
     /// The counts of all partitions.
     pub counts: Counts,
@@ -62,7 +62,7 @@ pub struct Report {
     folded: BTreeMap<i32, i64>,
 }
 
-/// What was audited of a partition.
+/// The audited part of a partition.
 #[derive(Debug, Clone, Serialize)]
 pub struct Covered {
     /// Its number.
@@ -73,16 +73,16 @@ pub struct Covered {
     pub applied_seq: i64,
     /// Messages between the two.
     pub messages: u64,
-    /// Messages that an operator let the partition go on without.
+    /// Messages that an operator let the partition skip.
     pub skipped: u64,
-    /// What is below this sequence was applied by another version of the rules; 0 for nothing.
+    /// Another version of the rules applied what is below this sequence; 0 if none did.
     pub rules_from_seq: i64,
     /// Why the partition is stopped, if it is.
     pub stopped_reason: Option<String>,
 }
 
 impl Report {
-    /// Whether everything is as the streams say.
+    /// Whether there are no differences.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.differences_total == 0
@@ -95,7 +95,7 @@ impl Report {
     }
 }
 
-/// Audits everything, with at most so many entries in memory. Progress is told in messages.
+/// Audits everything, with at most `max_entries` in memory. Reports progress in messages.
 ///
 /// # Errors
 /// When the database or the broker fails, or a stream is not the one that was applied.
@@ -131,14 +131,14 @@ async fn sizes(context: &Context<'_>, rows: &[Row]) -> Vec<u64> {
     sizes
 }
 
-/// What one job would be by the stream, and what it is.
+/// What one job would be according to the stream, and what it is.
 #[derive(Debug, Serialize)]
 pub struct OneJob {
-    /// The row that the stream up to the checkpoint gives.
+    /// The row that results from the stream up to the checkpoint.
     pub would_be: Option<Job>,
     /// The row that the database has.
     pub is: Option<Job>,
-    /// The columns that differ, and what differs in its events and dead letters.
+    /// The columns that differ, and the differences in its events and dead letters.
     pub differences: Vec<String>,
 }
 
@@ -199,7 +199,7 @@ async fn audit_partition(
     'begin: while restarts < RESTARTS {
         let source = Source::find(context, row).await?;
         source.identify(context, row).await?;
-        // Each slice reads everything; whatever was read in vain was done all the same.
+        // Each slice reads everything, and work in vain counts as done.
         context.progress.remaining(source.size() * slices + later);
         let rules_from_seq = match row.rules_version {
             RULES_VERSION => row.rules_from_seq,
@@ -254,7 +254,7 @@ async fn audit_partition(
     bail!("partition {:02} is purged faster than it can be read: try again", row.partition)
 }
 
-/// Every job that was folded must have exactly that row.
+/// Every folded job must have exactly the resulting row.
 async fn compare_jobs(
     snapshot: &Snapshot,
     jobs: &HashMap<String, Job>,
@@ -281,8 +281,8 @@ async fn compare_jobs(
     Ok(())
 }
 
-/// Every job whose row says that it began within what the streams hold was folded; there must not
-/// be any other.
+/// Every job whose row says that it began within what the streams hold must have been folded; there
+/// must be no other.
 async fn audit_unheard(snapshot: &Snapshot, report: &mut Report) -> anyhow::Result<()> {
     let from: Vec<(i32, i64)> =
         report.partitions.iter().map(|covered| (covered.partition, covered.first_seq)).collect();

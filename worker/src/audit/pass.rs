@@ -24,9 +24,9 @@ use crate::rules::stop_reason::Mismatch;
 use crate::rules::verdict::{Checkpoint, Verdict};
 use crate::store::audit::Snapshot;
 
-/// After how many messages the size is looked at.
+/// The size is checked after every so many messages.
 const SIZE_CHECK: u64 = 100;
-/// Into how many slices of its jobs a partition is cut at the most.
+/// The most slices of jobs that a partition is divided into.
 const MAX_SLICES: u64 = 1 << 12;
 
 /// What an audit reads.
@@ -89,15 +89,15 @@ impl Source {
     }
 }
 
-/// Why a pass over a partition has to be made anew.
+/// Why a pass over a partition has to be repeated.
 pub(super) enum Again {
     /// The janitor has purged messages that were about to be read.
     Purged,
-    /// The jobs do not fit.
+    /// The jobs do not fit into memory.
     Slices,
 }
 
-/// What one pass over a partition brings.
+/// The result of one pass over a partition.
 pub(super) struct Pass {
     pub(super) jobs: HashMap<String, Job>,
     pub(super) counts: Counts,
@@ -110,19 +110,19 @@ pub(super) struct Pass {
 
 /// Which jobs a pass folds.
 pub(super) enum Slice<'a> {
-    /// One part of them.
+    /// One slice of them.
     Part { slice: u64, slices: u64 },
-    /// Only one.
+    /// Only one job.
     Job(&'a str),
 }
 
 impl Slice<'_> {
-    /// Whether it is the one that counts what belongs to no job.
+    /// Whether this slice counts what belongs to no job.
     fn is_first(&self) -> bool {
         matches!(self, Self::Part { slice: 0, .. })
     }
 
-    /// Slices of a few jobs each are not made smaller: it must be one job that is so large.
+    /// A slice of a few jobs is not divided further: a single job must be that large.
     fn can_be_cut(&self) -> bool {
         matches!(self, Self::Part { slices, .. } if *slices < MAX_SLICES)
     }
@@ -130,7 +130,7 @@ impl Slice<'_> {
     fn has(&self, incoming: &Incoming) -> bool {
         match (self, incoming.event()) {
             (Self::Part { slices: 1, .. }, _) => true,
-            // An order is for every slice: whose dead letter it names is not known.
+            // An order is for every slice, because the job of its dead letter is not known.
             (_, None) => self.is_first() || matches!(incoming.content, Content::Order(_)),
             (Self::Job(id), Some(event)) => *id == event.job_id(),
             (Self::Part { slice, slices }, Some(event)) => {
@@ -204,7 +204,7 @@ pub(super) async fn pass(
     Ok(Ok(Pass { jobs, counts, differences, messages, skipped, orders }))
 }
 
-/// A pass that is under way.
+/// A pass in progress.
 struct Reading<'a> {
     source: &'a Source,
     slice: &'a Slice<'a>,
@@ -249,7 +249,7 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// Rows behind the last message.
+    /// Checks the rows after the last message.
     async fn rest(&mut self) -> anyhow::Result<()> {
         let end = Position { seq: i64::MAX, idx: 0 };
         while let Some(row) = self.ledger.event(end).await? {
@@ -270,7 +270,7 @@ impl Reading<'_> {
         }
     }
 
-    /// Messages that are not there must be on record as skipped.
+    /// Missing messages must be recorded as skipped.
     fn missing(&mut self, from: i64, to: i64, gaps: &[Gap]) {
         let number = self.source.number();
         let is_recorded = gaps

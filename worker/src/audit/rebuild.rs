@@ -1,4 +1,4 @@
-//! The streams folded into an empty database, by the code that applies them.
+//! Folds the streams into an empty database, with the code that applies them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,22 +29,22 @@ const LEASE: Duration = Duration::from_secs(10);
 const BATCH_MAX: usize = 500;
 const POLL: Duration = Duration::from_millis(100);
 
-/// What was rebuilt.
+/// The result of a rebuild.
 #[derive(Debug)]
 pub struct Rebuilt {
     /// How many messages the streams held.
     pub messages: i64,
-    /// How many rows they became.
+    /// How many rows resulted.
     pub counts: Counts,
 }
 
-/// Applies every stream, up to where it ends now, to an empty database. Streams that have lost their
-/// beginning are begun with what they hold if the rebuild may be partial; that is on record then.
-/// Progress is told in messages.
+/// Applies every stream, up to its current end, to an empty database. If the rebuild may be
+/// partial, streams that have lost their beginning start with what they hold, and the gap is
+/// recorded. Reports progress in messages.
 ///
 /// # Errors
-/// The database is not empty, a stream has lost its beginning or stops, something can't be reached,
-/// or `shutdown` came first: a worker goes on from what was applied until then.
+/// The database is not empty, a stream has lost its beginning or stops, something cannot be
+/// reached, or `shutdown` came first: a worker continues from what was applied until then.
 pub async fn rebuild(
     database: &DatabaseUrl,
     jetstream: jetstream::Context,
@@ -64,7 +64,7 @@ pub async fn rebuild(
     let ends = begin(&db, &jetstream, partitions, is_partial).await?;
 
     let renewals = watch::channel(Renewed::nothing());
-    // The renewals notice a lost connection as well, only later.
+    // The renewals also notice a lost connection, only later.
     let (_nobody_tells, connected) = watch::channel(());
     let worker = Arc::new(Worker {
         id: uuid::Uuid::new_v4().simple().to_string(),
@@ -73,16 +73,16 @@ pub async fn rebuild(
         partitions,
         lease: LEASE,
         batch_max: BATCH_MAX,
-        // Dead letters are repeated here, and were decided about by someone.
+        // Dead letters are repeated here; somebody decided about them before.
         dead_letter_limit: i32::MAX,
         replay_horizon: None,
-        // What was presumed then is in the streams.
+        // Earlier presumptions are in the streams.
         silence: None,
         alone: sole_worker.is_some(),
         share: Arc::default(),
         renewed: renewals.1,
         connected,
-        // What is applied again was traced when it was applied first.
+        // Callbacks were traced when they were first applied.
         traces: Traces::off(),
     });
     let stop = shutdown.child_token();
@@ -101,7 +101,7 @@ pub async fn rebuild(
     Ok(Rebuilt { messages: ends.iter().sum(), counts: schema::counts(&db).await? })
 }
 
-/// Makes the schema, for the partitions that the streams have.
+/// Creates the schema, for as many partitions as there are streams.
 async fn prepare(database: &DatabaseUrl, partitions: u16) -> anyhow::Result<()> {
     let db = connection::connect(database, Purpose::Migrate)
         .await
@@ -111,8 +111,8 @@ async fn prepare(database: &DatabaseUrl, partitions: u16) -> anyhow::Result<()> 
     db.close().await.context("the database can't be closed")
 }
 
-/// Where each stream ends now. Streams that lost their beginning are refused, or, where that was
-/// asked for, begun with what they hold, which puts on record what is gone.
+/// The current end of each stream. Refuses streams that have lost their beginning or, in a partial
+/// rebuild, starts with what they hold and records the gap.
 async fn begin(
     db: &DatabaseConnection,
     jetstream: &jetstream::Context,
@@ -155,7 +155,7 @@ async fn begin(
     Ok(ends)
 }
 
-/// Waits until every stream is applied to the end that it had.
+/// Waits until every stream is applied up to the recorded end.
 async fn until_applied(
     db: &DatabaseConnection,
     ends: &[i64],

@@ -1,4 +1,4 @@
-//! `jobs`: where each job stands. One row a job, written only by the owner of its partition.
+//! `jobs`: the state of each job. One row a job, written only by the owner of its partition.
 
 use sea_orm::Iterable;
 use sea_orm::entity::prelude::*;
@@ -22,15 +22,15 @@ use utoipa::ToSchema;
 #[sea_orm(rs_type = "String", db_type = "Text", rename_all = "lowercase")]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// Entered when the job is created, or by a heartbeat of a new run; left by any word of the
-    /// workflow, or by silence. A crash of a worker leaves it as it is.
+    /// Entered when the job is created, or by a new run; left by a callback of the workflow, or by
+    /// silence. A crash of a worker leaves it as it is.
     Queued,
     /// Entered when the workflow has begun; left by its success, its failure or its silence.
     Provisioning,
     /// The workflow succeeded. Final within a run; a new run leaves it.
     Running,
-    /// The workflow failed, or fell silent (`failure` says which). Final within a run when it was
-    /// reported; a presumed failure is taken back by any sign of life.
+    /// The workflow failed, or fell silent (`failure` says which). Final within a run if it was
+    /// reported; any sign of life takes a presumed failure back.
     Failed,
 }
 
@@ -40,9 +40,9 @@ impl Status {
         Self::iter()
     }
 
-    /// Whether the job has come to an end, as people see it: it is `running` or `failed`, whoever
-    /// says so. Those who wait for a job wait for this; a new run, or a sign of life after a
-    /// presumed failure, begins anew. The rules go by [`Model::is_final`].
+    /// Whether the job has finished, as people see it: it is `running` or `failed`, reported or
+    /// presumed. Clients that wait for a job wait for this. A new run, or a sign of life after a
+    /// presumed failure, starts it again. The rules use [`Model::is_final`].
     #[must_use]
     pub fn is_finished(self) -> bool {
         match self {
@@ -51,7 +51,7 @@ impl Status {
         }
     }
 
-    /// The word that stands for it everywhere.
+    /// Its name in the database, the API and the console.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -118,7 +118,7 @@ pub struct Model {
     /// Where it is provisioned.
     #[sea_orm(column_type = "Text", nullable)]
     pub region: Option<String>,
-    /// For how many seconds the job may be silent; none for the worker's own timeout.
+    /// How many seconds the job may be silent; none for the worker's own timeout.
     pub heartbeat_timeout_s: Option<i32>,
     /// When silence makes it presumed failed; only while it is `provisioning` under a timeout of its
     /// own.
@@ -152,8 +152,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Whether the run is over, as the rules see it: only another run goes on from here. A presumed
-    /// failure is not final: any sign of life takes it back. See [`Status::is_finished`].
+    /// Whether the run is over, as the rules see it: only another run can continue. A presumed
+    /// failure is not final, because any sign of life takes it back. See [`Status::is_finished`].
     #[must_use]
     pub fn is_final(&self) -> bool {
         match (self.status, self.failure) {

@@ -103,13 +103,13 @@ pub struct Model {
     pub to_status: Option<Status>,
     /// What became of it.
     pub outcome: Effect,
-    /// Why, where that needs saying.
+    /// Why, if that needs saying.
     #[sea_orm(column_type = "Text", nullable)]
     pub reason: Option<String>,
     /// The sender's idempotency key.
     #[sea_orm(column_type = "Text", nullable)]
     pub event_id: Option<String>,
-    /// The run that spoke, as it was sent.
+    /// The run that sent it, as it was sent.
     #[sea_orm(column_type = "Text", nullable)]
     pub workflow_run_id: Option<String>,
     /// That run's attempt.

@@ -1,11 +1,11 @@
-//! Notices the jobs that fell silent. The owner of a partition looks for them now and then, and
-//! tells the partition's stream of each; what comes of that is decided when it is applied, in order
+//! Finds the jobs that fell silent. The owner of a partition looks for them periodically, and
+//! reports each to the partition's stream. The rules decide when the report is applied, in order
 //! with the callbacks.
 //!
-//! After an outage everything looks silent. So an owner presumes nothing until it has been connected
-//! and up to date for as long as the job may be silent. Silence is measured on one clock, the
-//! broker's, which also gave the jobs their times. How long the owner has listened is measured by
-//! its own uninterrupted counting, and between owners by the database's clock.
+//! After an outage every job looks silent. So an owner presumes no job failed until it has been
+//! connected and up to date for as long as the job may be silent. Silence is measured by one clock,
+//! the broker's, which also gave the jobs their times. How long the owner has listened is measured
+//! by its own monotonic clock, and between owners by the database's clock.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -27,13 +27,13 @@ use crate::rules::event::{Position, lost_body};
 use crate::store::liveness::{Limits, Silent, Soonest, silent, soonest};
 use crate::store::partitions;
 
-/// How often an owner looks, at the least and at the most.
+/// The shortest and the longest time between two rounds.
 const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
-/// What is never a gap.
+/// A shorter interruption is never a gap.
 const SHORTEST_GAP: Duration = Duration::from_millis(500);
-/// How long looking may take.
+/// How long a round may take.
 const ROUND_LIMIT: Duration = Duration::from_secs(30);
-/// How many silent jobs a round tells of; the next one follows at once when there are more.
+/// The most silent jobs that a round reports; if there are more, the next round follows at once.
 const MAX_LOST: usize = bundle::MAX_CALLBACKS;
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
@@ -48,8 +48,9 @@ pub struct Silence {
 }
 
 impl Silence {
-    /// How long nobody may listen for a partition to count as watched all along. Of a job that beats
-    /// three times in its timeout, that and a beat on each side of it are less than the timeout.
+    /// The longest interruption after which a partition still counts as watched throughout. For a
+    /// job that beats three times in its timeout, this gap plus a beat on each side is shorter than
+    /// the timeout.
     #[must_use]
     pub fn longest_gap(self) -> Duration {
         (self.heartbeat / 4).max(SHORTEST_GAP)
@@ -74,27 +75,27 @@ pub(crate) fn describe_metrics() {
     );
 }
 
-/// For how long a partition has been watched: the broker answered, and what it held was applied.
+/// How long a partition has been watched: the broker answered, and everything that it held was
+/// applied.
 #[derive(Debug)]
 struct Watch {
     longest_gap: Duration,
-    /// What owners had watched when this one began.
+    /// How long earlier owners had watched when this one began.
     before: Duration,
     /// Since when this one has.
     since: Option<Instant>,
-    /// When the broker last answered: here, and by its own clock.
+    /// When the broker last answered: by our clock, and by its own.
     answered: Option<(Instant, DateTime<Utc>)>,
 }
 
 impl Watch {
-    /// Goes on with what the owners before have watched, if there is something.
+    /// Continues the watch of earlier owners, if there is one.
     fn new(longest_gap: Duration, before: Option<Duration>, now: Instant) -> Self {
         let since = before.map(|_| now);
         Self { longest_gap, before: before.unwrap_or_default(), since, answered: None }
     }
 
-    /// The broker has answered, and said what time it is there. `Err` is why the watch must begin
-    /// anew.
+    /// The broker has answered, with its time. `Err` is why the watch must begin again.
     fn hear(&mut self, now: Instant, there: DateTime<Utc>) -> Result<(), &'static str> {
         let Some((before, there_before)) = self.answered.replace((now, there)) else {
             return Ok(());
@@ -105,7 +106,8 @@ impl Watch {
         }
         let here = TimeDelta::from_std(here).unwrap_or(TimeDelta::MAX);
         let off = there.signed_duration_since(there_before) - here;
-        // The jobs' times are those of the clock before: they compare only once all have new ones.
+        // The jobs' times come from the old clock; they are comparable only once all of them are
+        // new.
         if off.abs().to_std().is_ok_and(|off| off > self.longest_gap) {
             return Err("the broker's clock has been set");
         }
@@ -120,7 +122,7 @@ impl Watch {
         self.since = Some(now);
     }
 
-    /// Ends it: what was watched counts no longer.
+    /// Ends the watch: what was watched no longer counts.
     fn forget(&mut self) {
         self.answered = None;
         self.before = Duration::ZERO;
@@ -133,7 +135,7 @@ impl Watch {
     }
 }
 
-/// What counts as silent at this time of the stream, for an owner that has `watched` so long.
+/// What counts as silent at this time of the stream, for an owner that has `watched` this long.
 fn limits(silence: Silence, watched: Duration, now: DateTime<Utc>) -> Limits {
     let before = |timeout: Duration| {
         let timeout = TimeDelta::from_std(timeout).ok().filter(|_| watched >= timeout)?;
@@ -147,7 +149,7 @@ fn limits(silence: Silence, watched: Duration, now: DateTime<Utc>) -> Limits {
     }
 }
 
-/// Before when nobody is silent.
+/// The time before which no job can become silent.
 fn first_silence(silence: Silence, soonest: Soonest) -> DateTime<Utc> {
     let after = |heard: Option<DateTime<Utc>>, timeout: Duration| {
         heard?.checked_add_signed(TimeDelta::from_std(timeout).ok()?)
@@ -157,7 +159,7 @@ fn first_silence(silence: Silence, soonest: Soonest) -> DateTime<Utc> {
     all.into_iter().flatten().min().unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
-/// Who looks: the process that owns the partition.
+/// The process that owns the partition.
 #[derive(Debug, Clone, Copy)]
 pub struct Owner<'a> {
     /// The database.
@@ -166,12 +168,12 @@ pub struct Owner<'a> {
     pub jetstream: &'a jetstream::Context,
     /// The random id of the process.
     pub id: &'a str,
-    /// For how long an acquisition holds a partition.
+    /// How long an acquisition holds a partition.
     pub lease: Duration,
 }
 
-/// Looks for silent jobs for as long as it is polled: while the partition is owned and read. Nobody
-/// is presumed failed without a `silence`.
+/// Looks for silent jobs for as long as it is polled: while the partition is owned and read.
+/// Without a `silence`, no job is presumed failed.
 pub async fn watch(
     owner: Owner<'_>,
     silence: Option<Silence>,
@@ -179,7 +181,7 @@ pub async fn watch(
     row: &Row,
 ) -> Infallible {
     let Some(silence) = silence else { return std::future::pending().await };
-    // The acquisition put the lease's end one lease after its own time.
+    // The acquisition set the lease's end to one lease after its own time.
     let acquired = row
         .lease_until
         .and_then(|until| until.checked_sub_signed(TimeDelta::from_std(owner.lease).ok()?));
@@ -199,7 +201,7 @@ pub async fn watch(
         let round = tokio::time::timeout(ROUND_LIMIT, sweeper.round()).await;
         let more = match round.unwrap_or_else(|_| Err("no answer in time".into())) {
             Ok(more) => more,
-            // The watch goes on: if this lasts for longer than a gap, the next answer breaks it.
+            // The watch continues: if this lasts longer than a gap, the next answer ends it.
             Err(error) => {
                 let error = &*error;
                 tracing::warn!(%partition, error, "silent jobs are not looked for; trying again");
@@ -217,9 +219,9 @@ struct Sweeper<'a> {
     epoch: i64,
     silence: Silence,
     watch: Watch,
-    /// Where the stream ended when it was last looked at.
+    /// Where the stream ended in the previous round.
     end: Option<i64>,
-    /// While the stream ends there, nobody is silent before that time of the stream.
+    /// While the stream ends there, no job is silent before this time of the stream.
     quiet: Option<(i64, DateTime<Utc>)>,
 }
 
@@ -232,7 +234,7 @@ struct Described {
 }
 
 impl Sweeper<'_> {
-    /// Looks once. Returns whether to look again at once.
+    /// Runs one round. Returns whether the next one should follow at once.
     async fn round(&mut self) -> Result<bool, Fault> {
         let Self { owner, partition, epoch, .. } = *self;
         let described = describe(owner.jetstream, partition).await?;
@@ -247,9 +249,9 @@ impl Sweeper<'_> {
         }
         let number = i32::from(partition.number());
         let committed = partitions::committed(owner.db, number, owner.id, epoch).await?;
-        // Somebody else owns the partition; whoever reads it here is about to notice.
+        // Somebody else owns the partition; our reader is about to notice.
         let Some(committed) = committed else { return Ok(false) };
-        // Everything there was a round ago, what that round itself told of too.
+        // Everything that the stream held a round ago, including that round's own reports.
         if end_before.is_none_or(|end| committed.row.applied_seq < end) {
             return Ok(false);
         }
@@ -266,7 +268,8 @@ impl Sweeper<'_> {
             found
         };
         if found.is_empty() {
-            // The database is asked again when something has happened, or when it is time.
+            // The database is asked again only if something has happened, or if a timeout can have
+            // expired.
             if committed.row.applied_seq >= end {
                 let soonest = soonest(owner.db, number).await?;
                 self.quiet = Some((end, first_silence(self.silence, soonest)));
@@ -277,7 +280,7 @@ impl Sweeper<'_> {
         Ok(found.len() == MAX_LOST)
     }
 
-    /// Tells the stream of the silent jobs.
+    /// Reports the silent jobs to the stream.
     async fn tell(&mut self, found: &[Silent], now: DateTime<Utc>) -> Result<(), Fault> {
         let Self { owner, partition, .. } = *self;
         let max_payload = owner.jetstream.client().server_info().max_payload;
@@ -287,7 +290,7 @@ impl Sweeper<'_> {
         for Silent { id, last_seq, last_idx } in found {
             let body = lost_body(id, Position { seq: *last_seq, idx: *last_idx });
             let entry = internal::entry("worker", id, now.timestamp_millis(), &body);
-            // What does not fit is found again.
+            // What does not fit is found again in the next round.
             if payload.len() + entry.len() > max_bytes {
                 break;
             }
@@ -298,7 +301,7 @@ impl Sweeper<'_> {
         let seq = match published {
             Ok(seq) => seq,
             Err(error) => {
-                // What it does not take of workers it may not have taken of senders either.
+                // A stream that refuses workers may have refused senders as well.
                 self.begin_anew("the stream does not take what it is told").await?;
                 return Err(error.into());
             }
@@ -309,7 +312,7 @@ impl Sweeper<'_> {
         Ok(())
     }
 
-    /// Forgets what was watched.
+    /// Forgets the watch.
     async fn begin_anew(&mut self, why: &'static str) -> Result<(), sea_orm::DbErr> {
         tracing::warn!(partition = %self.partition, why, "the watch for silent jobs begins anew");
         self.watch.forget();

@@ -1,5 +1,5 @@
-//! Looks at all partitions, jobs and ingresses now and then. One look serves the metrics and
-//! whoever watches, however many they are.
+//! Looks at all partitions, jobs and ingresses periodically. One look serves the metrics and every
+//! watcher.
 
 mod history;
 pub mod humanize;
@@ -32,18 +32,18 @@ use history::History;
 pub use refusals::Refusals;
 pub use snapshot::{DeadLetterCounts, JobCounts, PartitionState, Sample, Snapshot, StreamState};
 
-/// How often is looked while somebody watches, and while nobody does.
+/// The time between two looks while somebody watches, and while nobody does.
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-/// How often jobs are counted while nobody watches, at the least and at the most.
+/// The shortest and the longest time between two counts of jobs while nobody watches.
 const COUNT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// Counting reads an index entry for every job, so it takes this share of the time at the most.
+/// Counting reads an index entry for every job, so it may take one part in this many of the time.
 const COUNT_SHARE: u32 = 20;
 /// How many of the jobs that have been silent for longest are named.
 const QUIETEST: u64 = 5;
 /// How long the broker may take to describe a stream, and the database to answer.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Says what each metric means; call once, after the recorder is installed.
+/// Describes each metric. Call once, after the recorder is installed.
 pub fn describe_metrics() {
     metrics::describe();
 }
@@ -53,13 +53,13 @@ pub fn describe_metrics() {
 pub struct Sources {
     /// The database, over connections of its own.
     pub db: DatabaseConnection,
-    /// The broker; none when it can't be reached.
+    /// The broker; none if it cannot be reached.
     pub jetstream: Option<jetstream::Context>,
     /// The ops listeners of ingresses, as `host:port`.
     pub ingresses: Vec<String>,
 }
 
-/// The last snapshot, and a way to say that somebody wants the next one soon.
+/// The last snapshot, and a way to ask for the next one soon.
 #[derive(Debug, Clone)]
 pub struct View {
     snapshot: watch::Receiver<Arc<Snapshot>>,
@@ -73,8 +73,8 @@ impl View {
         Arc::clone(&self.snapshot.borrow())
     }
 
-    /// Receives every snapshot from now on, or only the last where several have come. As long as it
-    /// lives, they come every second.
+    /// A receiver of every snapshot from now on; a slow one gets only the latest. While it lives,
+    /// there is a snapshot every second.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.wanted.notify_one();
@@ -90,7 +90,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// One that has not looked yet, and its view.
+    /// An observer that has not looked yet, and its view.
     #[must_use]
     pub fn new() -> (Self, View) {
         let (snapshot, receiver) = watch::channel(Arc::default());
@@ -99,7 +99,7 @@ impl Observer {
         (Self { snapshot, wanted }, view)
     }
 
-    /// Looks now and then, for ever, and shows the metrics of the partitions that are `owned`.
+    /// Looks periodically, for ever, and exports the metrics of the partitions that are `owned`.
     pub(crate) async fn run(
         self,
         sources: Sources,
@@ -130,7 +130,7 @@ impl Observer {
     }
 }
 
-/// Looks once; what the one look before has found stands in for what does not answer.
+/// Looks once. What the previous look found stands in for what does not answer.
 #[derive(Debug)]
 pub struct Looker {
     sources: Sources,
@@ -146,7 +146,7 @@ pub struct Looker {
 }
 
 impl Looker {
-    /// One that has not looked yet.
+    /// A looker that has not looked yet.
     #[must_use]
     pub fn new(sources: Sources) -> Self {
         Self {
@@ -162,7 +162,7 @@ impl Looker {
         }
     }
 
-    /// Looks, and names what could not be seen.
+    /// Looks, and names what could not be reached.
     pub async fn look(&mut self) -> Snapshot {
         #[expect(clippy::disallowed_methods, reason = "it is shown, and decides nothing")]
         let at = Utc::now();
@@ -262,7 +262,7 @@ impl Looker {
         }
     }
 
-    /// Shows the metrics of what this process owns, and nothing of what it has lost.
+    /// Exports the metrics of the partitions that this process owns, and clears those of lost ones.
     fn show(&self, snapshot: &Snapshot, owned: &BTreeSet<i32>, shown: &mut BTreeSet<i32>) {
         for state in &snapshot.partitions {
             let number = state.number();

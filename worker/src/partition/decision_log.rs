@@ -1,8 +1,9 @@
-//! Tells what was decided of a batch, once it is committed and not before: what is rolled back was
-//! not decided. A log line a decision, and the spans of those that are traced.
+//! Reports the decisions of a batch after its commit, because a rolled-back decision does not
+//! count. One log line for each decision, and the spans of traced callbacks.
 //!
-//! At 20 000 callbacks a second a line for each would cost more than it tells. So what people look
-//! for is logged by default, and the rest at `debug`: `RUST_LOG=info,worker::partition::decision_log=debug`.
+//! At 20 000 callbacks a second a line for each would cost more than it is worth. So the decisions
+//! that people look for are logged by default, and the rest at `debug`:
+//! `RUST_LOG=info,worker::partition::decision_log=debug`.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -19,8 +20,8 @@ use crate::rules::decision::{Decision, Effect, Reason};
 use crate::rules::event::{Body, Content, Incoming, Position};
 use crate::rules::transition;
 
-/// Tells of a batch that is committed: of what it applied, and when its first statement `began`,
-/// which is known where spans go anywhere.
+/// Reports a committed batch. `began` is when its first statement began, which is known only if
+/// spans are exported.
 pub(crate) fn tell(
     traces: &Traces,
     partition: Partition,
@@ -35,7 +36,7 @@ pub(crate) fn tell(
     if !logs_some && !is_traced {
         return;
     }
-    // What was tried again may have come with the same batch, which knows its trace.
+    // A callback that was tried again may be from the same batch, which knows its trace.
     let entries = applied.redriven.iter().chain(incoming);
     let entries: HashMap<Position, &Incoming> =
         entries.map(|entry| (entry.position, entry)).collect();
@@ -69,7 +70,7 @@ pub(crate) fn tell(
     }
 }
 
-/// What an entry is about, as far as it says.
+/// What an entry is about, as far as it is known.
 struct About<'a> {
     job: Option<&'a str>,
     run: Option<&'a str>,
@@ -103,7 +104,7 @@ impl<'a> About<'a> {
 }
 
 fn log(partition: Partition, decision: &Decision, entry: Option<&Incoming>) {
-    /// A level is a part of a line's description, so each has its own.
+    /// tracing needs the level at compile time, so each level has its own call.
     macro_rules! line {
         ($level:ident, $text:literal) => {{
             let about = entry.map(About::new);
@@ -178,8 +179,8 @@ fn destination(span: &mut Span, partition: Partition) {
     ]);
 }
 
-/// The span of the transaction, which links those that its callbacks came from, and is linked by
-/// those that it applied; none when nobody records any of them.
+/// The span of the transaction. It links to the traces of its callbacks, and their spans link to
+/// it. None if none of them is recorded.
 fn batch(
     traces: &Traces,
     partition: Partition,

@@ -1,4 +1,4 @@
-//! Reads a partition's stream in order, through a consumer of its own; the only place that acks.
+//! Reads a partition's stream in order, through a consumer of its own. The only place that acks.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -25,29 +25,29 @@ use crate::rules::known_refusals::KnownRefusals;
 use crate::rules::stop_reason::{Mismatch, StopReason};
 use crate::rules::verdict::{self, Checkpoint, Description, Verdict, judge};
 
-/// How long the broker waits before it delivers an unacked message again: never, in practice. An
+/// How long the broker waits before it redelivers an unacked message: in practice for ever. An
 /// owner that needs messages again makes a new consumer.
 const ACK_WAIT: Duration = Duration::from_secs(3600);
 /// After this long without a pull the broker forgets a consumer whose owner died.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(300);
 /// A message that is known to be there must come within this time.
 const FIRST_MESSAGE_LIMIT: Duration = Duration::from_secs(10);
-/// For how long a cluster's bad news of a stream is doubted: twice what a leader takes to find out
-/// that nobody hears it any more.
+/// How long a cluster's bad description of a stream is doubted: twice what a leader takes to notice
+/// that it is isolated.
 const DOUBT: Duration = Duration::from_secs(20);
-/// What a pull may bring: bounds this process's memory per partition.
+/// The most that a pull may bring, which bounds this process's memory per partition.
 const PULL_MESSAGES: usize = 32;
 const PULL_BYTES: usize = 1024 * 1024;
-/// How many of the messages that were let through are remembered: more than are prefetched.
+/// How many delivered messages are remembered: more than are prefetched.
 const REMEMBERED: usize = 1024;
 
-/// Why a partition can't be read on.
+/// Why reading a partition ends.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
-    /// Going on would skip or repeat something: a person must look.
+    /// Continuing would skip or repeat something: a person must look.
     #[error("{0}")]
     Stop(StopReason),
-    /// Anything else has one recovery: drop the buffer and acquire the partition anew.
+    /// Anything else has one recovery: drop the buffer and acquire the partition again.
     #[error("{0}")]
     Anomaly(String),
 }
@@ -58,14 +58,14 @@ impl Trouble {
     }
 }
 
-/// What is known of a stream as long as it is read.
+/// What is known of a stream while it is read.
 #[derive(Debug)]
 pub struct Basis {
     /// Its partition.
     pub partition: Partition,
     /// When it was created.
     pub created_at: DateTime<Utc>,
-    /// The refusals that orders further ahead in it name.
+    /// The refusals that orders later in the stream name.
     pub known_refusals: KnownRefusals,
 }
 
@@ -81,10 +81,10 @@ pub struct Feed {
     remembered: Remembered,
     prefetch: Prefetch,
     traces: Traces,
-    /// What went wrong while it was read ahead: the next batch will not come.
+    /// What went wrong while prefetching: there will be no next batch.
     trouble: Option<Trouble>,
-    /// A message that came too early. It is remembered, because whoever asks for its reason may
-    /// be cancelled while the broker is asked.
+    /// The sequence of a message that came too early. It is kept, because finding the reason may be
+    /// cancelled while the broker is asked.
     gap: Option<i64>,
 }
 
@@ -101,8 +101,8 @@ impl Connection {
     }
 
     /// Behind another connection there may be a stream that lost its tail, with a consumer that
-    /// goes on as if nothing had happened. The client counts a connection before it hands out
-    /// the first message of it.
+    /// continues as if nothing had happened. The client counts a connection before it hands out its
+    /// first message.
     fn check(&self) -> Result<(), Trouble> {
         if self.statistics.connects.load(Ordering::Relaxed) == self.number {
             return Ok(());
@@ -111,8 +111,8 @@ impl Connection {
     }
 }
 
-/// When each of the last messages that were let through had been stored. That tells a message that
-/// is delivered again from another one that has taken its place.
+/// When the stream stored each of the last delivered messages. This distinguishes a redelivered
+/// message from another one that has taken its sequence.
 #[derive(Debug, Default)]
 struct Remembered(VecDeque<DateTime<Utc>>);
 
@@ -124,8 +124,7 @@ impl Remembered {
         self.0.push_back(stored);
     }
 
-    /// Whether the message that was the `back`-th last had been stored then. One that is forgotten
-    /// tells nothing.
+    /// Whether the `back`-th last message was stored at this time. False for one that is forgotten.
     fn is(&self, back: i64, stored: DateTime<Utc>) -> bool {
         let index = usize::try_from(back).ok().and_then(|back| self.0.len().checked_sub(back));
         index.and_then(|index| self.0.get(index)) == Some(&stored)
@@ -138,9 +137,9 @@ fn consumer_name(epoch: i64, owner: &str) -> String {
 }
 
 impl Feed {
-    /// Opens the feed for a partition that was just acquired: checks that the stream is the one
-    /// that was applied, makes a consumer that starts *at* the checkpoint, because the message
-    /// there proves that the stream still is the same, and deletes the predecessor's.
+    /// Opens the feed for a partition that was just acquired. Checks that the stream is the applied
+    /// one, makes a consumer that starts *at* the checkpoint, because the message there proves that
+    /// the stream is still the same, and deletes the predecessor's consumer.
     ///
     /// # Errors
     /// [`Trouble`].
@@ -152,13 +151,13 @@ impl Feed {
         partitions: u16,
         traces: &Traces,
     ) -> Result<(Self, Basis), Trouble> {
-        // Before anything is checked: all of that is known of this connection only.
+        // Taken before anything is checked, because the checks hold for this connection only.
         let connection = Connection::current(&jetstream.client());
         let checkpoint = Checkpoint::from(row);
         let (stream, description) = describe(jetstream, &checkpoint, partition).await?;
         let created_at = description.created_at;
 
-        // Where an operator let the partition go on there is no message at the checkpoint.
+        // If an operator let the partition continue, there is no message at the checkpoint.
         let start = row.applied_seq + i64::from(checkpoint.is_accepted);
 
         let consumer = consumer_name(row.epoch, owner);
@@ -175,7 +174,7 @@ impl Feed {
                 max_ack_pending: -1,
                 inactive_threshold: INACTIVE_THRESHOLD,
                 num_replicas: 1,
-                // Nothing counts on what it knows, and a disk would make every take-over wait.
+                // Nothing depends on its state, and a disk would delay every take-over.
                 memory_storage: true,
                 ..Config::default()
             })
@@ -183,7 +182,7 @@ impl Feed {
             .map_err(|error| Trouble::anomaly("the consumer can't be made", error))?
             .stream()
             .max_messages_per_batch(PULL_MESSAGES)
-            // A message above this limit would never come, and nothing would say so.
+            // A message above this limit would never be delivered, without any error.
             .max_bytes_per_batch(PULL_BYTES.max(max_payload + max_payload / 4))
             .expires(Duration::from_secs(30))
             .heartbeat(Duration::from_secs(5))
@@ -213,8 +212,8 @@ impl Feed {
         }
         if let Some(previous) = &row.previous_owner {
             let (stream, name) = (feed.stream.clone(), consumer_name(row.epoch - 1, previous));
-            // Nothing waits for that: it is gone already when its owner ended in order, and the
-            // broker forgets it by itself when its owner did not.
+            // Nothing waits for that: it is gone if its owner ended in order, and the broker
+            // forgets it by itself if its owner crashed.
             tokio::spawn(async move {
                 let _ = stream.delete_consumer(&name).await;
             });
@@ -222,7 +221,7 @@ impl Feed {
         Ok((feed, Basis { partition, created_at, known_refusals }))
     }
 
-    /// The first message must be the one that was applied last.
+    /// Checks that the first message is the one that was applied last.
     async fn check_first(
         &mut self,
         checkpoint: &Checkpoint<'_>,
@@ -236,8 +235,8 @@ impl Feed {
         believe(judge(checkpoint, description, message))
     }
 
-    /// Waits for a message and takes with it what has arrived, whole messages up to `max`
-    /// callbacks; a single larger one comes alone.
+    /// Waits for a message and adds what has arrived, whole messages up to `max` callbacks. A
+    /// larger message comes alone.
     ///
     /// # Errors
     /// [`Trouble`].
@@ -288,7 +287,7 @@ impl Feed {
             let seq = decoded.seq;
             if seq < self.next_seq {
                 if self.remembered.is(self.next_seq - seq, decoded.at) {
-                    // Delivered again; it is applied, or waits in this process already.
+                    // Redelivered: it is applied, or already waits in this process.
                     continue;
                 }
                 return Err(Trouble::Anomaly(format!(
@@ -308,8 +307,8 @@ impl Feed {
         }
     }
 
-    /// A jump in the sequence is the broker's hiccup when the message is still there, and a loss
-    /// when it is not.
+    /// A jump in the sequence is a transient fault of the broker if the message still exists, and a
+    /// loss if it does not.
     async fn explain_gap(&self, found: i64) -> Trouble {
         let missing = self.next_seq;
         let seq = u64::try_from(missing).unwrap_or(0);
@@ -321,7 +320,7 @@ impl Feed {
         }
     }
 
-    /// Whether the connection is still the one that everything is known of.
+    /// Checks that the connection is still the one that the feed was opened on.
     ///
     /// # Errors
     /// [`Trouble`].
@@ -329,8 +328,8 @@ impl Feed {
         self.connection.check()
     }
 
-    /// Tells the broker how far the partition is applied. A courtesy to those who look at the
-    /// broker: losing it is harmless, and it is never sent before the commit.
+    /// Tells the broker how far the partition is applied. Only people who look at the broker need
+    /// it: losing it is harmless. It is never sent before the commit.
     pub async fn ack(&self, last: &Received) {
         if let Err(error) = last.message.ack().await {
             tracing::debug!(partition = %self.partition, seq = last.seq, %error, "ack not sent");
@@ -341,7 +340,7 @@ impl Feed {
     pub async fn close(self) {
         let Self { stream, consumer, messages, .. } = self;
         drop(messages);
-        // The broker forgets it by itself when this fails.
+        // If this fails, the broker forgets it by itself.
         let _ = stream.delete_consumer(&consumer).await;
     }
 }
@@ -361,8 +360,8 @@ pub(crate) fn to_message(delivered: &jetstream::Message) -> anyhow::Result<Messa
     })
 }
 
-/// Finds the orders after the checkpoint. There are some only after the database was restored, or
-/// with an empty one: an order on a dead letter is not sent before the letter is in the database.
+/// Finds the orders after the checkpoint. There are some only if the database was restored or is
+/// empty: an order about a dead letter is not sent before the letter is in the database.
 pub(crate) async fn look_ahead(
     stream: &Stream,
     partition: Partition,
@@ -398,11 +397,11 @@ pub(crate) async fn look_ahead(
     }
 }
 
-/// The partition's stream, which can be the one that was applied as far as its description tells.
+/// The partition's stream, if its description agrees with what was applied.
 ///
-/// A node of a cluster that was frozen still takes itself for the leader when it goes on, hears what
-/// the others sent it before they went, and describes the stream as it was then. Only what it says
-/// for longer than that can last is believed.
+/// A node of a cluster that was frozen still takes itself for the leader when it resumes. It first
+/// receives what the others sent before they left, and describes the stream as it was then. A bad
+/// description is believed only if it lasts longer than that can.
 async fn describe(
     jetstream: &Context,
     checkpoint: &Checkpoint<'_>,
@@ -427,7 +426,7 @@ async fn describe(
     }
 }
 
-/// What a verdict means for whoever reads the stream.
+/// What a verdict means for the reader of the stream.
 fn believe(verdict: Verdict) -> Result<(), Trouble> {
     match verdict {
         Verdict::Believed => Ok(()),

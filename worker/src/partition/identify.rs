@@ -1,4 +1,4 @@
-//! Finds out whether a partition's stream is the one that was applied, without reading it in order.
+//! Finds out whether a partition's stream is the applied one, without reading it in order.
 
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::Context;
@@ -11,7 +11,7 @@ use crate::rules::verdict::{Checkpoint, Description, Message, Verdict, judge};
 /// Judges a partition's stream by its description and by the message at the checkpoint.
 ///
 /// # Errors
-/// The broker does not hand out the message; ask again.
+/// The broker did not return the message; ask again.
 pub async fn identify(
     jetstream: &Context,
     partition: Partition,

@@ -1,11 +1,11 @@
-//! Trims the stream of a partition that this process owns: what is applied and older than the
-//! replay horizon, and, in a stream that fills up, what is applied whatever its age. Never the
-//! message at the checkpoint, which proves that the stream is the one that was applied, nor
+//! Trims the stream of a partition that this process owns. It purges applied messages that are
+//! older than the replay horizon and, in a stream that fills up, applied messages of any age. It
+//! never purges the message at the checkpoint, which proves that the stream is the applied one, nor
 //! anything above it.
 //!
-//! Purging goes up to a sequence, and that comes from the row that this epoch has committed, read
-//! anew each time. An owner that was fenced finds no such row; a purge that it had begun is bounded
-//! by what it committed itself, which is never above what its successors carried on from.
+//! A purge goes up to a sequence that comes from the row that this epoch has committed, read again
+//! each time. A fenced owner finds no such row. A purge that it had begun is bounded by its own
+//! checkpoint, which is never above the one that its successors started from.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -21,17 +21,17 @@ use super::worker::Worker;
 use crate::rules::verdict::{Checkpoint, Description, Message, Verdict, judge};
 use crate::store::partitions;
 
-/// How often a stream is looked at, at the least; a short horizon makes it more often.
+/// The longest time between two rounds; a short horizon makes it shorter.
 const CALM_INTERVAL: Duration = Duration::from_secs(30);
-/// How often one is that is more than half full.
+/// The time between two rounds for a stream that is more than half full.
 const BUSY_INTERVAL: Duration = Duration::from_secs(1);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
-/// How long looking and purging may take.
+/// How long a round may take.
 const ROUND_LIMIT: Duration = Duration::from_secs(60);
 /// Above this share of `max_bytes`, in percent, age no longer counts.
 const PRESSURE_PERCENT: u64 = 80;
-/// How full a purge under pressure leaves the stream: some way below, so that it is not purged
-/// message by message from then on.
+/// How full a purge under pressure leaves the stream: well below the threshold, so that it does not
+/// purge message by message from then on.
 const RELIEF_PERCENT: u64 = 75;
 
 type Fault = Box<dyn Error + Send + Sync>;
@@ -47,7 +47,7 @@ pub(crate) fn describe_metrics() {
     }
 }
 
-/// A stream as its description tells, and how far it is applied.
+/// A stream's description, and how far it is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     /// The first stored sequence.
@@ -67,8 +67,8 @@ impl Seen {
         u128::from(self.bytes) * 100 > u128::from(self.max_bytes) * u128::from(percent)
     }
 
-    /// The sequence that a purge under pressure keeps from, if it may go that far, by the average
-    /// size of a message; whoever purges looks again.
+    /// The first sequence that a purge under pressure would keep, estimated by the average size of
+    /// a message. The next round checks again.
     fn relief(&self) -> u64 {
         let messages = u128::from(self.last - self.first + 1);
         let target = u128::from(self.max_bytes) * u128::from(RELIEF_PERCENT) / 100;
@@ -78,7 +78,7 @@ impl Seen {
     }
 }
 
-/// What is to be done to a stream.
+/// What to do with a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plan {
     /// Nothing.
@@ -93,15 +93,15 @@ pub enum Plan {
         /// The first sequence that stays.
         keep_from: u64,
     },
-    /// The stream is nearly full, and nothing of it may go: it waits to be applied.
+    /// The stream is nearly full, and nothing may be purged: everything waits to be applied.
     Stuck,
 }
 
-/// Decides what to purge; `young_from` is the first sequence that is younger than the horizon. The
-/// newest older one stays, because a backup that is younger may have its checkpoint there.
+/// Decides what to purge. `young_from` is the first sequence that is younger than the horizon. The
+/// newest older message stays, because a younger backup may have its checkpoint there.
 #[must_use]
 pub fn plan(seen: &Seen, young_from: u64) -> Plan {
-    // A stream that ends below the checkpoint has lost something. That is for people.
+    // A stream that ends below the checkpoint has lost something: a person must decide.
     if seen.applied > seen.last || seen.first > seen.last {
         return Plan::Keep;
     }
@@ -120,8 +120,8 @@ pub fn plan(seen: &Seen, young_from: u64) -> Plan {
     }
 }
 
-/// Looks for the first sequence from `low` to `high` that is not old, by halves; it is `high` when
-/// all before it are old.
+/// A binary search for the first sequence from `low` to `high` that is not old; it is `high` if all
+/// before it are old.
 #[derive(Debug)]
 struct Search {
     low: u64,
@@ -129,7 +129,7 @@ struct Search {
 }
 
 impl Search {
-    /// The sequence to look at next; none when the search is over, with the result in `low`.
+    /// The next sequence to examine; none if the search is over, with the result in `low`.
     fn next(&self) -> Option<u64> {
         (self.low < self.high).then(|| self.low + (self.high - self.low) / 2)
     }
@@ -147,7 +147,7 @@ fn is_old(stored: DateTime<Utc>, now: DateTime<Utc>, horizon: Duration) -> bool 
     TimeDelta::from_std(horizon).is_ok_and(|horizon| now.signed_duration_since(stored) > horizon)
 }
 
-/// Trims the partition's stream now and then, for as long as it is polled: while the partition is
+/// Trims the partition's stream periodically, for as long as it is polled: while the partition is
 /// owned and read.
 pub async fn tend(worker: &Worker, partition: Partition, epoch: i64) -> Infallible {
     let Some(horizon) = worker.replay_horizon else { return std::future::pending().await };
@@ -170,20 +170,20 @@ struct Janitor<'a> {
     worker: &'a Worker,
     partition: Partition,
     epoch: i64,
-    /// How long what is applied stays.
+    /// How long applied messages stay.
     horizon: Duration,
-    /// Whether the horizon has been given up to make room, and has not come back since.
+    /// Whether the horizon was shrunk to make room, and has not recovered since.
     shrunk: bool,
-    /// Whether the stream is nearly full of what is not applied.
+    /// Whether the stream is nearly full of messages that are not applied.
     stuck: bool,
 }
 
 impl Janitor<'_> {
-    /// Looks at the stream and purges what may go. Returns whether to look again soon.
+    /// Runs one round. Returns whether the next one should follow soon.
     async fn round(&mut self) -> Result<bool, Fault> {
         let (worker, number) = (self.worker, i32::from(self.partition.number()));
         let committed = partitions::committed(&worker.db, number, &worker.id, self.epoch).await?;
-        // Somebody else owns the partition; whoever reads it here is about to notice.
+        // Somebody else owns the partition; our reader is about to notice.
         let Some(committed) = committed else { return Ok(false) };
         let stream = worker.jetstream.get_stream(self.partition.stream()).await?;
         let info = stream.cached_info();
@@ -192,10 +192,10 @@ impl Janitor<'_> {
 
         let oldest = info.state.first_timestamp;
         let is_old = |stored| is_old(stored, committed.now, self.horizon);
-        // Past a hole that was accepted, the next message tells as much.
+        // Past an accepted gap, the next message serves as well.
         let look = async |seq| stream.get_first_raw_message_by_subject(">", seq).await;
         let mut search = Search { low: seen.first, high: seen.first };
-        // What stayed of the last purge is old, and mostly nothing else is.
+        // The message that the last purge kept is old, and usually it is the only one.
         if seen.applied > seen.first && is_old(oldest) {
             search.low = seen.first + 1;
             let is_more = is_old(look(search.low).await?.time);
@@ -214,7 +214,7 @@ impl Janitor<'_> {
             Plan::Expired { keep_from } => (keep_from, "horizon"),
             Plan::Shrink { keep_from } => (keep_from, "pressure"),
         };
-        // Where an operator let the partition go on, no message proves the stream.
+        // If an operator let the partition continue, no message proves the stream.
         let jetstream = &worker.jetstream;
         if !checkpoint.has_message()
             || identify(jetstream, self.partition, info, &checkpoint).await? != Verdict::Believed
@@ -255,8 +255,8 @@ impl Janitor<'_> {
     }
 }
 
-/// The stream beside the checkpoint; none when the description is not believed: the checkpoint says
-/// nothing about what another stream holds.
+/// The stream and the checkpoint; none if the description is not believed, because the checkpoint
+/// says nothing about another stream.
 fn see(info: &Info, checkpoint: &Checkpoint<'_>) -> Option<Seen> {
     match judge(checkpoint, &Description::from(info), Message::NotRead) {
         Verdict::Believed => {}
@@ -316,7 +316,7 @@ mod tests {
         assert_eq!(plan(&HALF_FULL, 1), Plan::Keep);
         assert_eq!(plan(&HALF_FULL, 2), Plan::Keep);
         assert_eq!(plan(&HALF_FULL, 301), Plan::Expired { keep_from: 300 });
-        // Everything is old: the message at the checkpoint stays, and all above it.
+        // Everything is old: the message at the checkpoint and everything above it stay.
         assert_eq!(plan(&HALF_FULL, 1001), Plan::Expired { keep_from: 900 });
         let trimmed = Seen { first: 900, ..HALF_FULL };
         assert_eq!(plan(&trimmed, 1001), Plan::Keep);

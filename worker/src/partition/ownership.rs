@@ -1,4 +1,4 @@
-//! Owns one partition: acquires it, reads it, applies it, and begins anew after any anomaly.
+//! Owns one partition: acquires it, reads it, applies it, and acquires it again after any anomaly.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,16 +25,16 @@ use crate::store::partitions::{self, Claim};
 
 /// How long a batch may take before it counts as failed.
 const BATCH_LIMIT: Duration = Duration::from_secs(60);
-/// How often a partition that somebody else owns is looked at, at the least.
+/// The longest time between two attempts to acquire a partition that somebody else owns.
 const FREE_RECHECK: Duration = Duration::from_secs(3);
-/// How often a stopped partition looks whether the reason is gone.
+/// How often the owner of a stopped partition checks whether the cause is gone.
 const STOPPED_RECHECK: Duration = Duration::from_secs(30);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// Why an owner stopped serving.
 enum End {
     Shutdown,
-    /// Another worker has a better claim to the partition.
+    /// The partition exceeds this worker's share.
     Surplus,
     /// Somebody else owns the partition now.
     Fenced,
@@ -67,7 +67,7 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
     let mut held = None;
     let mut renewed = worker.renewed.clone();
     while !shutdown.is_cancelled() {
-        // Attempts without a chance would hold the slots that others need.
+        // Hopeless attempts would hold the slots that other partitions need.
         let has_chance = worker.alone || held.is_some() || renewed.borrow().may_be_acquired(number);
         let slot = if has_chance { worker.share.take(partition) } else { None };
         let Some(slot) = slot else {
@@ -80,7 +80,7 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
             me: &worker.id,
             lease: worker.lease,
             alone: worker.alone,
-            // Whoever still holds the partition here has just found it not to be in order.
+            // If this process still holds the partition, it has just found an anomaly.
             watch_gap: worker.silence.filter(|_| held.is_none()).map(Silence::longest_gap),
         };
         let acquired = partitions::acquire(&worker.db, number, claim);
@@ -117,7 +117,7 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
             dead_letters_in_row: row.dead_letters_in_row,
         };
         let end = serve(&worker, &slot, partition, &row, &mut mine, begun, &shutdown).await;
-        // What took longer than the longest pause needs no further slowing down.
+        // An attempt that took longer than the longest pause needs no further backoff.
         if mine.applied_seq > applied_before || begun.elapsed() > BACKOFF.1 {
             backoff = BACKOFF.0;
         }
@@ -139,7 +139,7 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
             }
             End::Stopped(reason) => {
                 report_stop(&worker, &mine, partition, reason).await;
-                // Whoever accepts what is gone, or restores the database, changes the row.
+                // `ackline partitions accept`, or a restored database, changes the row.
                 tokio::select! {
                     () = pause(STOPPED_RECHECK, &shutdown) => {}
                     () = changed(&mut renewed, &mine) => {}
@@ -159,7 +159,7 @@ async fn changed(renewed: &mut watch::Receiver<Renewed>, mine: &Ownership) {
     }
 }
 
-/// Gives a partition back, if it is held.
+/// Releases a partition, if it is held.
 async fn release(worker: &Worker, partition: Partition, epoch: Option<i64>) {
     let Some(epoch) = epoch else { return };
     metrics::lost(partition);
@@ -169,7 +169,7 @@ async fn release(worker: &Worker, partition: Partition, epoch: Option<i64>) {
     }
 }
 
-/// Waits a little; less when a renewal comes before, because the share may have grown with it.
+/// Waits a little, but no longer than until the next renewal, because the share may have grown.
 async fn await_turn(
     renewed: &mut watch::Receiver<Renewed>,
     lease: Duration,
@@ -194,7 +194,7 @@ fn grow(backoff: &mut Duration) -> Duration {
     now
 }
 
-/// Why the row says that the partition is stopped.
+/// The reason of the stop in the row, if there is one.
 fn stop_code(row: &Row) -> Option<StopCode> {
     row.stopped_reason.as_ref()?.parse().ok()
 }
@@ -212,7 +212,7 @@ async fn report_stop(worker: &Worker, mine: &Ownership, partition: Partition, re
     }
 }
 
-/// Serves a partition from its acquisition, which was `begun` then, to whatever ends that.
+/// Serves a partition from its acquisition, which was `begun` then, to its end.
 async fn serve(
     worker: &Worker,
     slot: &Slot,
@@ -253,14 +253,14 @@ async fn serve(
     end
 }
 
-/// The stream is in order again, so a stop that it was the reason of is over.
+/// The stream is in order again, so a stop that it caused is over.
 async fn forget_stop(
     worker: &Worker,
     mine: &Ownership,
     row: &Row,
     partition: Partition,
 ) -> Result<(), DbErr> {
-    // Only a batch that commits ends that one.
+    // Only a committed batch ends that stop.
     if row.stopped_reason.is_none() || stop_code(row) == Some(StopCode::DeadLetters) {
         return Ok(());
     }
@@ -280,7 +280,7 @@ async fn read(
     let mut renewed = worker.renewed.clone();
     let mut connected = worker.connected.clone();
     loop {
-        // Looked at with every renewal too: the event that says so may be dropped.
+        // Checked with every renewal as well, because the client may drop the event.
         if let Err(trouble) = feed.check_connection() {
             return trouble.into();
         }
@@ -330,8 +330,8 @@ async fn read(
     }
 }
 
-/// Applies a batch; one with too many dead letters message by message, so that what comes before
-/// the callback that is one too many takes effect.
+/// Applies a batch. If it has too many dead letters, applies it message by message, so that
+/// everything before the callback that exceeds the limit takes effect.
 async fn apply_counted(
     worker: &Worker,
     basis: &Basis,

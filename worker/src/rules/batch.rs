@@ -1,5 +1,5 @@
-//! Folds a batch of events over the jobs that they concern. Pure: what it needs was loaded, what
-//! it decides is written by `store`.
+//! Folds a batch of events over the jobs that they concern. Pure: `store` has loaded what it needs,
+//! and writes what it decides.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -21,7 +21,7 @@ pub struct Known {
     pub jobs: HashMap<String, Job>,
     /// The ids of its earlier status events.
     pub seen: Seen,
-    /// The jobs with a dead letter: their callbacks are held behind it.
+    /// The jobs with a dead letter, behind which their callbacks are held.
     pub held: HashSet<String>,
 }
 
@@ -32,15 +32,15 @@ pub struct Plan {
     pub jobs: Vec<Job>,
     /// The rows of `job_events`, in the order of the stream.
     pub events: Vec<JobEvent>,
-    /// What can't be decoded or is held, in the order of the stream.
+    /// The dead and held entries, in the order of the stream.
     pub dead_letters: Vec<DeadLetter>,
     /// How many events had which effect.
     pub effects: BTreeMap<Effect, u64>,
     /// How many of them were ignored for which reason.
     pub ignored: BTreeMap<Reason, u64>,
-    /// What was decided of each, in the order in which it was.
+    /// Every decision, in order.
     pub decisions: Vec<Decision>,
-    /// Dead letters in a row at the end of the batch, and the most of them within it.
+    /// Dead letters in a row at the end of the batch, and the most within it.
     pub in_row: InRow,
 }
 
@@ -65,14 +65,14 @@ impl InRow {
         self.most = self.most.max(self.now);
     }
 
-    /// Goes on where another count ended.
+    /// Continues where another count ended.
     pub fn then(&mut self, later: Self) {
         self.now = later.now;
         self.most = self.most.max(later.most);
     }
 }
 
-/// Folds events, in the order of the stream, over what is known.
+/// Folds events, in the order of the stream, over the known rows.
 #[must_use]
 pub fn fold(
     mut known: Known,
@@ -91,7 +91,7 @@ pub fn fold(
         }
         let refused = known_refusals.reason(incoming.position, incoming.refusals);
         let event = match (&incoming.content, refused) {
-            // Orders are carried out between folds: they need more than the jobs.
+            // Orders are carried out between folds, because they need more than the jobs.
             (Content::Order(_), _) => continue,
             (Content::Event(event), None) => event,
             (Content::Event(event), Some(reason)) => {
@@ -126,8 +126,8 @@ pub fn fold(
     plan
 }
 
-/// Applies one event to its job, and writes down what became of it, where that leaves a row.
-/// `seen` learns the event's id.
+/// Applies one event to its job. Returns the outcome, and the event's row if it leaves one. `seen`
+/// learns the event's id.
 #[must_use]
 pub fn step(
     job: Option<Job>,
@@ -146,7 +146,7 @@ pub fn step(
     (outcome, row)
 }
 
-/// The plan for the one callback that the database refuses whenever it is tried.
+/// The plan for one callback that the database rejects on every attempt.
 #[must_use]
 pub fn bury(incoming: &Incoming, partition: i32, in_row: i32, reason: &str) -> Plan {
     let mut plan = Plan { in_row: InRow::from(in_row), ..Plan::default() };
@@ -154,7 +154,7 @@ pub fn bury(incoming: &Incoming, partition: i32, in_row: i32, reason: &str) -> P
     plan
 }
 
-/// The record of an order; `job_id` is none when there was no such dead letter.
+/// The record of an order; `job_id` is none if there is no such dead letter.
 #[must_use]
 pub fn record(
     asked: &Incoming,
@@ -202,7 +202,7 @@ impl Plan {
         let refusals = incoming.refusals + 1;
         self.dead_letters.push(dead_letter(incoming, partition, State::Dead, refusals, reason));
         self.in_row.dead();
-        // The reason may quote what was sent, and stays in the database.
+        // The reason may quote the callback, so it stays in the database.
         self.decide(incoming.position, Effect::Dead, None);
     }
 

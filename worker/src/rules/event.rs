@@ -1,4 +1,4 @@
-//! From a message of the stream to events. Pure: every time comes from the message.
+//! Decodes messages of the stream into events. Pure: every time comes from the message.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use shared::trace::TraceContext;
 use crate::entity::dead_letter;
 use crate::entity::job_event::Kind;
 
-/// Where a callback stands in its partition's stream.
+/// The position of a callback in its partition's stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position {
     /// The stream sequence, from 1.
@@ -22,7 +22,7 @@ pub struct Position {
     pub idx: i32,
 }
 
-/// What an event says.
+/// The content of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
     /// A callback of a sender.
@@ -36,7 +36,7 @@ pub enum Body {
     },
 }
 
-/// Something that happened to a job, ready to be applied.
+/// An event of a job, ready to be applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// Where it stands.
@@ -58,8 +58,8 @@ impl Event {
     }
 }
 
-/// One entry of a message: what is applied, or what becomes a dead letter. The payload stays with
-/// it, because whatever can't be applied is kept verbatim.
+/// One entry of a message: it is applied, or becomes a dead letter. It keeps its payload, because
+/// what cannot be applied is stored verbatim.
 #[derive(Debug, Clone)]
 pub struct Incoming {
     /// Where it stands.
@@ -70,9 +70,9 @@ pub struct Incoming {
     pub subject: Arc<str>,
     /// The verbatim body.
     pub payload: Bytes,
-    /// How often it was refused before.
+    /// How often the database rejected it before.
     pub refusals: i32,
-    /// The trace that it goes on in. Nothing is decided by it.
+    /// The trace that it continues. It decides nothing.
     pub trace: Option<TraceContext>,
     /// What it is.
     pub content: Content,
@@ -81,41 +81,41 @@ pub struct Incoming {
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// Something that happened to a job.
+    /// An event of a job.
     Event(Event),
-    /// Something that operators ask of a dead letter.
+    /// An operator's order about a dead letter.
     Order(Order),
-    /// Nothing that can be decoded; why.
+    /// It cannot be decoded; why.
     Undecodable(String),
 }
 
-/// What operators ask of a dead letter. It comes through the stream, so that it is applied in
-/// order, and again when the stream is. It says all that a replay needs to know of the refusal,
-/// because the database that is replayed into may not refuse the callback any more.
+/// An operator's order about a dead letter. It comes through the stream, so that it is applied in
+/// order, and again in a replay. It holds everything that a replay needs to know about the refusal,
+/// because the other database may accept the callback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     /// What to do.
     pub action: Action,
-    /// With which dead letter of the partition.
+    /// The dead letter, by its position in the partition.
     pub target: Position,
-    /// After which refusal of it, from 1: a second order on the same refusal does nothing.
+    /// The number of the refusal, from 1: a second order about the same refusal does nothing.
     pub refusal: i32,
     /// Why it was refused.
     pub reason: String,
 }
 
-/// What can be done with a dead letter.
+/// The possible decisions about a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// Try it again, and what is held behind it.
+    /// Try it again, and then what is held behind it.
     Requeue,
-    /// Let it take no effect, and go on with what is held behind it.
+    /// Discard it, and apply what is held behind it.
     Discard,
 }
 
 impl Action {
-    /// What it is on record as.
+    /// Its kind in `job_events`.
     #[must_use]
     pub fn kind(self) -> Kind {
         match self {
@@ -125,7 +125,7 @@ impl Action {
     }
 }
 
-/// The body that tells the partition's stream of a silence.
+/// The body that reports a silence to the partition's stream.
 #[must_use]
 pub fn lost_body(job_id: &str, witness: Position) -> String {
     let Position { seq, idx } = witness;
@@ -133,7 +133,7 @@ pub fn lost_body(job_id: &str, witness: Position) -> String {
 }
 
 impl Incoming {
-    /// The event, if it is one.
+    /// The event, if this entry is one.
     #[must_use]
     pub fn event(&self) -> Option<&Event> {
         match &self.content {
@@ -144,7 +144,7 @@ impl Incoming {
 }
 
 impl Order {
-    /// The body that says it on the partition's internal subject.
+    /// The body of the order, for the partition's internal subject.
     #[must_use]
     pub fn to_body(&self) -> String {
         let Self { action, target: Position { seq, idx }, refusal, reason } = self;
@@ -172,12 +172,12 @@ pub struct Message {
     pub payload: Bytes,
 }
 
-/// What is kept of a reason, in bytes.
+/// Reasons are truncated to this many bytes.
 pub const MAX_REASON_BYTES: usize = 1000;
-/// What is kept of a message id, in bytes; ours have 32.
+/// Message ids are truncated to this many bytes; ours have 32.
 const MAX_MSG_ID_BYTES: usize = 200;
 
-/// A text from the broker as a database takes it.
+/// A text from the broker in a form that databases accept.
 #[must_use]
 pub fn without_nul(text: &str, max_bytes: usize) -> String {
     let text = text.replace('\0', "");
@@ -196,7 +196,7 @@ pub fn micros(time: DateTime<Utc>) -> DateTime<Utc> {
     time.trunc_subsecs(6)
 }
 
-/// Decodes a message into its entries, in order. A message that is no bundle is one undecodable
+/// Decodes a message into its entries, in order. A message that is not a bundle is one undecodable
 /// entry with index 0.
 #[must_use]
 pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<Incoming> {
@@ -253,7 +253,7 @@ pub fn decode_again(letter: dead_letter::Model, partition: Partition, partitions
         subject: letter.subject.into(),
         payload: letter.payload.into(),
         refusals: letter.refusals,
-        // The trace has ended with the refusal.
+        // The trace ended with the refusal.
         trace: None,
     }
 }
@@ -267,7 +267,7 @@ fn content(said: Result<Said, String>, position: Position, at: DateTime<Utc>) ->
     match said {
         Ok(Said::Body(body)) => Content::Event(Event { position, at, body }),
         Ok(Said::Order(order)) => Content::Order(order),
-        // The reason may quote what was sent, and is kept in the database.
+        // The reason may quote the callback, so it stays in the database.
         Err(reason) => Content::Undecodable(without_nul(&reason, MAX_REASON_BYTES)),
     }
 }
@@ -338,7 +338,7 @@ fn internal(body: &[u8]) -> Result<Said, String> {
     }
 }
 
-/// A job in a foreign partition would have two writers.
+/// A job in the wrong partition would have two writers.
 fn in_partition(body: Body, partition: Partition, partitions: u16) -> Result<Body, String> {
     let job_id = match &body {
         Body::Callback(callback) => &callback.job_id,

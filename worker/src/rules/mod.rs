@@ -1,4 +1,5 @@
-//! The pure rules: what the stream says, and what it does to rows. No I/O, no clock, no randomness.
+//! The pure rules: what the stream says, and what that does to rows. No I/O, no clock, no
+//! randomness.
 
 pub mod decision;
 pub mod event;

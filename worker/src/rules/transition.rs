@@ -12,20 +12,20 @@ use super::event::{Body, Event, Position};
 use crate::entity::job::{Failure, Model as Job, Status};
 use crate::entity::job_event::{Effect, Kind};
 
-/// The version of these rules, kept with every checkpoint: rows written under another version
-/// need not equal a fold by this one.
+/// The version of these rules, stored with every checkpoint. Rows that another version wrote need
+/// not equal a fold by this one.
 pub const RULES_VERSION: i32 = 2;
 
-/// What became of an event.
+/// The outcome of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// The job afterwards; none when the event concerns a job that nobody has heard of.
+    /// The job afterwards; none if the event concerns an unknown job.
     pub job: Option<Job>,
-    /// Whether the row is another one than before.
+    /// Whether the row has changed.
     pub changed: bool,
     /// The effect.
     pub effect: Effect,
-    /// Why, where that needs saying.
+    /// Why, if that needs saying.
     pub reason: Option<Reason>,
     /// The status before and after.
     pub from: Option<Status>,
@@ -83,7 +83,7 @@ pub fn apply(job: Option<Job>, event: &Event, duplicate: bool) -> Outcome {
     }
 }
 
-/// A silence that the partition's owner noticed.
+/// A silence that the partition's owner reported.
 fn lose(job: Option<Job>, event: &Event, witness: Position) -> Outcome {
     let Some(mut job) = job else { return Outcome::ignored(None, Reason::UnknownJob) };
     let from = job.status;
@@ -92,7 +92,7 @@ fn lose(job: Option<Job>, event: &Event, witness: Position) -> Outcome {
         return Outcome::ignored(Some(job), Reason::Finished);
     }
     let since = match job.status {
-        // The presumed failure that it would lead to.
+        // The presumed failure that would result.
         Status::Running | Status::Failed => {
             return Outcome {
                 job: Some(job),
@@ -134,7 +134,7 @@ fn text(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// The first callback of a job creates it in the state that the callback gives.
+/// The first callback of a job creates it in the status that it reports.
 fn create(event: &Event, callback: &Callback) -> Outcome {
     let run = run_id(callback);
     let mut job = Job {
@@ -182,11 +182,11 @@ fn create(event: &Event, callback: &Callback) -> Outcome {
     Outcome { job: Some(job), changed: true, effect: Effect::Applied, reason: None, from: None, to }
 }
 
-/// Which run a callback speaks for, seen from its job.
+/// The run of a callback, relative to its job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Run {
     Current,
-    /// It names none, and the job has known several.
+    /// It names no run, and the job has known several.
     Unattributed,
     /// The job's run, or its attempt, was not known until now.
     Adopt,
@@ -225,7 +225,7 @@ fn classify(job: &Job, callback: &Callback) -> Run {
 fn hear(mut job: Job, event: &Event, callback: &Callback) -> Outcome {
     let before = job.clone();
     let run = classify(&job, callback);
-    // One clock for all of a job's times: none is ever earlier than the one it replaces.
+    // One clock for all of a job's times: none ever goes backwards.
     let now = event.at.max(job.updated_at);
     match run {
         Run::Stale => return Outcome::ignored(Some(before), Reason::StaleRun),
@@ -258,19 +258,19 @@ fn hear(mut job: Job, event: &Event, callback: &Callback) -> Outcome {
     Outcome { job: Some(job), changed, effect, reason, from, to }
 }
 
-/// When silence would make the job presumed failed, if that is the job's own to say. Otherwise it
-/// is the worker's, whose configuration these rules do not know.
+/// When silence would make the job presumed failed, if the job has its own timeout. Otherwise the
+/// worker's timeout applies, which these rules do not know.
 fn presume_at(job: &Job) -> Option<DateTime<Utc>> {
     let timeout_s = job.heartbeat_timeout_s.filter(|_| job.status == Status::Provisioning)?;
     Some(job.updated_at + TimeDelta::seconds(timeout_s.into()))
 }
 
-/// A new run starts afresh: the job is treated as queued, and nothing of the old run is left.
+/// Starts a new run: the job becomes queued, and nothing of the old run is left.
 fn begin_run(job: &mut Job, callback: &Callback) {
     job.status = Status::Queued;
     job.workflow_run_id = run_id(callback).map(|id| id.to_string());
     job.run_attempt = callback.run_attempt;
-    // A job that finished without a run id had a run all the same.
+    // A job that finished without a run id has had one run all the same.
     job.run_count = job.run_count.max(1) + 1;
     job.error = None;
     job.failed_step = None;
@@ -342,7 +342,8 @@ fn step(job: &mut Job, event: &Event, callback: &Callback, now: DateTime<Utc>) -
         (Failed, Says(Said::Failed)) => Ok((Unchanged, None)),
         (Failed, Says(Said::Provisioning)) if callback.run_attempt.is_none() => {
             revive(job);
-            // The run goes on under the same id, so its last `sent_at` still tells late beats apart.
+            // The run continues under the same id, so its last `sent_at` still identifies late
+            // heartbeats.
             job.heartbeat_count = 0;
             job.last_heartbeat_at = None;
             job.started_at = None;
@@ -371,7 +372,7 @@ fn fill(job: &mut Job, callback: &Callback, now: DateTime<Utc>) -> bool {
     .contains(&true)
 }
 
-/// Enters a status that the workflow gives.
+/// Enters a status that the workflow reports.
 fn enter(job: &mut Job, status: Status, callback: &Callback, now: DateTime<Utc>) {
     job.status = status;
     job.heartbeat_timeout_s = callback.heartbeat_timeout_s.or(job.heartbeat_timeout_s);
@@ -398,7 +399,7 @@ fn revive(job: &mut Job) {
     job.finished_at = None;
 }
 
-/// A sender's clock that is ahead counts as the stream's.
+/// A `sent_at` ahead of the stream's clock counts as the stream's time.
 fn sent_at(event: &Event, callback: &Callback) -> Option<DateTime<Utc>> {
     callback.sent_at.map(|sent_at| sent_at.min(event.at))
 }

@@ -81,14 +81,14 @@ pub enum Message<'a> {
     Id(Option<&'a str>),
 }
 
-/// What may be made of a stream.
+/// The verdict on a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is the stream that was applied, as far as it was looked at.
+    /// It is the applied stream, as far as it was examined.
     Believed,
-    /// No leader describes it: what it says may be old, whatever it is. Ask again.
+    /// No leader describes it, so the description may be out of date. Ask again.
     NoLeader,
-    /// It does not follow from what was applied.
+    /// It does not agree with what was applied.
     Differs(Mismatch),
 }
 

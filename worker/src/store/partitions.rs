@@ -1,5 +1,5 @@
-//! Ownership in the checkpoint rows. Leases run by the database's clock and are for liveness
-//! only; what makes a late owner harmless is the fence in [`super::batch::fence`].
+//! Ownership in the checkpoint rows. Leases run by the database's clock and are for liveness only.
+//! The fence, [`super::batch::fence`], makes a late owner harmless.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -13,16 +13,16 @@ use sea_orm::{
 
 use crate::entity::{partition, worker};
 
-/// After how many leases without a word the row of a process is removed.
+/// The row of a process is removed after this many leases without a renewal.
 const DEAD_LEASES: u32 = 10;
 
-/// Now, by the database's clock, plus a duration, in the form that the columns hold.
+/// The database's time plus a duration, in the format of the columns.
 pub(super) fn clock(backend: DbBackend, ahead: Duration) -> Expr {
     shifted_clock(backend, '+', ahead)
 }
 
 fn shifted_clock(backend: DbBackend, sign: char, by: Duration) -> Expr {
-    // A duration in whole milliseconds has nothing that would need escaping.
+    // A duration in whole milliseconds needs no escaping.
     let ms = by.as_millis();
     Expr::cust(match backend {
         DbBackend::Sqlite => {
@@ -43,14 +43,14 @@ pub struct Claim<'a> {
     pub lease: Duration,
     /// Whether no other process can be alive.
     pub alone: bool,
-    /// How long nobody may have been there for the partition to count as watched all along; none
-    /// if it does not in any case.
+    /// The longest time without an owner after which the partition still counts as watched
+    /// throughout; none if it does not count in any case.
     pub watch_gap: Option<Duration>,
 }
 
 /// Acquires a partition that is free, expired or already ours. One statement: it waits for a commit
-/// in flight and reads the checkpoint that this commit left. Returns the new row, or none while
-/// somebody else's lease runs.
+/// in flight, and reads the checkpoint that this commit left. Returns the new row, or none while
+/// another lease runs.
 pub async fn acquire(
     db: &DatabaseConnection,
     number: i32,
@@ -103,7 +103,7 @@ pub async fn free(db: &DatabaseConnection) -> Result<HashSet<i32>, DbErr> {
     Ok(numbers.into_iter().collect())
 }
 
-/// A partition of this process, as its row says.
+/// The row of a partition that this process owns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
     /// The epoch.
@@ -129,7 +129,7 @@ pub async fn renew(
     Ok(rows.into_iter().map(|row| (row.partition, held(row))).collect())
 }
 
-/// Gives a partition back, if it is still ours.
+/// Releases a partition, if it is still ours.
 pub async fn release(
     db: &DatabaseConnection,
     number: i32,
@@ -145,7 +145,7 @@ pub async fn release(
     Ok(())
 }
 
-/// Writes down why a partition is stopped, or that it no longer is, if it is still ours.
+/// Records why a partition is stopped, or that it no longer is, if it is still ours.
 pub async fn set_stopped(
     db: &DatabaseConnection,
     number: i32,
@@ -160,7 +160,7 @@ pub async fn set_stopped(
     Ok(())
 }
 
-/// Writes down that the partition is watched from now on, or that it is not, if it is still ours.
+/// Records that the partition is watched from now on, or that it is not, if it is still ours.
 pub async fn set_watched(
     db: &DatabaseConnection,
     number: i32,
@@ -209,7 +209,7 @@ pub async fn committed(
         .await
 }
 
-/// Says that this process is alive, for a while.
+/// Records that this process is alive for one lease.
 pub async fn keep_alive(
     db: &DatabaseConnection,
     me: &str,
@@ -217,7 +217,7 @@ pub async fn keep_alive(
     lease: Duration,
 ) -> Result<(), DbErr> {
     use worker::Column;
-    // The time is an expression of the database, which the entity's insert can't carry.
+    // The time is a database expression, which the entity's insert cannot carry.
     let statement = Query::insert()
         .into_table(worker::Entity)
         .columns([Column::Id, Column::Name, Column::AliveUntil])
@@ -254,8 +254,8 @@ pub async fn count_workers(db: &DatabaseConnection, lease: Duration) -> Result<W
     Ok(counted.unwrap_or(Workers { alive: 0, long_dead: 0 }))
 }
 
-/// Takes away the rows of processes that ended without a word and have been dead for long. One
-/// that was only paused makes its row anew.
+/// Deletes the rows of processes that crashed long ago. A process that was only paused creates its
+/// row again.
 pub async fn bury(db: &DatabaseConnection, lease: Duration) -> Result<(), DbErr> {
     worker::Entity::delete_many()
         .filter(Expr::col(worker::Column::AliveUntil).lt(long_ago(db, lease)))
@@ -268,7 +268,7 @@ fn long_ago(db: &DatabaseConnection, lease: Duration) -> Expr {
     shifted_clock(db.get_database_backend(), '-', lease.saturating_mul(DEAD_LEASES))
 }
 
-/// Takes this process's row away.
+/// Deletes this process's row.
 pub async fn leave(db: &DatabaseConnection, me: &str) -> Result<(), DbErr> {
     worker::Entity::delete_by_id(me).exec(db).await?;
     Ok(())

@@ -1,4 +1,4 @@
-//! What is configured of the console, and the token that it demands off loopback.
+//! The console's settings, and the token that it requires outside loopback.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -6,7 +6,7 @@ use shared::secret::{ExposeSecret, Secret};
 use subtle::ConstantTimeEq;
 use url::Url;
 
-/// The cookie that a browser keeps after it has shown the token.
+/// The cookie that a browser keeps after it has presented the token.
 pub(super) const COOKIE: &str = "ackline_session";
 /// The shortest token, in bytes.
 const MIN_TOKEN_BYTES: usize = 16;
@@ -14,14 +14,14 @@ const MIN_TOKEN_BYTES: usize = 16;
 /// What is configured of the console.
 #[derive(Debug, Default)]
 pub struct WebSettings {
-    /// What a request must prove to know; none on loopback only.
+    /// The token that a request must present; none on loopback only.
     pub token: Option<Token>,
     /// Where the workflow runs, such as `https://github.com/owner/name`.
     pub repository: Option<Url>,
 }
 
 impl WebSettings {
-    /// The page of a workflow run, when it is known where workflows run.
+    /// The page of a workflow run, if it is known where workflows run.
     pub(super) fn run_url(&self, run: Option<&str>, attempt: Option<i32>) -> Option<String> {
         let run = run.filter(|run| !run.is_empty() && run.bytes().all(|b| b.is_ascii_digit()))?;
         let repository = self.repository.as_ref()?.as_str().trim_end_matches('/');
@@ -30,15 +30,15 @@ impl WebSettings {
     }
 }
 
-/// A secret that people and programs show to be let in.
+/// A secret that people and programs present for access.
 #[derive(Debug)]
 pub struct Token(Secret<str>);
 
 impl Token {
-    /// A token, if it is long enough and can stand in a header.
+    /// A token, if it is long enough and valid in a header.
     ///
     /// # Errors
-    /// What is wrong with it, without showing it.
+    /// What is wrong with it, without quoting it.
     pub fn new(token: Secret<str>) -> Result<Self, String> {
         let text = token.expose_secret();
         if text.len() < MIN_TOKEN_BYTES {
@@ -50,13 +50,13 @@ impl Token {
         Ok(Self(token))
     }
 
-    /// Whether this is the token; takes the same time whatever it is.
+    /// Whether this is the token. Takes constant time.
     pub(super) fn is(&self, shown: &str) -> bool {
         Sha256::digest(self.0.expose_secret()).ct_eq(&Sha256::digest(shown)).into()
     }
 
-    /// What a browser keeps instead of the token. It is the same from every worker, and worth
-    /// nothing once the token is replaced.
+    /// What a browser keeps instead of the token. It is the same from every worker, and worthless
+    /// once the token is replaced.
     pub(super) fn session(&self) -> String {
         // Any length of key is fine.
         let mac = <Hmac<Sha256>>::new_from_slice(self.0.expose_secret().as_bytes())
@@ -64,7 +64,7 @@ impl Token {
         mac.map(|mac| hex::encode(mac.finalize().into_bytes())).unwrap_or_default()
     }
 
-    /// Whether this is what a browser was given to keep.
+    /// Whether this is the cookie's valid content.
     pub(super) fn is_session(&self, kept: &str) -> bool {
         let session = self.session();
         !session.is_empty() && bool::from(session.as_bytes().ct_eq(kept.as_bytes()))

@@ -16,9 +16,9 @@ use crate::web::problem::Problem;
 use crate::web::state::Web;
 
 const PAGE: u64 = 50;
-/// How much of an error a line shows, in characters.
+/// The longest part of an error on a line, in characters.
 const BRIEF: usize = 80;
-/// How far back the list may be cut, by name.
+/// The periods that the list can be limited to, by name.
 const WITHIN: [(&str, &str, TimeDelta); 4] = [
     ("1h", "last hour", TimeDelta::hours(1)),
     ("24h", "last 24 hours", TimeDelta::hours(24)),
@@ -26,7 +26,7 @@ const WITHIN: [(&str, &str, TimeDelta); 4] = [
     ("30d", "last 30 days", TimeDelta::days(30)),
 ];
 
-/// What a form sends; an empty field is none.
+/// The fields of the form; an empty field is none.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Asked {
     #[serde(default)]
@@ -86,7 +86,7 @@ impl Asked {
         })
     }
 
-    /// The address of a page of the same list.
+    /// The URL of another page of the same list.
     fn path(&self, after: Option<&str>) -> String {
         address(
             "/jobs",
