@@ -14,9 +14,6 @@ use crate::tools;
 const WORKFLOW: &str = ".github/workflows/provision-agent.yml";
 
 /// The text of the repository's workflow.
-///
-/// # Errors
-/// When it can't be read.
 pub fn workflow() -> Result<String> {
     fs::read_to_string(tools::workspace().join(WORKFLOW))
         .with_context(|| format!("can't read {WORKFLOW}"))
@@ -53,7 +50,6 @@ pub struct Inputs {
 
 impl Inputs {
     /// A run of a few seconds, which succeeds.
-    #[must_use]
     pub fn new(job_id: &str, callback_url: &str, secret: &str) -> Self {
         Self {
             job_id: job_id.to_owned(),
@@ -91,9 +87,6 @@ pub struct Outcome {
 impl Act {
     /// Starts a run in `dir/NAME`, with a copy of the repository's `.github` and a home of its
     /// own; its output goes to `dir/logs/NAME.log`.
-    ///
-    /// # Errors
-    /// When act or the workflow is missing.
     pub fn start(dir: &Path, name: &str, inputs: &Inputs) -> Result<Self> {
         let home = dir.join(name);
         let repository = home.join("repository");
@@ -142,18 +135,12 @@ impl Act {
     }
 
     /// Waits for the end of the run.
-    ///
-    /// # Errors
-    /// When it does not end in time.
     pub async fn finish(mut self, timeout: Duration) -> Result<Outcome> {
         let status = self.process.wait(timeout).await?;
         Ok(Outcome { success: status.success(), output: self.process.log().text() })
     }
 
     /// Starts a run and waits for its end.
-    ///
-    /// # Errors
-    /// When act or the workflow is missing, or it does not end in time.
     pub async fn run(
         dir: &Path,
         name: &str,

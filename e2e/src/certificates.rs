@@ -30,9 +30,6 @@ pub struct Issued {
 
 impl Authority {
     /// A new one, with its files in this directory, which is made if it is missing and names it.
-    ///
-    /// # Errors
-    /// When a file can't be written.
     pub fn new(dir: &Path) -> Result<Self> {
         let mut params = CertificateParams::default();
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
@@ -48,24 +45,17 @@ impl Authority {
     }
 
     /// The file with the authority's own certificate.
-    #[must_use]
     pub fn certificate(&self) -> &Path {
         &self.certificate
     }
 
     /// Issues a certificate, good for servers and clients, for these host names and IP addresses.
     /// `name` names the files, and is the common name.
-    ///
-    /// # Errors
-    /// When a name is none, or a file can't be written.
     pub fn issue(&self, name: &str, hosts: &[&str]) -> Result<Issued> {
         self.sign(name, params(name, hosts)?)
     }
 
     /// The same, but expired long ago.
-    ///
-    /// # Errors
-    /// When a name is none, or a file can't be written.
     pub fn issue_expired(&self, name: &str, hosts: &[&str]) -> Result<Issued> {
         let mut params = params(name, hosts)?;
         params.not_before = date_time_ymd(2020, 1, 1);

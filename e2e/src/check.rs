@@ -18,17 +18,11 @@ use crate::cluster::ANSWER_LIMIT;
 use crate::load;
 
 /// All jobs, by id.
-///
-/// # Errors
-/// When the database fails.
 pub async fn jobs(db: &DatabaseConnection) -> Result<Vec<job::Model>, DbErr> {
     job::Entity::find().order_by_asc(job::Column::Id).all(db).await
 }
 
 /// All events, by position.
-///
-/// # Errors
-/// When the database fails.
 pub async fn events(db: &DatabaseConnection) -> Result<Vec<job_event::Model>, DbErr> {
     job_event::Entity::find()
         .order_by_asc(job_event::Column::Partition)
@@ -39,9 +33,6 @@ pub async fn events(db: &DatabaseConnection) -> Result<Vec<job_event::Model>, Db
 }
 
 /// All dead letters, by position.
-///
-/// # Errors
-/// When the database fails.
 pub async fn dead_letters(db: &DatabaseConnection) -> Result<Vec<dead_letter::Model>, DbErr> {
     dead_letter::Entity::find()
         .order_by_asc(dead_letter::Column::Partition)
@@ -52,17 +43,11 @@ pub async fn dead_letters(db: &DatabaseConnection) -> Result<Vec<dead_letter::Mo
 }
 
 /// All partitions, by number.
-///
-/// # Errors
-/// When the database fails.
 pub async fn partitions(db: &DatabaseConnection) -> Result<Vec<partition::Model>, DbErr> {
     partition::Entity::find().order_by_asc(partition::Column::Partition).all(db).await
 }
 
 /// The last sequence of every partition's stream.
-///
-/// # Errors
-/// When the broker does not describe them.
 pub async fn stream_ends(client: async_nats::Client) -> Result<Vec<u64>> {
     let jetstream = jetstream::new(client);
     let mut ends = Vec::new();
@@ -74,9 +59,6 @@ pub async fn stream_ends(client: async_nats::Client) -> Result<Vec<u64>> {
 }
 
 /// Whether each stream has a leader, and all its copies, one on each server, are up to date.
-///
-/// # Errors
-/// When the streams are not described.
 pub async fn is_whole(client: async_nats::Client, servers: usize) -> Result<bool> {
     let context = ContextBuilder::new().timeout(ANSWER_LIMIT).build(client);
     // Each by its name, because not everybody may list them.
@@ -96,9 +78,6 @@ pub async fn is_whole(client: async_nats::Client, servers: usize) -> Result<bool
 }
 
 /// Whether every stream is applied to this end of it.
-///
-/// # Errors
-/// When the database fails.
 pub async fn is_applied(db: &DatabaseConnection, ends: &[u64]) -> Result<bool, DbErr> {
     let rows = partitions(db).await?;
     let is_applied = |(row, end): (&partition::Model, &u64)| {
@@ -122,7 +101,6 @@ pub struct Findings {
 
 impl Findings {
     /// Whether there are none.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.all().all(|(_, findings)| findings.is_empty())
     }
@@ -150,9 +128,6 @@ impl fmt::Display for Findings {
 ///
 /// A heartbeat that is sent again after an unknown outcome is signed anew, with another time, and
 /// counts as another one: there may be as many more of a job's as it has signed anew.
-///
-/// # Errors
-/// When the database fails.
 pub async fn exactly_once(
     db: &DatabaseConnection,
     sent: &[load::Job],

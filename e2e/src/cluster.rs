@@ -27,18 +27,12 @@ pub struct Cluster {
 
 impl Cluster {
     /// One server on this port, with its store in `dir/nats`.
-    ///
-    /// # Errors
-    /// When nats-server is missing or does not become ready.
     pub async fn single(dir: &Path, port: Port, settings: &Settings) -> Result<Self> {
         let nodes = vec![Nats::start_on(dir, port, settings).await?];
         Ok(Self { nodes, client: settings.client.clone(), _routes: Vec::new() })
     }
 
     /// Three nodes, with their stores in `dir/nats-1` and so on.
-    ///
-    /// # Errors
-    /// When nats-server is missing, or the nodes do not find together.
     pub async fn three(dir: &Path, settings: &Settings) -> Result<Self> {
         let routes = (0..3).map(|_| Port::lease()).collect::<Result<Vec<_>>>()?;
         let all: Vec<String> =
@@ -60,45 +54,31 @@ impl Cluster {
     }
 
     /// How many nodes there are.
-    #[must_use]
     pub fn size(&self) -> usize {
         self.nodes.len()
     }
 
     /// A node, counted from 0.
-    ///
-    /// # Panics
-    /// When there is none of this index.
-    #[must_use]
     pub fn node(&self, index: usize) -> &Nats {
         &self.nodes[index]
     }
 
     /// The same, to kill or to restart it.
-    ///
-    /// # Panics
-    /// When there is none of this index.
-    #[must_use]
     pub fn node_mut(&mut self, index: usize) -> &mut Nats {
         &mut self.nodes[index]
     }
 
     /// The addresses for clients, as in `NATS_URL`.
-    #[must_use]
     pub fn url(&self) -> String {
         self.nodes.iter().map(Nats::url).collect::<Vec<_>>().join(",")
     }
 
     /// What each node's processes have written, from the first start on.
-    #[must_use]
     pub fn logs(&self) -> Vec<Arc<Log>> {
         self.nodes.iter().flat_map(Nats::logs).cloned().collect()
     }
 
     /// A new connection, to whichever node can be reached.
-    ///
-    /// # Errors
-    /// When none can.
     pub async fn client(&self) -> Result<async_nats::Client> {
         let urls: Vec<String> = self.nodes.iter().map(Nats::url).collect();
         let connecting = self.client.clone().connect(urls.as_slice());
@@ -111,9 +91,6 @@ impl Cluster {
     }
 
     /// Ends every node with SIGTERM.
-    ///
-    /// # Errors
-    /// When one does not end.
     pub async fn stop_server(&mut self) -> Result<()> {
         for node in &mut self.nodes {
             node.stop_server().await?;
@@ -122,9 +99,6 @@ impl Cluster {
     }
 
     /// Starts every node again; kills first what runs.
-    ///
-    /// # Errors
-    /// When one does not become ready.
     pub async fn restart(&mut self) -> Result<()> {
         for node in &mut self.nodes {
             node.launch_again()?;
@@ -143,9 +117,6 @@ impl Cluster {
     }
 
     /// The index of the node that leads a stream; none while an election goes on.
-    ///
-    /// # Errors
-    /// When the stream is not described.
     pub async fn leader(&self, stream: &str) -> Result<Option<usize>> {
         let stream = self.context().await?.get_stream(stream).await?;
         let cluster = stream.cached_info().cluster.as_ref();
@@ -157,9 +128,6 @@ impl Cluster {
     }
 
     /// Tells the leader of a stream to hand over to another node.
-    ///
-    /// # Errors
-    /// When there is no leader to be told, or it refuses.
     pub async fn step_down(&self, stream: &str) -> Result<()> {
         let subject = format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}");
         let answer = self.client().await?.request(subject, "".into()).await?;
@@ -169,9 +137,6 @@ impl Cluster {
     }
 
     /// Whether each stream has a leader, and all its copies are up to date.
-    ///
-    /// # Errors
-    /// When the streams are not described.
     pub async fn is_whole(&self) -> Result<bool> {
         check::is_whole(self.client().await?, self.size()).await
     }

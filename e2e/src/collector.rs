@@ -64,7 +64,6 @@ pub struct Span {
 
 impl Span {
     /// An attribute; empty if it is not there.
-    #[must_use]
     pub fn get(&self, key: &str) -> &str {
         self.attributes.get(key).map_or("", String::as_str)
     }
@@ -82,9 +81,6 @@ type Spans = Arc<Mutex<Vec<Span>>>;
 
 impl Receiver {
     /// Listens on any free port, with TLS if it is given a certificate.
-    ///
-    /// # Errors
-    /// When there is no port, or the certificate can't be read.
     pub async fn start(tls: Option<&Issued>) -> Result<Self> {
         let tls = tls.map(server).transpose()?.map(|server| watch::channel(server).1);
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -104,13 +100,11 @@ impl Receiver {
     }
 
     /// Where it listens.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// What it was sent so far.
-    #[must_use]
     pub fn spans(&self) -> Vec<Span> {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -128,9 +122,6 @@ pub struct Collector {
 
 impl Collector {
     /// Starts it, with its files in this directory.
-    ///
-    /// # Errors
-    /// When it is missing or does not listen.
     pub async fn start(dir: &Path) -> Result<Self> {
         let receiver = Receiver::start(None).await?;
         let ports = [Port::lease()?, Port::lease()?];
@@ -150,19 +141,16 @@ impl Collector {
     }
 
     /// What `OTEL_EXPORTER_OTLP_ENDPOINT` is for who exports to it.
-    #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
     /// What it has taken and passed on so far.
-    #[must_use]
     pub fn spans(&self) -> Vec<Span> {
         self.receiver.spans()
     }
 
     /// Its process.
-    #[must_use]
     pub fn process(&self) -> &Process {
         &self.process
     }

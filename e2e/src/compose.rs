@@ -35,9 +35,6 @@ pub struct Deployment {
 impl Deployment {
     /// Starts everything with one NATS server, or with the three of `deploy/cluster.env`, and waits
     /// until it is healthy.
-    ///
-    /// # Errors
-    /// When a part does not become healthy; with what it said.
     pub async fn start(nodes: usize) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("ackline-deployed-").tempdir()?;
         let lease = Port::lease()?;
@@ -66,9 +63,6 @@ impl Deployment {
     }
 
     /// Runs a script in the deployment's directory, which must succeed, and returns what it prints.
-    ///
-    /// # Errors
-    /// When it fails, with what it said.
     pub async fn run(&self, script: &str) -> Result<String> {
         let mut command = self.command(script);
         let output = tokio::task::spawn_blocking(move || command.output()).await??;
@@ -85,39 +79,28 @@ impl Deployment {
     }
 
     /// A file of the deployment's directory.
-    #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// The only line of a file in `deploy/secrets`.
-    ///
-    /// # Errors
-    /// When there is none.
     pub fn secret(&self, name: &str) -> Result<String> {
         let text = std::fs::read_to_string(self.file("deploy/secrets").join(name))?;
         Ok(text.trim_end().to_owned())
     }
 
     /// What callbacks are signed with.
-    ///
-    /// # Errors
-    /// When it can't be read.
     pub fn callback_secret(&self) -> Result<String> {
         let line = self.secret("callback-secrets")?;
         Ok(line.split_once(':').context("no secret in callback-secrets")?.1.to_owned())
     }
 
     /// Where a port is published.
-    #[must_use]
     pub fn published(&self, port: u16) -> SocketAddr {
         (self.host, port).into()
     }
 
     /// The containers of a service that run, the oldest first: the id of each, and its address.
-    ///
-    /// # Errors
-    /// When the engine does not tell.
     pub async fn containers(&self, service: &str) -> Result<Vec<(String, IpAddr)>> {
         let inspect = "docker inspect --format \
              '{{.Created}} {{.Id}} {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}'";
@@ -131,9 +114,6 @@ impl Deployment {
     }
 
     /// Waits until so many containers of a service are healthy, and no other one is there.
-    ///
-    /// # Panics
-    /// When they do not become so.
     pub async fn healthy(&self, service: &str, count: usize) {
         let list = format!("docker compose ps --all --format '{{{{.Health}}}}' {service}");
         let wanted = "healthy\n".repeat(count);
@@ -144,9 +124,6 @@ impl Deployment {
     }
 
     /// Waits until the condition holds.
-    ///
-    /// # Panics
-    /// When the time is over, with what the containers said last.
     pub async fn wait_until(&self, what: &str, mut condition: impl AsyncFnMut() -> bool) {
         let holds = poll(WAIT_LIMIT, async || condition().await.then_some(())).await;
         assert!(holds.is_some(), "not within {WAIT_LIMIT:?}: {what}\n{}", self.logs());
@@ -162,9 +139,6 @@ impl Deployment {
     }
 
     /// Signs a callback and posts it through the load balancer.
-    ///
-    /// # Errors
-    /// When there is no answer.
     pub async fn post(&self, body: String) -> Result<Answer> {
         let signature = sign(&self.callback_secret()?, body.as_bytes());
         let mut client = Client::new(self.published(8080));
@@ -174,9 +148,6 @@ impl Deployment {
     }
 
     /// A connection to the database.
-    ///
-    /// # Errors
-    /// When it can't be reached.
     pub async fn db(&self) -> Result<DatabaseConnection> {
         let (password, address) = (self.secret("postgres-password")?, self.published(5432));
         let mut options = sea_orm::ConnectOptions::new(format!(
@@ -188,7 +159,6 @@ impl Deployment {
 
     /// How a role connects to the broker, with the certificate that it has, and an inbox of this
     /// name.
-    #[must_use]
     pub fn client(&self, role: &str, inbox: &str) -> ConnectOptions {
         let file = |name: String| self.file("deploy/secrets").join(name);
         ConnectOptions::new()
@@ -199,15 +169,11 @@ impl Deployment {
     }
 
     /// Where the broker takes clients.
-    #[must_use]
     pub fn nats_url(&self) -> String {
         format!("tls://{}", self.published(4222))
     }
 
     /// A connection as the operator.
-    ///
-    /// # Errors
-    /// When the broker can't be reached.
     pub async fn operator(&self) -> Result<async_nats::Client> {
         let options = self.client("operator", "_INBOX_OPERATOR");
         options.connect(self.nats_url()).await.context("can't connect to the broker")

@@ -28,13 +28,11 @@ pub struct Answer {
 
 impl Answer {
     /// The body as text.
-    #[must_use]
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
     /// A header field's value, empty if it is not there.
-    #[must_use]
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
@@ -49,16 +47,12 @@ pub struct Client {
 
 impl Client {
     /// Connects with the first request.
-    #[must_use]
     pub fn new(address: SocketAddr) -> Self {
         Self { address, connection: None }
     }
 
     /// Sends a request and reads the answer. It is never sent twice: what became of it is for the
     /// caller to decide.
-    ///
-    /// # Errors
-    /// When there is no complete answer within 30 seconds. The next request connects anew.
     pub async fn send(
         &mut self,
         method: Method,
@@ -110,9 +104,6 @@ impl Client {
 }
 
 /// Reads a page over a connection of its own.
-///
-/// # Errors
-/// When there is no complete answer.
 pub async fn get(address: SocketAddr, path: &str) -> Result<Answer> {
     Client::new(address).send(Method::GET, path, &[], Bytes::new()).await
 }

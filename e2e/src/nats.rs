@@ -39,17 +39,11 @@ pub struct Settings {
 
 impl Nats {
     /// Starts a server on a port of its own with its store in `dir/nats`.
-    ///
-    /// # Errors
-    /// When nats-server is missing or does not become ready.
     pub async fn start(dir: &Path) -> Result<Self> {
         Self::start_on(dir, Port::lease()?, &Settings::default()).await
     }
 
     /// Starts a server on this port.
-    ///
-    /// # Errors
-    /// When nats-server is missing or does not become ready.
     pub async fn start_on(dir: &Path, port: Port, settings: &Settings) -> Result<Self> {
         let nats = Self::launch(dir, "", port, settings)?;
         nats.until_ready().await?;
@@ -81,33 +75,26 @@ impl Nats {
     }
 
     /// The address for clients.
-    #[must_use]
     pub fn url(&self) -> String {
         format!("nats://{}", self.address())
     }
 
     /// The same, as an address to connect to.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
 
     /// The server's process.
-    #[must_use]
     pub fn process(&self) -> &Process {
         &self.process
     }
 
     /// What each of its processes has written, from the first start on.
-    #[must_use]
     pub fn logs(&self) -> &[Arc<Log>] {
         &self.logs
     }
 
     /// A new connection.
-    ///
-    /// # Errors
-    /// When the server can't be reached.
     pub async fn client(&self) -> Result<async_nats::Client> {
         self.client.clone().connect(self.url()).await.context("can't connect to nats-server")
     }
@@ -118,17 +105,11 @@ impl Nats {
     }
 
     /// Ends the server with SIGTERM.
-    ///
-    /// # Errors
-    /// When it does not end.
     pub async fn stop_server(&mut self) -> Result<ExitStatus> {
         self.process.terminate(STOP_LIMIT).await
     }
 
     /// Starts the server again, on the same port with the same store; kills it first if it runs.
-    ///
-    /// # Errors
-    /// When it does not become ready.
     pub async fn restart(&mut self) -> Result<()> {
         self.launch_again()?;
         self.until_ready().await

@@ -20,9 +20,6 @@ pub struct Port {
 
 impl Port {
     /// Leases a port that is free and that no other harness process has leased.
-    ///
-    /// # Errors
-    /// When there is none.
     pub fn lease() -> Result<Self> {
         let user = rustix::process::getuid().as_raw();
         let leases = std::env::temp_dir().join(format!("ackline-ports-{user}"));
@@ -41,13 +38,11 @@ impl Port {
     }
 
     /// The number.
-    #[must_use]
     pub fn number(&self) -> u16 {
         self.number
     }
 
     /// The address to listen on.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.number).into()
     }

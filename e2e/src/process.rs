@@ -36,7 +36,6 @@ pub struct Program {
 
 impl Program {
     /// A program that runs in `dir`, which is its home too, and logs to `dir/logs/NAME.log`.
-    #[must_use]
     pub fn new(name: impl Into<String>, path: impl Into<PathBuf>, dir: &Path) -> Self {
         Self {
             name: name.into(),
@@ -52,21 +51,18 @@ impl Program {
     }
 
     /// Adds arguments.
-    #[must_use]
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
     /// Sets a variable; the last one of a name counts.
-    #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
     /// Sets several variables.
-    #[must_use]
     pub fn envs<K: AsRef<OsStr>, V: AsRef<OsStr>>(
         self,
         variables: impl IntoIterator<Item = (K, V)>,
@@ -75,28 +71,24 @@ impl Program {
     }
 
     /// Takes a variable away.
-    #[must_use]
     pub fn without_env(mut self, name: impl AsRef<OsStr>) -> Self {
         self.env.retain(|(set, _)| set != name.as_ref());
         self
     }
 
     /// Keeps the log file in another directory.
-    #[must_use]
     pub fn logs_in(mut self, logs: &Path) -> Self {
         logs.clone_into(&mut self.logs);
         self
     }
 
     /// Runs as another user: a user id and a group id.
-    #[must_use]
     pub fn user(mut self, user: Option<(u32, u32)>) -> Self {
         self.user = user;
         self
     }
 
     /// Bounds how many lines of output stay in memory, for processes that run for days.
-    #[must_use]
     pub fn keep_lines(mut self, lines: usize) -> Self {
         self.kept_lines = lines;
         self
@@ -104,7 +96,6 @@ impl Program {
 
     /// Gives it a terminal for its input and both of its outputs. What it writes there counts as
     /// its standard output.
-    #[must_use]
     pub fn on_terminal(mut self) -> Self {
         self.has_terminal = true;
         self.env("TERM", "xterm-256color")
@@ -112,9 +103,6 @@ impl Program {
 
     /// Starts it, in a process group of its own: a terminal's Ctrl-C reaches only the harness,
     /// which then ends its children in its own order.
-    ///
-    /// # Errors
-    /// When it can't be started.
     pub fn start(&self) -> Result<Process> {
         let failed = || format!("can't start {} ({})", self.name, self.path.display());
         std::fs::create_dir_all(&self.logs).with_context(failed)?;
@@ -195,27 +183,21 @@ pub struct Process {
 
 impl Process {
     /// The name that was given to it.
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.log.name
     }
 
     /// Its process id.
-    #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// What it has written; outlives the process.
-    #[must_use]
     pub fn log(&self) -> Arc<Log> {
         Arc::clone(&self.log)
     }
 
     /// Blocks until a line of its output fulfils the predicate, and returns that line.
-    ///
-    /// # Errors
-    /// When the time is over, or the output has ended; with the last lines.
     pub fn wait_for_line(
         &self,
         predicate: impl Fn(&str) -> bool,
@@ -225,7 +207,6 @@ impl Process {
     }
 
     /// Whether it still runs (or is stopped), as opposed to having ended.
-    #[must_use]
     pub fn is_running(&self) -> bool {
         // Without reaping, so that its id can't be another's while the watchdog knows it.
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
@@ -266,27 +247,18 @@ impl Process {
     }
 
     /// Sends SIGTERM and waits for the end.
-    ///
-    /// # Errors
-    /// When it still runs after that time; it is left running.
     pub async fn terminate(&mut self, timeout: Duration) -> Result<ExitStatus> {
         self.signal(Signal::TERM);
         self.wait(timeout).await.context("after SIGTERM")
     }
 
     /// Sends SIGINT and waits for the end.
-    ///
-    /// # Errors
-    /// When it still runs after that time; it is left running.
     pub async fn interrupt(&mut self, timeout: Duration) -> Result<ExitStatus> {
         self.signal(Signal::INT);
         self.wait(timeout).await.context("after SIGINT")
     }
 
     /// Waits until it ends by itself.
-    ///
-    /// # Errors
-    /// When it still runs after that time.
     pub async fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + timeout;
         while self.is_running() {
@@ -399,15 +371,11 @@ impl Log {
     }
 
     /// The first line that fulfils the predicate, if it was written already.
-    #[must_use]
     pub fn find_line(&self, predicate: impl Fn(&str) -> bool) -> Option<String> {
         self.lock().find(predicate)
     }
 
     /// See [`Process::wait_for_line`].
-    ///
-    /// # Errors
-    /// When the time is over, or the output has ended.
     pub fn wait_for_line(
         &self,
         predicate: impl Fn(&str) -> bool,
@@ -434,25 +402,21 @@ impl Log {
     }
 
     /// Whether nothing more can come.
-    #[must_use]
     pub fn is_complete(&self) -> bool {
         self.lock().readers == 0
     }
 
     /// All lines of both outputs.
-    #[must_use]
     pub fn text(&self) -> String {
         self.lock().join(|_| true)
     }
 
     /// The lines of standard output.
-    #[must_use]
     pub fn stdout(&self) -> String {
         self.lock().join(|source| source == Source::Stdout)
     }
 
     /// The last lines, each with the process's name in front.
-    #[must_use]
     pub fn tail(&self, count: usize) -> String {
         let lines = self.lock();
         let skipped = lines.lines.len().saturating_sub(count);

@@ -33,9 +33,6 @@ pub struct Proxy {
 
 impl Proxy {
     /// Listens on any free port for connections to this server.
-    ///
-    /// # Errors
-    /// When it can't listen.
     pub async fn start(server: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
@@ -56,7 +53,6 @@ impl Proxy {
     }
 
     /// Where to connect to instead of the server.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -45,7 +45,6 @@ pub struct Report {
 impl Api {
     /// The API that the document at this URL describes. Its paths begin behind `base`, whatever
     /// servers it names.
-    #[must_use]
     pub fn new(document: impl Into<String>, base: impl Into<String>) -> Self {
         Self {
             document: document.into(),
@@ -60,28 +59,24 @@ impl Api {
     /// Sends this header field with every request, and to get the document. The value may be secret.
     /// What the document calls by a name must be spelled like that here (`Authorization`): requests
     /// without it, which must be refused, are made by leaving out that name.
-    #[must_use]
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
     /// Sends this value of a parameter with every request of an operation, such as `GET /jobs/{id}`.
-    #[must_use]
     pub fn settle(mut self, operation: &str, parameter: &str, value: &str) -> Self {
         self.settled.push((operation.to_owned(), parameter.to_owned(), value.to_owned()));
         self
     }
 
     /// Bounds the number of random requests to an operation; 50 otherwise.
-    #[must_use]
     pub fn max_examples(mut self, max_examples: u32) -> Self {
         self.max_examples = max_examples;
         self
     }
 
     /// Adds arguments of `schemathesis run`, as `--exclude-checks`.
-    #[must_use]
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
@@ -89,10 +84,6 @@ impl Api {
 
     /// Compares, in all of schemathesis's phases with all of its checks, and with the same requests
     /// every time. What it writes is in a new folder in `dir`.
-    ///
-    /// # Errors
-    /// When an answer is not what the document says, when an operation was not tested, or when there
-    /// is none; with the output.
     pub async fn check(&self, dir: &Path) -> Result<Report> {
         for url in [&self.document, &self.base] {
             ensure!(is_loopback(url), "{url} is not on this machine");

@@ -51,7 +51,6 @@ impl Db {
     pub const ALL: [Self; 2] = [Self::Postgres, Self::Sqlite];
 
     /// Its name, for people.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Sqlite => "SQLite",
@@ -80,100 +79,84 @@ pub struct Builder {
 
 impl Builder {
     /// Chooses the database; SQLite otherwise.
-    #[must_use]
     pub fn db(mut self, db: Db) -> Self {
         self.db = db;
         self
     }
 
     /// Chooses the callbacks' secret; [`TEST_SECRET`] otherwise.
-    #[must_use]
     pub fn secret(mut self, secret: impl Into<String>) -> Self {
         self.secret = secret.into();
         self
     }
 
     /// Keeps everything in this directory, and leaves it there at the end.
-    #[must_use]
     pub fn dir(mut self, dir: &Path) -> Self {
         self.dir = Some(dir.to_owned());
         self
     }
 
     /// Makes the broker a cluster of three nodes, with a copy of each stream on each.
-    #[must_use]
     pub fn cluster(mut self) -> Self {
         self.is_cluster = true;
         self
     }
 
     /// Chooses the port of a broker that is one server; otherwise one that is free.
-    #[must_use]
     pub fn nats_port(mut self, port: Port) -> Self {
         self.nats_port = Some(port);
         self
     }
 
     /// Adds lines to the broker's configuration.
-    #[must_use]
     pub fn nats_config(mut self, lines: impl Into<String>) -> Self {
         self.nats.more = lines.into();
         self
     }
 
     /// Says how the harness connects to the broker, where everybody may not.
-    #[must_use]
     pub fn nats_client(mut self, options: async_nats::ConnectOptions) -> Self {
         self.nats.client = options;
         self
     }
 
     /// Chooses where ingress listens, for callbacks and for operators; otherwise any free ports.
-    #[must_use]
     pub fn ingress_listen(mut self, callbacks: SocketAddr, ops: SocketAddr) -> Self {
         self.ingress_listen = (callbacks, ops);
         self
     }
 
     /// Chooses the number of partitions; 16 otherwise.
-    #[must_use]
     pub fn partitions(mut self, partitions: u16) -> Self {
         self.partitions = partitions;
         self
     }
 
     /// Chooses how much each stream may hold; 64 MiB otherwise.
-    #[must_use]
     pub fn stream_max_bytes(mut self, bytes: u64) -> Self {
         self.stream_max_bytes = bytes;
         self
     }
 
     /// Chooses how many copies each stream has; one on each node otherwise.
-    #[must_use]
     pub fn stream_replicas(mut self, replicas: usize) -> Self {
         self.stream_replicas = Some(replicas);
         self
     }
 
     /// Sets a variable for every `ingress` and `worker`.
-    #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.env.push((name.into(), value.into()));
         self
     }
 
     /// Bounds how many lines of each process's output stay in memory; all of them otherwise.
-    #[must_use]
     pub fn keep_lines(mut self, lines: usize) -> Self {
         self.kept_lines = lines;
         self
     }
 
     /// Starts the broker and the database, migrates, and starts `worker` and `ingress`.
-    ///
-    /// # Errors
-    /// When a part is missing or does not become ready; with its last lines.
     pub async fn start(self) -> Result<Stack> {
         let (dir, temporary) = match self.dir {
             Some(dir) => (dir, None),
@@ -247,9 +230,6 @@ pub struct Ingress {
 
 impl Ingress {
     /// Posts a body with exactly these header fields (and `Host` and `Content-Length`).
-    ///
-    /// # Errors
-    /// When there is no answer.
     pub async fn post(&self, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Result<Answer> {
         Client::new(self.addr).send(Method::POST, CALLBACK_PATH, headers, body.into()).await
     }
@@ -282,7 +262,6 @@ pub struct Stack {
 
 impl Stack {
     /// A stack with everything at its default.
-    #[must_use]
     pub fn builder() -> Builder {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         Builder {
@@ -303,35 +282,26 @@ impl Stack {
     }
 
     /// Starts a stack on this database.
-    ///
-    /// # Errors
-    /// When a part is missing or does not become ready.
     pub async fn start(db: Db) -> Result<Self> {
         Self::builder().db(db).start().await
     }
 
     /// The directory that everything is in, with `logs/` for each process's output.
-    #[must_use]
     pub fn dir(&self) -> &Path {
         &self.parts.dir
     }
 
     /// The secret that callbacks are signed with.
-    #[must_use]
     pub fn secret(&self) -> &str {
         &self.parts.secret
     }
 
     /// What `DATABASE_URL` is for the worker.
-    #[must_use]
     pub fn database_url(&self) -> &str {
         &self.parts.database_url
     }
 
     /// Starts a worker in place of the last one, which is killed if it still runs.
-    ///
-    /// # Errors
-    /// When it does not become ready.
     pub async fn start_worker(&mut self) -> Result<()> {
         self.worker.process.kill9();
         self.worker = self.parts.start_worker(&[], &[]).await?;
@@ -339,18 +309,12 @@ impl Stack {
     }
 
     /// Starts one more worker with these variables and arguments.
-    ///
-    /// # Errors
-    /// When it does not become ready.
     pub async fn start_worker_with(&self, env: &[(&str, &str)], args: &[&str]) -> Result<Worker> {
         self.parts.start_worker(env, args).await
     }
 
     /// Starts an ingress in place of the last one, which is killed if it still runs. It listens
     /// somewhere else, unless the stack's ports were chosen.
-    ///
-    /// # Errors
-    /// When it does not become ready.
     pub async fn start_ingress(&mut self) -> Result<()> {
         self.ingress.process.kill9();
         self.ingress = self.parts.start_ingress(&[], &[]).await?;
@@ -358,34 +322,22 @@ impl Stack {
     }
 
     /// Starts one more ingress with these variables and arguments.
-    ///
-    /// # Errors
-    /// When it does not become ready.
     pub async fn start_ingress_with(&self, env: &[(&str, &str)], args: &[&str]) -> Result<Ingress> {
         self.parts.start_ingress(env, args).await
     }
 
     /// A program of ours that is not started yet, with the stack's addresses in its environment:
     /// for what must not become ready, or must end by itself.
-    ///
-    /// # Errors
-    /// When it was not built.
     pub fn program(&self, binary: &str) -> Result<Program> {
         self.parts.program(binary)
     }
 
     /// Starts such a program, and keeps its output for [`Stack::all_logs`].
-    ///
-    /// # Errors
-    /// When it can't be started.
     pub fn spawn(&self, program: &Program) -> Result<Process> {
         self.parts.spawn(program)
     }
 
     /// Ends ingress, then the worker, then the servers, each with a signal and a wait.
-    ///
-    /// # Errors
-    /// What did not end by itself in time, or with an exit code; all else is ended anyway.
     pub async fn shut_down(&mut self) -> Result<()> {
         let mut problems = Vec::new();
         for process in [&mut self.ingress.process, &mut self.worker.process] {
@@ -409,21 +361,16 @@ impl Stack {
     }
 
     /// Where senders send callbacks to.
-    #[must_use]
     pub fn callback_url(&self) -> String {
         format!("http://{}{CALLBACK_PATH}", self.ingress.addr)
     }
 
     /// The value of `X-Signature` for a body.
-    #[must_use]
     pub fn sign(&self, body: &[u8]) -> String {
         sign(&self.parts.secret, body)
     }
 
     /// Signs a body and posts it.
-    ///
-    /// # Errors
-    /// When there is no answer.
     pub async fn post(&self, body: impl Into<Bytes>) -> Result<Answer> {
         let body = body.into();
         let signature = self.sign(&body);
@@ -431,9 +378,6 @@ impl Stack {
     }
 
     /// Runs a command of `ackline`, which must succeed, and returns the JSON that it prints.
-    ///
-    /// # Errors
-    /// When it fails, or what it prints is not JSON.
     pub async fn ackline_json(&self, args: &[&str]) -> Result<Value> {
         let output = self.ackline(args).await?;
         serde_json::from_str(&output)
@@ -442,18 +386,12 @@ impl Stack {
 
     /// Runs a command of `ackline`, which must succeed, and returns what it prints. The addresses,
     /// the secret and `CALLBACK_URL` are in its environment.
-    ///
-    /// # Errors
-    /// When it fails.
     pub async fn ackline(&self, args: &[&str]) -> Result<String> {
         let role = &self.parts.roles.person;
         self.parts.command(args, role, &[("CALLBACK_URL", &self.callback_url())]).await
     }
 
     /// A connection to the worker's database, to look into.
-    ///
-    /// # Errors
-    /// When it can't be reached.
     pub async fn db(&self) -> Result<DatabaseConnection> {
         let mut options =
             ConnectOptions::new(self.parts.database_url.replace("mode=rwc", "mode=rw"));
@@ -462,21 +400,16 @@ impl Stack {
     }
 
     /// Everything that any process of this stack has written so far.
-    #[must_use]
     pub fn all_logs(&self) -> String {
         self.logs().iter().map(|log| log.text()).collect()
     }
 
     /// The last lines of every process.
-    #[must_use]
     pub fn tail(&self) -> String {
         self.logs().iter().map(|log| log.tail(15)).collect()
     }
 
     /// Waits until the condition holds.
-    ///
-    /// # Panics
-    /// When the time is over, with `what` was waited for and the last lines of the logs.
     pub async fn wait_until(
         &self,
         what: &str,
@@ -487,9 +420,6 @@ impl Stack {
     }
 
     /// Waits until there is such a value.
-    ///
-    /// # Panics
-    /// When the time is over, with `what` was waited for and the last lines of the logs.
     pub async fn wait_for<T>(
         &self,
         what: &str,
@@ -520,7 +450,6 @@ impl Drop for Stack {
 }
 
 /// The value of `X-Signature` for a body; written independently of the code that checks it.
-#[must_use]
 pub fn sign(secret: &str, body: &[u8]) -> String {
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else {
         // HMAC takes keys of any length.
@@ -531,9 +460,6 @@ pub fn sign(secret: &str, body: &[u8]) -> String {
 }
 
 /// A secret that nobody can guess.
-///
-/// # Errors
-/// When the system's randomness can't be read.
 pub fn random_secret() -> Result<String> {
     let mut bytes = [0; 32];
     let mut random = File::open("/dev/urandom").context("can't open /dev/urandom")?;
@@ -654,9 +580,6 @@ impl Parts {
 }
 
 /// Waits for the line of a process's log that says where it listens.
-///
-/// # Errors
-/// When the process ends, or the time is over; with its last lines.
 pub async fn listening(process: &Process) -> Result<Value> {
     let log = process.log();
     let read = |line: &str| {
@@ -677,9 +600,6 @@ pub async fn listening(process: &Process) -> Result<Value> {
 }
 
 /// An address in such a line: `addr` is for callbacks, `ops` for operators.
-///
-/// # Errors
-/// When there is none.
 pub fn address(listening: &Value, field: &str) -> Result<SocketAddr> {
     let text = listening[field].as_str().unwrap_or_default();
     text.parse().with_context(|| format!("no address in the field {field} of {listening}"))

@@ -4,7 +4,6 @@ use anyhow::{Context, Result};
 
 /// A process's memory, in KiB: `VmRSS` is what it uses, `VmHWM` the most so far. Nothing when it
 /// has ended.
-#[must_use]
 pub fn memory_kib(pid: u32, field: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let rest = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
@@ -12,17 +11,11 @@ pub fn memory_kib(pid: u32, field: &str) -> Option<u64> {
 }
 
 /// The most memory that a process has used so far, in MiB.
-///
-/// # Errors
-/// When it has ended.
 pub fn peak_mib(pid: u32) -> Result<f64> {
     Ok(memory_kib(pid, "VmHWM").context("the process has ended")? as f64 / 1024.0)
 }
 
 /// How much of a processor a process has used so far, in seconds.
-///
-/// # Errors
-/// When it has ended.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name, in parentheses, may hold anything.
