@@ -16,7 +16,7 @@ ACTIONLINT ?= .tools/bin/actionlint
 SHELLCHECK ?= .tools/bin/shellcheck
 PROMTOOL ?= .tools/debian/promtool
 
-.PHONY: help tools build check advisories mutants test test-faults test-door test-workflow compose-test soak fuzz demo up screenshots bench clean
+.PHONY: help tools build check advisories mutants test test-faults test-console test-workflow test-bench test-door compose-test soak fuzz demo up screenshots bench clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -56,27 +56,39 @@ test: tools build ## Run every test but the long ones
 	    $(CARGO) test --workspace --locked --no-fail-fast --lib --bins --tests; \
 	fi
 
-test-faults: tools build ## Run every fault test, the long ones too
-	if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	    $(CARGO) nextest run --workspace --locked --no-fail-fast --run-ignored all -E 'test(/^(faults|silence)::/)'; \
-	else \
-	    $(CARGO) test --workspace --locked --no-fail-fast --test it -- --include-ignored faults:: silence::; \
-	fi
+test-faults: MODULES = faults silence
+test-faults: tools build ## Run every test of faults and of silence, the long ones too
+	$(every_test)
 
+test-console: MODULES = browser console schemathesis
+test-console: tools build ## Run every test of the console and its API, the long ones too
+	@.ci/tools-debian chromium
+	$(every_test)
+
+test-workflow: MODULES = workflow
+test-workflow: tools build ## Run every test of the workflow and its action, the long ones too
+	$(every_test)
+
+test-bench: MODULES = bench
+test-bench: tools build ## Run every part of the benchmark, with next to nothing to do
+	$(every_test)
+
+test-door: MODULES = attacks
 test-door: tools build ## Attack ingress with slowhttptest, and load it with wrk
 	@.ci/tools-debian slowhttptest wrk
-	if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	    $(CARGO) nextest run --workspace --locked --no-capture --run-ignored all -E 'test(/^attacks::/)'; \
-	else \
-	    $(CARGO) test --workspace --locked --no-fail-fast --test it -- --include-ignored --nocapture --test-threads 1 attacks::; \
-	fi
+	$(every_test)
 
-test-workflow: tools build ## Run every test of the workflow and its action, the long ones too
-	if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	    $(CARGO) nextest run --workspace --locked --no-fail-fast --run-ignored all -E 'test(/^workflow::/)'; \
-	else \
-	    $(CARGO) test --workspace --locked --no-fail-fast --test it -- --include-ignored workflow::; \
-	fi
+# Every whole-system test of the MODULES; those that print figures run one at a time.
+empty :=
+define every_test
+if $(CARGO) nextest --version >/dev/null 2>&1; then \
+    $(CARGO) nextest run --workspace --locked --no-fail-fast --run-ignored all \
+        -E 'test(/^($(subst $(empty) ,|,$(MODULES)))::/)' $(if $(filter attacks,$(MODULES)),--no-capture); \
+else \
+    $(CARGO) test --workspace --locked --no-fail-fast --test it -- --include-ignored \
+        $(if $(filter attacks,$(MODULES)),--nocapture --test-threads 1) $(addsuffix ::,$(MODULES)); \
+fi
+endef
 
 compose-test: ## Build the images, run docker-compose.yml on a container engine and restart all of it: PROFILE=dev
 	.ci/compose-test

@@ -11,7 +11,8 @@ await test(async ({ open, parameters }) => {
         phone: { viewport: { width: 360, height: 740 }, hasTouch: true, isMobile: true },
         still: { javaScriptEnabled: false },
     };
-    for (const [way, options] of Object.entries(ways)) {
+    for (const way of parameters.ways) {
+        const options = ways[way];
         const page = await open(`${base}/`, options);
         let dialogs = 0;
         page.on('dialog', (dialog) => { dialogs += 1; dialog.dismiss(); });

@@ -31,6 +31,6 @@ pub mod load;
 pub mod schemathesis;
 
 pub mod check;
-pub mod crowd;
+pub mod http_load;
+pub mod silence_fixture;
 pub mod soak;
-pub mod volley;

@@ -48,11 +48,12 @@ pub struct Load {
     pub reconnect: bool,
     /// How long a sender rests between its callbacks.
     pub rest: Duration,
+    /// How many bytes each callback has that nobody reads.
+    pub padding: usize,
 }
 
 impl Load {
     /// A load of this many jobs with ten callbacks each, over 32 connections.
-    #[must_use]
     pub fn new(target: SocketAddr, secret: &str, jobs: usize) -> Self {
         Self {
             targets: vec![target],
@@ -68,18 +69,17 @@ impl Load {
             sign_anew: true,
             reconnect: false,
             rest: Duration::ZERO,
+            padding: 0,
         }
     }
 
     /// Sends to this ingress too.
-    #[must_use]
     pub fn also(mut self, target: SocketAddr) -> Self {
         self.targets.push(target);
         self
     }
 
     /// Starts sending in the background.
-    #[must_use]
     pub fn start(self) -> Running {
         let load = Arc::new(self);
         let next_job = Arc::new(AtomicUsize::new(0));
@@ -110,9 +110,6 @@ impl Load {
     }
 
     /// Sends everything.
-    ///
-    /// # Errors
-    /// When a sender panicked.
     pub async fn run(self) -> Result<Report> {
         self.start().finish().await
     }
@@ -142,6 +139,9 @@ impl Load {
                 match status {
                     Some(status) => fields["status"] = status.into(),
                     None => fields["type"] = "heartbeat".into(),
+                }
+                if self.padding > 0 {
+                    fields["padding"] = "x".repeat(self.padding).into();
                 }
                 // Whoever creates the job knows no run yet.
                 if status != Some("queued") {
@@ -174,27 +174,21 @@ type Setbacks = Mutex<BTreeMap<String, u64>>;
 
 impl Running {
     /// How many callbacks have been accepted so far.
-    #[must_use]
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }
 
     /// How many requests were second or later tries so far.
-    #[must_use]
     pub fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
     }
 
     /// How often there was which status other than 200, or, in words, no answer.
-    #[must_use]
     pub fn setbacks(&self) -> BTreeMap<String, u64> {
         self.setbacks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes the ingresses that callbacks are sent to from now on.
-    ///
-    /// # Panics
-    /// When there is none.
     pub fn retarget(&self, targets: Vec<SocketAddr>) {
         assert!(!targets.is_empty(), "a load needs a target");
         self.targets.send_replace(targets);
@@ -206,9 +200,6 @@ impl Running {
     }
 
     /// Waits until everything has been sent.
-    ///
-    /// # Errors
-    /// When a sender panicked.
     pub async fn finish(mut self) -> Result<Report> {
         let mut report = Report::default();
         while let Some(sender) = self.senders.join_next().await {
@@ -252,13 +243,11 @@ pub struct Job {
 
 impl Job {
     /// The status that the job must end with, by what was accepted.
-    #[must_use]
     pub fn last_status(&self) -> Option<&'static str> {
         self.accepted.iter().rev().find_map(|sent| sent.status)
     }
 
     /// How many heartbeats were accepted.
-    #[must_use]
     pub fn heartbeats(&self) -> u64 {
         self.accepted.iter().filter(|sent| sent.status.is_none()).count() as u64
     }
@@ -279,26 +268,22 @@ pub struct Report {
 
 impl Report {
     /// How many callbacks were accepted.
-    #[must_use]
     pub fn accepted(&self) -> usize {
         self.jobs.iter().map(|job| job.accepted.len()).sum()
     }
 
     /// Accepted callbacks per second.
-    #[must_use]
     pub fn rate(&self) -> f64 {
         self.accepted() as f64 / self.elapsed.as_secs_f64()
     }
 
     /// How long an accepting answer took at most in this share (0 to 1) of the cases.
-    #[must_use]
     pub fn latency(&self, share: f64) -> Duration {
         at(&self.latencies, share)
     }
 
     /// How long callbacks took at most in this share (0 to 1) of the cases, from the first try to
     /// the accepting answer.
-    #[must_use]
     pub fn wait(&self, share: f64) -> Duration {
         at(&self.waits, share)
     }

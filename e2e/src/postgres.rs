@@ -36,9 +36,6 @@ pub struct Postgres {
 impl Postgres {
     /// Makes a cluster and starts it; the logs go to `dir/logs`, the data elsewhere, since an
     /// unprivileged user must be able to reach it.
-    ///
-    /// # Errors
-    /// When PostgreSQL is missing or does not become ready.
     pub async fn start(dir: &Path) -> Result<Self> {
         let user = unprivileged_user()?;
         let bin = reachable_bin(tools::postgres_bin()?, user)?;
@@ -50,15 +47,23 @@ impl Postgres {
         let data = home.path().join("data");
         let logs = dir.join("logs");
 
-        let mut initdb = Program::new("initdb", bin.join("initdb"), home.path())
-            .args(["--no-sync", "--no-instructions", "--username=ackline", "--auth=trust"])
-            .args(["--encoding=UTF8", "--locale=C", "--pgdata"])
-            .args([&data])
-            .logs_in(&logs)
-            .user(user)
-            .start()?;
-        let status = initdb.wait(START_LIMIT).await?;
-        ensure!(status.success(), "initdb failed: {status}\n{}", initdb.log().tail(20));
+        let template = template(&bin)?;
+        if template.is_dir() {
+            copy_files(&home, &template, &data).await?;
+        } else {
+            let initdb = Program::new("initdb", bin.join("initdb"), home.path())
+                .args(["--no-sync", "--no-instructions", "--username=ackline", "--auth=trust"])
+                .args(["--encoding=UTF8", "--locale=C", "--pgdata"])
+                .args([&data])
+                .logs_in(&logs)
+                .user(user);
+            Self::run(initdb).await?;
+            // Complete under another name first: several tests may be doing this at once.
+            let partial = tempfile::tempdir_in(template.parent().unwrap_or(dir))?;
+            copy_files(&home, &data, &partial.path().join("data")).await?;
+            // Another test's is as good.
+            let _ = fs::rename(partial.path().join("data"), &template);
+        }
 
         let port = Port::lease()?;
         // The server itself is the child, not pg_ctl, so that a kill hits the server.
@@ -69,81 +74,62 @@ impl Postgres {
             .logs_in(&logs)
             .user(user);
         let process = program.start()?;
-        let logs = vec![initdb.log(), process.log()];
+        let logs = vec![process.log()];
         let mut postgres = Self { process, program, port, bin, logs, home };
         postgres.until_ready().await?;
         Ok(postgres)
     }
 
     /// The address of the database.
-    #[must_use]
     pub fn url(&self) -> String {
         format!("postgres://ackline@{}/{DATABASE}", self.address())
     }
 
     /// Where it listens.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
 
     /// The server's process.
-    #[must_use]
     pub fn process(&self) -> &Process {
         &self.process
     }
 
-    /// What each of its processes has written, initdb's first.
-    #[must_use]
+    /// What each of its processes has written, from the first start on.
     pub fn logs(&self) -> &[Arc<Log>] {
         &self.logs
     }
 
     /// Runs SQL with psql and returns the rows, a line each, columns separated by `|`.
-    ///
-    /// # Errors
-    /// When psql is not there, or the SQL fails.
     pub async fn psql(&self, sql: &str) -> Result<String> {
         let args = ["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, DATABASE];
         self.client("psql", &args).await
     }
 
     /// Dumps the database with pg_dump under this name, while others write.
-    ///
-    /// # Errors
-    /// When it fails.
     pub async fn dump(&self, name: &str) -> Result<()> {
         let args = ["--format=custom", "--file", name, DATABASE];
         self.client("pg_dump", &args).await.map(drop)
     }
 
     /// Makes the database with pg_restore what it was when it was dumped under this name.
-    ///
-    /// # Errors
-    /// When it fails; then nothing has changed.
     pub async fn restore(&self, name: &str) -> Result<()> {
         let args = ["--clean", "--if-exists", "--single-transaction", "--dbname", DATABASE, name];
         self.client("pg_restore", &args).await.map(drop)
     }
 
     /// Stops the server, copies its files under this name, and starts it again.
-    ///
-    /// # Errors
-    /// When one of that fails.
     pub async fn copy_files(&mut self, name: &str) -> Result<()> {
         self.stop_server().await?;
-        self.copy("data", name).await?;
+        copy_files(&self.home, Path::new("data"), Path::new(name)).await?;
         self.restart().await
     }
 
     /// Stops the server, puts the files of this name in place of its own, and starts it again.
-    ///
-    /// # Errors
-    /// When one of that fails.
     pub async fn put_files_back(&mut self, name: &str) -> Result<()> {
         self.stop_server().await?;
         fs::remove_dir_all(self.home.path().join("data"))?;
-        self.copy(name, "data").await?;
+        copy_files(&self.home, Path::new(name), Path::new("data")).await?;
         self.restart().await
     }
 
@@ -153,17 +139,11 @@ impl Postgres {
     }
 
     /// Ends the server with SIGINT: after SIGTERM it would wait until its clients are gone.
-    ///
-    /// # Errors
-    /// When it does not end.
     pub async fn stop_server(&mut self) -> Result<ExitStatus> {
         self.process.interrupt(STOP_LIMIT).await
     }
 
     /// Starts the server again, on the same port with the same data; kills it first if it runs.
-    ///
-    /// # Errors
-    /// When it does not become ready.
     pub async fn restart(&mut self) -> Result<()> {
         self.process.kill9();
         self.start_again()?;
@@ -178,12 +158,6 @@ impl Postgres {
     /// Ends a pause.
     pub fn resume(&self) {
         self.process.cont();
-    }
-
-    /// Copies a folder of the cluster's directory, with its owner, whom the server runs as.
-    async fn copy(&self, from: &str, to: &str) -> Result<()> {
-        let program = Program::new("cp", "/bin/cp", self.home.path()).args(["-a", from, to]);
-        Self::run(program).await.map(drop)
     }
 
     /// Runs one of PostgreSQL's clients, which finds the server by its environment.
@@ -234,6 +208,19 @@ impl Postgres {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+/// Where an initialised cluster of this version is kept, which is copied in less time than it takes
+/// to make one.
+fn template(bin: &Path) -> Result<PathBuf> {
+    let program = fs::metadata(bin.join("postgres"))?;
+    Ok(tools::build_dir()?.join(format!("initdb-{}-{}", program.len(), program.mtime())))
+}
+
+/// Copies a cluster's files with their owner, whom the server runs as.
+async fn copy_files(home: &TempDir, from: &Path, to: &Path) -> Result<()> {
+    let program = Program::new("cp", "/bin/cp", home.path()).args(["-a".as_ref(), from, to]);
+    Postgres::run(program).await.map(drop)
 }
 
 /// Who PostgreSQL runs as when we are root, which it refuses to run as.

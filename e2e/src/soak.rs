@@ -66,7 +66,6 @@ impl Fault {
     ];
 
     /// For people.
-    #[must_use]
     pub fn describe(self) -> &'static str {
         match self {
             Self::ReplaceWorker => "one more worker, the end of another",
@@ -116,36 +115,33 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Runs in this directory until the time is over and the deck is played to its end; `say` is told
-/// what happens. Three workers and two ingresses run on PostgreSQL. Dropping the future ends all
+/// Runs in this directory with these faults until the time is over and the deck is played to its end;
+/// `say` is told what happens. Three workers and two ingresses run on PostgreSQL. Dropping the future ends all
 /// processes.
-///
-/// # Errors
-/// When a part does not come back to order, with its last lines. What is found at the end is in the
-/// outcome.
 pub async fn run(
     dir: &Path,
     seed: u64,
+    faults: &[Fault],
     at_least: Duration,
     mut say: impl FnMut(String),
 ) -> Result<Outcome> {
     let mut system = System::start(dir, seed).await?;
     let started = Instant::now();
-    let mut faults = BTreeMap::new();
+    let mut done = BTreeMap::new();
     let mut reports = Vec::new();
-    while faults.is_empty() || started.elapsed() < at_least {
-        let mut deck = Fault::ALL;
+    while done.is_empty() || started.elapsed() < at_least {
+        let mut deck = faults.to_vec();
         system.rng.shuffle(&mut deck);
         for round in deck.chunks_mut(2) {
             round.sort_unstable();
             let names: Vec<&str> = round.iter().map(|fault| fault.describe()).collect();
             say(format!("{:7.1} s  {}", started.elapsed().as_secs_f64(), names.join(" + ")));
             let traffic = system.send(reports.len());
-            let done = system.round(round).await;
-            done.with_context(|| system.stack.tail()).context(names.join(" + "))?;
+            let mended = system.round(round).await;
+            mended.with_context(|| system.stack.tail()).context(names.join(" + "))?;
             reports.extend(traffic.stop().await?);
             for fault in round {
-                *faults.entry(*fault).or_default() += 1;
+                *done.entry(*fault).or_default() += 1;
             }
         }
     }
@@ -153,7 +149,7 @@ pub async fn run(
     let retries = reports.iter().map(|report| report.retries).sum();
     let accepted = reports.iter().map(Report::accepted).sum();
     let findings = system.settle(reports).await?;
-    Ok(Outcome { seed, elapsed, accepted, retries, faults, findings })
+    Ok(Outcome { seed, elapsed, accepted, retries, faults: done, findings })
 }
 
 /// A running worker, and the random id that it owns partitions by.

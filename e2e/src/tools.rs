@@ -5,32 +5,22 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 /// The workspace that this crate was built in.
-#[must_use]
 pub fn workspace() -> PathBuf {
     let e2e = Path::new(env!("CARGO_MANIFEST_DIR"));
     e2e.parent().unwrap_or(e2e).to_owned()
 }
 
 /// nats-server: `NATS_SERVER`, or the pinned one.
-///
-/// # Errors
-/// When it is not there.
 pub fn nats_server() -> Result<PathBuf> {
     tool("NATS_SERVER", "bin/nats-server")
 }
 
 /// act, which runs GitHub Actions workflows: `ACT`, or the pinned one.
-///
-/// # Errors
-/// When it is not there.
 pub fn act() -> Result<PathBuf> {
     tool("ACT", "bin/act")
 }
 
 /// The directory of PostgreSQL's programs: `POSTGRES_BIN`, or the pinned ones.
-///
-/// # Errors
-/// When it is not there.
 pub fn postgres_bin() -> Result<PathBuf> {
     let bin = tool("POSTGRES_BIN", "postgres/bin")?;
     ensure!(bin.join("initdb").is_file(), "there is no initdb in {}", bin.display());
@@ -38,91 +28,60 @@ pub fn postgres_bin() -> Result<PathBuf> {
 }
 
 /// Node.js: `NODE`, or the pinned one.
-///
-/// # Errors
-/// When it is not there.
 pub fn node() -> Result<PathBuf> {
     tool("NODE", "bin/node")
 }
 
 /// Python 3: `PYTHON`, or the one on `PATH`.
-#[must_use]
 pub fn python() -> PathBuf {
     let named = std::env::var_os("PYTHON").filter(|path| !path.is_empty());
     named.map_or_else(|| "python3".into(), PathBuf::from)
 }
 
 /// libfaketime, which gives a program another clock: `FAKETIME`, or the pinned one.
-///
-/// # Errors
-/// When it is not there.
 pub fn faketime() -> Result<PathBuf> {
     tool("FAKETIME", "bin/libfaketime.so.1")
 }
 
 /// rotel, an OpenTelemetry collector: `ROTEL`, or the pinned one.
-///
-/// # Errors
-/// When it is not there.
 pub fn rotel() -> Result<PathBuf> {
     tool("ROTEL", "bin/rotel")
 }
 
 /// The libraries that senders sign with, in `python` and `node_modules`: `SIGNING_LIBRARIES`, or the
 /// pinned ones.
-///
-/// # Errors
-/// When they are not there.
 pub fn senders() -> Result<PathBuf> {
     tool("SIGNING_LIBRARIES", "senders")
 }
 
 /// slowhttptest: `SLOWHTTPTEST`, or what `.ci/tools-debian` found.
-///
-/// # Errors
-/// When it is not there.
 pub fn slowhttptest() -> Result<PathBuf> {
     tool("SLOWHTTPTEST", "debian/slowhttptest")
 }
 
 /// promtool: `PROMTOOL`, or what `.ci/tools-debian` found.
-///
-/// # Errors
-/// When it is not there.
 pub fn promtool() -> Result<PathBuf> {
     tool("PROMTOOL", "debian/promtool")
 }
 
 /// wrk: `WRK`, or what `.ci/tools-debian` found.
-///
-/// # Errors
-/// When it is not there.
 pub fn wrk() -> Result<PathBuf> {
     tool("WRK", "debian/wrk")
 }
 
 /// Chromium: `CHROMIUM`, or what `.ci/tools-debian` found.
-///
-/// # Errors
-/// When it is not there.
 pub fn chromium() -> Result<PathBuf> {
     tool("CHROMIUM", "debian/chromium")
 }
 
 /// The folder `node_modules` with what drives a browser and judges a page: `BROWSER_MODULES`, or the
 /// pinned one.
-///
-/// # Errors
-/// When it is not there.
 pub fn browser_modules() -> Result<PathBuf> {
     tool("BROWSER_MODULES", "browser/node_modules")
 }
 
 /// The folder with the Python package schemathesis and all that it imports, for [`python`]:
 /// `SCHEMATHESIS`, or the pinned one.
-///
-/// # Errors
-/// When it is not there.
 pub fn schemathesis() -> Result<PathBuf> {
     tool("SCHEMATHESIS", "schemathesis")
 }
@@ -144,20 +103,20 @@ fn tool(variable: &str, pinned: &str) -> Result<PathBuf> {
     })
 }
 
+/// Where the running executable was built.
+pub(crate) fn build_dir() -> Result<PathBuf> {
+    let executable = std::env::current_exe().context("can't find the running program")?;
+    let dir = executable.parent().context("the running program has no directory")?;
+    // Cargo puts tests one level deeper than binaries.
+    Ok(if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir }.to_owned())
+}
+
 /// One of our binaries, `ingress` or `worker`: from `ACKLINE_BIN_DIR`, or from where the running
 /// executable was built.
-///
-/// # Errors
-/// When it is not there.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let dir = match std::env::var_os("ACKLINE_BIN_DIR").filter(|dir| !dir.is_empty()) {
         Some(dir) => std::path::absolute(dir)?,
-        None => {
-            let executable = std::env::current_exe().context("can't find the running program")?;
-            let dir = executable.parent().context("the running program has no directory")?;
-            // Cargo puts tests one level deeper than binaries.
-            if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir }.to_owned()
-        }
+        None => build_dir()?,
     };
     let path = dir.join(name);
     ensure!(

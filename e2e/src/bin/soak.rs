@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use e2e::soak;
+use e2e::soak::{self, Fault};
 
 /// Kills, pauses and replaces the parts of a running Ackline at random while callbacks arrive, and
 /// checks that each accepted one has taken effect exactly once, in order.
@@ -32,8 +32,9 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let (faults, at_least) = (&Fault::ALL, Duration::from_secs(seconds));
     let outcome = tokio::select! {
-        outcome = soak::run(dir.path(), seed, Duration::from_secs(seconds), |line| println!("{line}")) => outcome,
+        outcome = soak::run(dir.path(), seed, faults, at_least, |line| println!("{line}")) => outcome,
         // Every process ends with the future that has started it.
         _ = tokio::signal::ctrl_c() => return ExitCode::from(130),
     };

@@ -47,8 +47,7 @@ pub(crate) async fn everything_happens(stack: &Stack, db: Db) -> DatabaseConnect
     // In vain: the database refuses them again.
     for id in ["mended", "waiting"] {
         let requeue = ["dead-letters", "requeue", &place(id, &letters)];
-        let mut command = stack.spawn(&stack.program("ackline").unwrap().args(requeue)).unwrap();
-        assert_eq!(command.wait(SOON).await.unwrap().code(), Some(1));
+        assert_eq!(run(stack, &ackline(stack, &requeue)).await.0, 1);
     }
     let discard = ["dead-letters", "discard", &place("dropped", &letters), "--json"];
     stack.ackline_json(&discard).await.unwrap();
@@ -58,6 +57,8 @@ pub(crate) async fn everything_happens(stack: &Stack, db: Db) -> DatabaseConnect
     wait_until_applied(stack, &database).await;
     database
 }
+
+on_each_database!(a_sound_system_is_clean);
 
 async fn a_sound_system_is_clean(db: Db) {
     let stack = Stack::builder().db(db).partitions(2).start().await.unwrap();
@@ -96,20 +97,9 @@ async fn a_sound_system_is_clean(db: Db) {
     assert_eq!(serde_json::to_value(&sliced).unwrap(), serde_json::to_value(&whole).unwrap());
 }
 
-#[tokio::test]
-async fn a_sound_system_is_clean_on_sqlite() {
-    a_sound_system_is_clean(Db::Sqlite).await;
-}
-
-#[tokio::test]
-async fn a_sound_system_is_clean_on_postgres() {
-    a_sound_system_is_clean(Db::Postgres).await;
-}
-
 /// Runs `ackline audit --json`; returns whether it found the system clean, and its report.
 async fn run_audit(stack: &Stack) -> (bool, Value) {
-    let program = stack.program("ackline").unwrap().args(["audit", "--json"]);
-    let mut process = stack.spawn(&program).unwrap();
+    let mut process = stack.spawn(&ackline(stack, &["audit", "--json"])).unwrap();
     let code = process.wait(SOON).await.unwrap().code();
     let report: Value = serde_json::from_str(&process.log().stdout()).unwrap();
     assert_eq!(code, Some(if report["clean"] == true { 0 } else { 1 }), "{report}");
@@ -166,6 +156,8 @@ const RESTORE: &str = "DELETE FROM jobs; INSERT INTO jobs SELECT * FROM saved_jo
                        DELETE FROM dead_letters; \
                        INSERT INTO dead_letters SELECT * FROM saved_letters";
 
+on_each_database!(every_tampering_is_found);
+
 async fn every_tampering_is_found(db: Db) {
     let stack = Stack::builder().db(db).partitions(2).start().await.unwrap();
     let database = everything_happens(&stack, db).await;
@@ -180,16 +172,6 @@ async fn every_tampering_is_found(db: Db) {
         database.execute_unprepared(RESTORE).await.unwrap();
     }
     assert_audited(&stack).await;
-}
-
-#[tokio::test]
-async fn every_tampering_is_found_on_sqlite() {
-    every_tampering_is_found(Db::Sqlite).await;
-}
-
-#[tokio::test]
-async fn every_tampering_is_found_on_postgres() {
-    every_tampering_is_found(Db::Postgres).await;
 }
 
 #[tokio::test]
@@ -274,9 +256,7 @@ async fn a_stream_that_was_not_applied_is_not_audited() {
     let config = jetstream.get_stream("CALLBACKS-00").await.unwrap().cached_info().config.clone();
     jetstream.delete_stream("CALLBACKS-00").await.unwrap();
     jetstream.create_stream(config).await.unwrap();
-    let mut audit =
-        stack.spawn(&stack.program("ackline").unwrap().args(["audit", "--json"])).unwrap();
-    assert_eq!(audit.wait(SOON).await.unwrap().code(), Some(1));
-    let log = audit.log().text();
+    let (code, log) = run(&stack, &ackline(&stack, &["audit", "--json"])).await;
+    assert_eq!(code, 1, "{log}");
     assert!(log.contains("is not the one that was applied: it was recreated"), "{log}");
 }

@@ -2,6 +2,7 @@
 
 use e2e::load::Load;
 use e2e::process::{Process, Program};
+use e2e::proxy::Proxy;
 use e2e::stack::{Db, Stack};
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
@@ -12,12 +13,8 @@ use crate::rebuild::another;
 /// The beginning of every colour and every other order to a terminal.
 const ESCAPE: char = '\x1b';
 
-fn ackline(stack: &Stack, args: &[&str]) -> Program {
-    stack.program("ackline").unwrap().args(args)
-}
-
 /// Runs a command to its end; its exit code, its standard output, and all that it wrote.
-async fn run(stack: &Stack, program: &Program) -> (i32, String, String) {
+async fn run_split(stack: &Stack, program: &Program) -> (i32, String, String) {
     let mut process = stack.spawn(program).unwrap();
     let code = process.wait(SOON).await.unwrap().code().unwrap();
     (code, process.log().stdout(), process.log().text())
@@ -31,53 +28,52 @@ async fn listed(stack: &Stack, args: &[&str]) -> Vec<String> {
     ids.collect()
 }
 
-#[tokio::test]
-async fn a_list_has_the_newest_first_and_what_is_asked_for() {
-    for db in Db::ALL {
-        let stack = Stack::builder().db(db).partitions(2).start().await.unwrap();
-        let database = stack.db().await.unwrap();
-        for (id, word) in [("old", "running"), ("Web_1", "failed"), ("web-2", "queued")] {
-            accept(&stack, status(id, word)).await;
-            wait_until_applied(&stack, &database).await;
-        }
-        let of_run = json!({ "job_id": "last", "status": "running", "workflow_run_id": "17" });
-        accept(&stack, of_run.to_string()).await;
-        wait_until_applied(&stack, &database).await;
-        // What changes is not newer for that.
-        accept(&stack, heartbeat("web-2")).await;
-        wait_until_applied(&stack, &database).await;
-        assert_eq!(listed(&stack, &[]).await, ["last", "web-2", "Web_1", "old"], "{db:?}");
-        for (args, expected) in [
-            (&["--status", "running"][..], &["last", "old"][..]),
-            (&["--search", "WEB"], &["web-2", "Web_1"]),
-            (&["--search", "b_1"], &["Web_1"]),
-            (&["--search", "17"], &["last"]),
-            (&["--search", "web", "--status", "failed"], &["Web_1"]),
-            (&["--search", "nobody"], &[]),
-            (&["--limit", "2"], &["last", "web-2"]),
-            (&["--limit", "2", "--after", "web-2"], &["Web_1", "old"]),
-            (&["--after", "old"], &[]),
-        ] {
-            assert_eq!(listed(&stack, args).await, expected, "{db:?} {args:?}");
-        }
-        let long_ago = match db {
-            Db::Postgres => "created_at - interval '3 hours'",
-            Db::Sqlite => "strftime('%Y-%m-%dT%H:%M:%f000+00:00', created_at, '-3 hours')",
-        };
-        let change = format!("UPDATE jobs SET created_at = {long_ago} WHERE id = 'old'");
-        assert_eq!(database.execute_unprepared(&change).await.unwrap().rows_affected(), 1);
-        assert_eq!(listed(&stack, &["--since", "2h"]).await, ["last", "web-2", "Web_1"], "{db:?}");
-        assert_eq!(listed(&stack, &["--since", "4h"]).await.len(), 4, "{db:?}");
+on_each_database!(a_list_has_the_newest_first_and_what_is_asked_for);
 
-        let (code, _, text) =
-            run(&stack, &ackline(&stack, &["jobs", "list", "--after", "x"])).await;
-        assert!(code == 1 && text.contains("there is no job \"x\" to go on from"), "{text}");
-        let bad = ["jobs", "list", "--since", "0h", "--status", "done", "--limit", "0"];
-        let (code, _, text) = run(&stack, &ackline(&stack, &bad)).await;
-        assert_eq!(code, 2, "{text}");
-        for flag in ["--since", "--status", "--limit"] {
-            assert!(text.contains(flag), "{flag} in {text}");
-        }
+async fn a_list_has_the_newest_first_and_what_is_asked_for(db: Db) {
+    let stack = Stack::builder().db(db).partitions(2).start().await.unwrap();
+    let database = stack.db().await.unwrap();
+    for (id, word) in [("old", "running"), ("Web_1", "failed"), ("web-2", "queued")] {
+        accept(&stack, status(id, word)).await;
+        wait_until_applied(&stack, &database).await;
+    }
+    let of_run = json!({ "job_id": "last", "status": "running", "workflow_run_id": "17" });
+    accept(&stack, of_run.to_string()).await;
+    wait_until_applied(&stack, &database).await;
+    // What changes is not newer for that.
+    accept(&stack, heartbeat("web-2")).await;
+    wait_until_applied(&stack, &database).await;
+    assert_eq!(listed(&stack, &[]).await, ["last", "web-2", "Web_1", "old"], "{db:?}");
+    for (args, expected) in [
+        (&["--status", "running"][..], &["last", "old"][..]),
+        (&["--search", "WEB"], &["web-2", "Web_1"]),
+        (&["--search", "b_1"], &["Web_1"]),
+        (&["--search", "17"], &["last"]),
+        (&["--search", "web", "--status", "failed"], &["Web_1"]),
+        (&["--search", "nobody"], &[]),
+        (&["--limit", "2"], &["last", "web-2"]),
+        (&["--limit", "2", "--after", "web-2"], &["Web_1", "old"]),
+        (&["--after", "old"], &[]),
+    ] {
+        assert_eq!(listed(&stack, args).await, expected, "{db:?} {args:?}");
+    }
+    let long_ago = match db {
+        Db::Postgres => "created_at - interval '3 hours'",
+        Db::Sqlite => "strftime('%Y-%m-%dT%H:%M:%f000+00:00', created_at, '-3 hours')",
+    };
+    let change = format!("UPDATE jobs SET created_at = {long_ago} WHERE id = 'old'");
+    assert_eq!(database.execute_unprepared(&change).await.unwrap().rows_affected(), 1);
+    assert_eq!(listed(&stack, &["--since", "2h"]).await, ["last", "web-2", "Web_1"], "{db:?}");
+    assert_eq!(listed(&stack, &["--since", "4h"]).await.len(), 4, "{db:?}");
+
+    let (code, _, text) =
+        run_split(&stack, &ackline(&stack, &["jobs", "list", "--after", "x"])).await;
+    assert!(code == 1 && text.contains("there is no job \"x\" to go on from"), "{text}");
+    let bad = ["jobs", "list", "--since", "0h", "--status", "done", "--limit", "0"];
+    let (code, _, text) = run_split(&stack, &ackline(&stack, &bad)).await;
+    assert_eq!(code, 2, "{text}");
+    for flag in ["--since", "--status", "--limit"] {
+        assert!(text.contains(flag), "{flag} in {text}");
     }
 }
 
@@ -94,11 +90,11 @@ async fn colours_are_for_terminals() {
     wait_until_applied(&stack, &database).await;
 
     let list = ackline(&stack, &["jobs", "list"]);
-    let (code, piped, _) = run(&stack, &list).await;
+    let (code, piped, _) = run_split(&stack, &list).await;
     assert_eq!(code, 0);
     assert!(!piped.contains(ESCAPE), "{piped:?}");
     assert!(piped.contains("U+001B[2Jgone U+202Eover"), "{piped}");
-    let (code, seen, _) = run(&stack, &list.clone().on_terminal()).await;
+    let (code, seen, _) = run_split(&stack, &list.clone().on_terminal()).await;
     assert_eq!(code, 0);
     for (word, colour) in [("queued", 2), ("provisioning", 33), ("running", 32), ("failed", 31)] {
         let painted = format!("\x1b[{colour}m{word}\x1b[0m");
@@ -109,13 +105,13 @@ async fn colours_are_for_terminals() {
     let plain = colours.iter().fold(seen, |seen, colour| seen.replace(colour, ""));
     assert_eq!(plain, piped);
     let no_colour = list.clone().env("NO_COLOR", "1").on_terminal();
-    assert_eq!(run(&stack, &no_colour).await.1, piped);
-    assert_eq!(run(&stack, &list.on_terminal().env("TERM", "dumb")).await.1, piped);
+    assert_eq!(run_split(&stack, &no_colour).await.1, piped);
+    assert_eq!(run_split(&stack, &list.on_terminal().env("TERM", "dumb")).await.1, piped);
 
     let show = ackline(&stack, &["jobs", "show", "bad"]);
-    let (_, piped, _) = run(&stack, &show).await;
+    let (_, piped, _) = run_split(&stack, &show).await;
     assert!(!piped.contains(ESCAPE) && piped.contains("status      failed"), "{piped:?}");
-    let (_, seen, _) = run(&stack, &show.on_terminal()).await;
+    let (_, seen, _) = run_split(&stack, &show.on_terminal()).await;
     for painted in ["status      \x1b[31mfailed\x1b[0m", "\x1b[31m- → failed\x1b[0m"] {
         assert!(seen.contains(painted), "{painted:?} in {seen:?}");
     }
@@ -143,7 +139,7 @@ async fn a_status_says_whether_somebody_is_needed() {
         })
         .await;
 
-    let (code, out, text) = run(&stack, &status_of(&stack, &[])).await;
+    let (code, out, text) = run_split(&stack, &status_of(&stack, &[])).await;
     assert_eq!(code, 0, "{text}");
     assert!(!out.contains(ESCAPE), "{out:?}");
     for part in
@@ -152,44 +148,44 @@ async fn a_status_says_whether_somebody_is_needed() {
         assert!(out.contains(part), "{part} in {out}");
     }
     assert!(out.ends_with("\neverything is in order\n"), "{out}");
-    let (code, out, _) = run(&stack, &status_of(&stack, &["--json"])).await;
+    let (code, out, _) = run_split(&stack, &status_of(&stack, &["--json"])).await;
     let snapshot: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &snapshot["problems"]), (0, &json!([])), "{out}");
     assert_eq!(snapshot["jobs"]["provisioning"], 1);
     assert_eq!(snapshot["partitions"].as_array().unwrap().len(), 2);
-    let (_, seen, _) = run(&stack, &status_of(&stack, &[]).on_terminal()).await;
+    let (_, seen, _) = run_split(&stack, &status_of(&stack, &[]).on_terminal()).await;
     assert!(seen.contains("\x1b[33m1 provisioning\x1b[0m"), "{seen:?}");
 
     accept(&stack, poison("bad")).await;
     accept(&stack, heartbeat("bad")).await;
     wait_until_applied(&stack, &database).await;
-    let (code, out, text) = run(&stack, &status_of(&stack, &["--json"])).await;
+    let (code, out, text) = run_split(&stack, &status_of(&stack, &["--json"])).await;
     let snapshot: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &snapshot["dead_letters"]), (1, &json!({ "dead": 1, "held": 1 })), "{text}");
     assert!(text.contains("1 dead letter(s) wait for a decision, and 1 callback(s)"), "{text}");
     let place = place(&dead_letters(&database).await[0]);
     accept_poison(&stack, Db::Sqlite).await;
     stack.ackline_json(&["dead-letters", "requeue", &place, "--json"]).await.unwrap();
-    assert_eq!(run(&stack, &status_of(&stack, &[])).await.0, 0);
+    assert_eq!(run_split(&stack, &status_of(&stack, &[])).await.0, 0);
 
     // An ingress, the broker, the workers: each is missed when it is away.
     let nobody = status_of(&stack, &[]).env("INGRESS_OPS", "127.0.0.1:1");
-    let (code, _, text) = run(&stack, &nobody).await;
+    let (code, _, text) = run_split(&stack, &nobody).await;
     assert!(code == 1 && text.contains("the ingress at 127.0.0.1:1 does not answer"), "{text}");
     assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
-    let (code, out, text) = run(&stack, &status_of(&stack, &[])).await;
+    let (code, out, text) = run_split(&stack, &status_of(&stack, &[])).await;
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("nobody owns partition 00, 01: do workers run?"), "{text}");
     assert!(out.contains("waiting for a worker"), "{out}");
     stack.nats.kill9();
-    let (code, out, text) = run(&stack, &status_of(&stack, &[])).await;
+    let (code, out, text) = run_split(&stack, &status_of(&stack, &[])).await;
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("the broker at 127.0.0.1:"), "{text}");
     assert!(out.contains("1 queued, 1 provisioning"), "{out}");
 
     // Without the database nothing can be said.
     let elsewhere = status_of(&stack, &["--json"]).env("DATABASE_URL", "sqlite:nowhere.db");
-    let (code, out, text) = run(&stack, &elsewhere).await;
+    let (code, out, text) = run_split(&stack, &elsewhere).await;
     assert!(code == 1 && out.is_empty(), "{text}");
     assert!(text.contains("ackline: the database can't be reached"), "{text}");
 }
@@ -199,56 +195,62 @@ fn says(process: &Process, text: &str) -> String {
     process.wait_for_line(|line| line.contains(text), SOON).unwrap()
 }
 
-#[tokio::test]
-async fn a_job_is_watched_until_it_has_finished() {
-    for db in Db::ALL {
-        let stack = Stack::builder().db(db).partitions(2).start().await.unwrap();
-        // A script that waits for a job may be earlier than the job.
-        let mut watch = stack.spawn(&ackline(&stack, &["jobs", "watch", "good"])).unwrap();
-        says(&watch, "there is no job \\\"good\\\" yet");
-        for (body, said) in [
-            (status("good", "queued"), "  good  → queued"),
-            (status("good", "provisioning"), "  good  queued → provisioning"),
-            (heartbeat("good"), "  good  heartbeat (1)"),
-            (heartbeat("good"), "  good  heartbeat (2)"),
-            (status("good", "queued"), "  good  queued  unchanged"),
-            (status("good", "running"), "  good  provisioning → running"),
-        ] {
+on_each_database!(a_job_is_watched_until_it_has_finished);
+
+async fn a_job_is_watched_until_it_has_finished(db: Db) {
+    let stack = Stack::builder().db(db).partitions(2).start().await.unwrap();
+    // A script that waits for a job may be earlier than the job.
+    let mut watch = stack.spawn(&ackline(&stack, &["jobs", "watch", "good"])).unwrap();
+    says(&watch, "there is no job \\\"good\\\" yet");
+    let mut told = Vec::new();
+    let word = |word| status("good", word);
+    // Each is told before the next ones are sent, in the order in which they are.
+    for (bodies, said) in [
+        (vec![word("queued"), word("provisioning")], &["→ queued", "queued → provisioning"][..]),
+        (vec![heartbeat("good")], &["heartbeat (1)"]),
+        (vec![heartbeat("good")], &["heartbeat (2)"]),
+        (vec![word("queued"), word("running")], &["queued  unchanged", "provisioning → running"]),
+    ] {
+        for body in bodies {
             accept(&stack, status("other", "queued")).await;
             accept(&stack, body).await;
+        }
+        let before = told.len();
+        told.extend(said.iter().map(|said| format!("  good  {said}")));
+        for said in &told[before..] {
             assert!(says(&watch, said).ends_with(said));
         }
-        assert_eq!(watch.wait(SOON).await.unwrap().code(), Some(0), "{}", watch.log().text());
-        let seen = watch.log().stdout();
-        assert_eq!(seen.lines().count(), 6, "{seen}");
-        assert!(!seen.contains("other") && !seen.contains(ESCAPE), "{seen:?}");
-        // One that has finished is told at once.
-        let (code, out, _) = run(&stack, &ackline(&stack, &["jobs", "watch", "good"])).await;
-        assert!(code == 0 && out.ends_with("  good  is running\n"), "{out}");
-
-        accept(&stack, status("bad", "provisioning")).await;
-        let known = stack.db().await.unwrap();
-        wait_until_applied(&stack, &known).await;
-        let mut watch = stack.spawn(&ackline(&stack, &["jobs", "watch", "bad", "--json"])).unwrap();
-        says(&watch, "\"job\"");
-        let failed = json!({
-            "job_id": "bad", "status": "failed", "failed_step": "make", "error": "no room",
-        });
-        accept(&stack, failed.to_string()).await;
-        assert_eq!(watch.wait(SOON).await.unwrap().code(), Some(1));
-        let text = watch.log().text();
-        assert!(text.contains("ackline: the job \"bad\" failed: in make: no room"), "{text}");
-        let out = watch.log().stdout();
-        let lines: Vec<Value> =
-            out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(lines.len(), 3, "{out}");
-        assert_eq!(lines[0]["job"]["status"], "provisioning");
-        assert_eq!(lines[1]["event"]["to_status"], "failed");
-        assert_eq!(
-            (&lines[2]["job"]["id"], &lines[2]["job"]["error"]),
-            (&json!("bad"), &json!("no room"))
-        );
     }
+    assert_eq!(watch.wait(SOON).await.unwrap().code(), Some(0), "{}", watch.log().text());
+    let seen = watch.log().stdout();
+    assert_eq!(seen.lines().count(), told.len(), "{seen}");
+    assert!(seen.lines().zip(&told).all(|(line, said)| line.ends_with(said)), "{seen}");
+    assert!(!seen.contains("other") && !seen.contains(ESCAPE), "{seen:?}");
+    // One that has finished is told at once.
+    let (code, out, _) = run_split(&stack, &ackline(&stack, &["jobs", "watch", "good"])).await;
+    assert!(code == 0 && out.ends_with("  good  is running\n"), "{out}");
+
+    accept(&stack, status("bad", "provisioning")).await;
+    let known = stack.db().await.unwrap();
+    wait_until_applied(&stack, &known).await;
+    let mut watch = stack.spawn(&ackline(&stack, &["jobs", "watch", "bad", "--json"])).unwrap();
+    says(&watch, "\"job\"");
+    let failed = json!({
+        "job_id": "bad", "status": "failed", "failed_step": "make", "error": "no room",
+    });
+    accept(&stack, failed.to_string()).await;
+    assert_eq!(watch.wait(SOON).await.unwrap().code(), Some(1));
+    let text = watch.log().text();
+    assert!(text.contains("ackline: the job \"bad\" failed: in make: no room"), "{text}");
+    let out = watch.log().stdout();
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 3, "{out}");
+    assert_eq!(lines[0]["job"]["status"], "provisioning");
+    assert_eq!(lines[1]["event"]["to_status"], "failed");
+    assert_eq!(
+        (&lines[2]["job"]["id"], &lines[2]["job"]["error"]),
+        (&json!("bad"), &json!("no room"))
+    );
 }
 
 /// A script must not take it for a success or a failure of the job.
@@ -258,20 +260,20 @@ async fn what_is_not_known_of_a_job_has_a_code_of_its_own() {
     accept(&stack, status("slow", "provisioning")).await;
     wait_until_applied(&stack, &stack.db().await.unwrap()).await;
     let slow = ackline(&stack, &["jobs", "watch", "slow", "--timeout", "100ms"]);
-    let (code, out, text) = run(&stack, &slow).await;
+    let (code, out, text) = run_split(&stack, &slow).await;
     assert!(code == 3 && text.contains("the job \"slow\" is provisioning after 100ms"), "{text}");
     assert!(out.ends_with("  slow  is provisioning\n"), "{out}");
     let nobody = ackline(&stack, &["jobs", "watch", "nobody", "--timeout", "100ms"]);
-    let (code, _, text) = run(&stack, &nobody).await;
+    let (code, _, text) = run_split(&stack, &nobody).await;
     assert!(code == 3 && text.contains("the job \"nobody\" is not known after"), "{text}");
     let elsewhere = ackline(&stack, &["jobs", "watch", "slow"]).env("DATABASE_URL", "sqlite:no.db");
-    let (code, _, text) = run(&stack, &elsewhere).await;
+    let (code, _, text) = run_split(&stack, &elsewhere).await;
     assert!(code == 3 && text.contains("the database can't be reached"), "{text}");
     let mut watch = stack.spawn(&ackline(&stack, &["jobs", "watch", "slow"])).unwrap();
     says(&watch, "is provisioning");
     assert_eq!(watch.interrupt(SOON).await.unwrap().code(), Some(3));
     let (code, _, text) =
-        run(&stack, &ackline(&stack, &["jobs", "watch", "--timeout", "1s"])).await;
+        run_split(&stack, &ackline(&stack, &["jobs", "watch", "--timeout", "1s"])).await;
     assert!(code == 2 && text.contains("<ID>"), "{text}");
 }
 
@@ -352,13 +354,20 @@ async fn all_jobs_are_watched_in_a_table_on_a_terminal() {
     assert!(seen.contains("\x1b[3A\rJOB"), "{seen:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn watching_outlives_the_database() {
     let mut stack = Stack::builder().db(Db::Postgres).partitions(1).start().await.unwrap();
     accept(&stack, status("a", "provisioning")).await;
     wait_until_applied(&stack, &stack.db().await.unwrap()).await;
-    let mut one = stack.spawn(&ackline(&stack, &["jobs", "watch", "a"])).unwrap();
-    let mut all = stack.spawn(&ackline(&stack, &["jobs", "watch"])).unwrap();
+    // Who waits for a server behind a proxy is told at once that it is gone.
+    let server = stack.postgres.as_ref().unwrap().address();
+    let proxy = Proxy::start(server).await.unwrap();
+    let url = stack.database_url().replace(&server.to_string(), &proxy.address().to_string());
+    let watch = |args: &[&str]| {
+        let args = [&["jobs", "watch"], args].concat();
+        stack.spawn(&ackline(&stack, &args).env("DATABASE_URL", &url)).unwrap()
+    };
+    let (mut one, mut all) = (watch(&["a"]), watch(&[]));
     says(&one, "is provisioning");
     stack
         .wait_until("it watches all", SOON, async || {
@@ -401,13 +410,13 @@ async fn long_commands_show_their_progress_on_a_terminal_and_only_there() {
         let program = ackline(&stack, args);
         let own = stack.database_url();
         let piped = program.clone().env("DATABASE_URL", url.map_or(own, |(piped, _)| piped));
-        let (code, _, text) = run(&stack, &piped).await;
+        let (code, _, text) = run_split(&stack, &piped).await;
         assert_eq!(code, 0, "{text}");
         assert!(text.contains(said) && !text.contains(&bar) && !text.contains(ESCAPE), "{text:?}");
 
         let seen = program.env("DATABASE_URL", url.map_or(own, |(_, seen)| seen));
         let seen = seen.env("RUST_LOG", "worker=debug").on_terminal();
-        let (code, seen, _) = run(&stack, &seen).await;
+        let (code, seen, _) = run_split(&stack, &seen).await;
         assert_eq!(code, 0, "{seen}");
         assert!(seen.contains(&bar), "{bar} in {seen:?}");
         // Nothing of it is left beside what is said then, or beside what is logged meanwhile.

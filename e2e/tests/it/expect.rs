@@ -16,6 +16,26 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use worker::entity::{dead_letter, job, job_event, partition};
 
+/// Makes two tests of a function: `NAME::on_sqlite` and `NAME::on_postgres`.
+macro_rules! on_each_database {
+    ($name:ident) => {
+        mod $name {
+            use e2e::stack::Db;
+
+            #[tokio::test]
+            async fn on_sqlite() {
+                super::$name(Db::Sqlite).await;
+            }
+
+            #[tokio::test]
+            async fn on_postgres() {
+                super::$name(Db::Postgres).await;
+            }
+        }
+    };
+}
+pub(crate) use on_each_database;
+
 /// Long enough for a slow machine; nothing waits for it to pass.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
@@ -101,6 +121,11 @@ pub(crate) async fn wait_until_applied(stack: &Stack, db: &DatabaseConnection) {
 /// Every accepted callback of a load has taken effect exactly once, in the order of its job.
 pub(crate) async fn assert_exactly_once(db: &DatabaseConnection, report: &Report) {
     assert_statuses_exactly_once(db, report).await;
+    assert_heartbeats_exactly_once(db, report).await;
+}
+
+/// Every job has as many heartbeats as were accepted.
+pub(crate) async fn assert_heartbeats_exactly_once(db: &DatabaseConnection, report: &Report) {
     let jobs: HashMap<String, i32> =
         jobs(db).await.into_iter().map(|job| (job.id, job.heartbeat_count)).collect();
     for sent in &report.jobs {
@@ -184,6 +209,18 @@ pub(crate) async fn accept_poison(stack: &Stack, db: Db) {
 /// A callback that such a database refuses.
 pub(crate) fn poison(job_id: &str) -> String {
     json!({ "job_id": job_id, "status": "queued", "region": "poison" }).to_string()
+}
+
+/// `ackline` with these arguments.
+pub(crate) fn ackline(stack: &Stack, args: &[&str]) -> Program {
+    stack.program("ackline").unwrap().args(args)
+}
+
+/// Runs a program to its end: its exit code, and all that it wrote.
+pub(crate) async fn run(stack: &Stack, program: &Program) -> (i32, String) {
+    let mut process = stack.spawn(program).unwrap();
+    let code = process.wait(SOON).await.unwrap().code().unwrap();
+    (code, process.log().text())
 }
 
 /// Starts a program and waits until it says that it is not ready for this reason. Returns the line

@@ -14,6 +14,8 @@ use e2e::process::Program;
 use e2e::stack::{Db, Stack};
 use sea_orm::{ConnectionTrait, Database, DbBackend, Statement};
 
+use crate::expect::on_each_database;
+
 const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test]
@@ -75,22 +77,14 @@ async fn postgres_keeps_its_port_and_its_data_over_a_kill() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_stack_on_sqlite_takes_a_load_and_shuts_down() -> Result<()> {
-    takes_a_load_and_shuts_down(Db::Sqlite).await
-}
+on_each_database!(a_stack_takes_a_load_and_shuts_down);
 
-#[tokio::test]
-async fn a_stack_on_postgres_takes_a_load_and_shuts_down() -> Result<()> {
-    takes_a_load_and_shuts_down(Db::Postgres).await
-}
-
-async fn takes_a_load_and_shuts_down(db: Db) -> Result<()> {
+async fn a_stack_takes_a_load_and_shuts_down(db: Db) {
     let started = Instant::now();
-    let mut stack = Stack::start(db).await?;
+    let mut stack = Stack::start(db).await.unwrap();
     println!("{db:?}: everything was ready after {:?}", started.elapsed());
 
-    let report = Load::new(stack.ingress.addr, stack.secret(), 40).run().await?;
+    let report = Load::new(stack.ingress.addr, stack.secret(), 40).run().await.unwrap();
     println!("{db:?}: {:.0} callbacks/s", report.rate());
     assert_eq!((report.accepted(), report.retries), (400, 0));
     stack
@@ -103,10 +97,9 @@ async fn takes_a_load_and_shuts_down(db: Db) -> Result<()> {
             report.jobs.iter().all(|job| status(&job.job_id) == job.last_status())
         })
         .await;
-    stack.db().await?.ping().await?;
-    stack.shut_down().await?;
+    stack.db().await.unwrap().ping().await.unwrap();
+    stack.shut_down().await.unwrap();
     assert!(stack.all_logs().contains("shutting down"));
-    Ok(())
 }
 
 #[tokio::test]

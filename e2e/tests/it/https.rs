@@ -62,17 +62,13 @@ async fn callbacks_come_over_tls_and_only_so() {
 
     let url = format!("https://localhost:{}{CALLBACK_PATH}", ingress.addr.port());
     let send = async |authority: &Path| {
-        let program = stack.program("ackline").unwrap();
-        let program = program
-            .args(["send", "--job-id=a", "--status=queued", "--retry-for=0", "--url", &url])
-            .env("SSL_CERT_FILE", authority);
-        let mut process = stack.spawn(&program).unwrap();
-        (process.wait(SOON).await.unwrap().success(), process.log().text())
+        let args = ["send", "--job-id=a", "--status=queued", "--retry-for=0", "--url", &url];
+        run(&stack, &ackline(&stack, &args).env("SSL_CERT_FILE", authority)).await
     };
-    assert!(send(authority.certificate()).await.0);
+    assert_eq!(send(authority.certificate()).await.0, 0);
     let other = Authority::new(&stack.dir().join("other")).unwrap();
-    let (is_sent, log) = send(other.certificate()).await;
-    assert!(!is_sent && log.contains("invalid peer certificate"), "{log}");
+    let (code, log) = send(other.certificate()).await;
+    assert!(code != 0 && log.contains("invalid peer certificate"), "{log}");
 }
 
 #[tokio::test]
@@ -129,10 +125,8 @@ async fn a_certificate_that_cannot_be_used_is_named_at_the_start() {
     ] {
         let program =
             stack.program("ackline-ingress").unwrap().env("TLS_CERT", cert).env("TLS_KEY", key);
-        let mut process = stack.spawn(&program).unwrap();
-        let ended = process.wait(SOON).await.unwrap();
-        let log = process.log().text();
-        assert_eq!(ended.code(), Some(2), "{log}");
+        let (code, log) = run(&stack, &program).await;
+        assert_eq!(code, 2, "{log}");
         assert!(log.contains(expected), "{log}");
     }
 }

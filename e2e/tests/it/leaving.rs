@@ -15,7 +15,7 @@ use crate::raw::{Raw, head};
 #[tokio::test]
 async fn readiness_ends_first_and_connections_are_told_to_close() {
     let stack = Stack::start(Db::Sqlite).await.unwrap();
-    let mut ingress = stack.start_ingress_with(&[("DRAIN_DELAY", "3s")], &[]).await.unwrap();
+    let mut ingress = stack.start_ingress_with(&[("DRAIN_DELAY", "2s")], &[]).await.unwrap();
     let body = status("a", "queued");
     let signature = stack.sign(body.as_bytes());
     let headers = [("x-signature", signature.as_str())];
@@ -76,12 +76,12 @@ async fn who_has_connected_by_the_end_is_answered() {
 #[tokio::test]
 async fn a_rolling_restart_loses_no_request() {
     let stack = Stack::start(Db::Sqlite).await.unwrap();
-    let start = async || stack.start_ingress_with(&[("DRAIN_DELAY", "2s")], &[]).await.unwrap();
+    let start = async || stack.start_ingress_with(&[("DRAIN_DELAY", "1s")], &[]).await.unwrap();
     let mut serving = vec![start().await, start().await];
     let addresses = |serving: &[Ingress]| serving.iter().map(|one| one.addr).collect::<Vec<_>>();
     let load = Load::new(serving[0].addr, stack.secret(), 1_000_000).also(serving[1].addr);
     let running = Load { connections: 8, rotate: true, ..load }.start();
-    for _ in 0..4 {
+    for _ in 0..2 {
         serving.push(start().await);
         running.retarget(addresses(&serving));
         let before = running.accepted();
@@ -95,7 +95,7 @@ async fn a_rolling_restart_loses_no_request() {
     }
     running.stop();
     let report = running.finish().await.unwrap();
-    println!("{} callbacks over 4 restarts, {} tries again", report.accepted(), report.retries);
+    println!("{} callbacks over 2 restarts, {} tries again", report.accepted(), report.retries);
     assert_eq!(report.retries, 0, "every request was answered 200");
     let db = stack.db().await.unwrap();
     wait_until_applied(&stack, &db).await;

@@ -32,13 +32,11 @@ pub(crate) async fn another(stack: &Stack, db: Db, name: &str) -> (String, Datab
 }
 
 /// Runs `ackline rebuild` for this database; returns its exit code and all that it printed.
-pub(crate) async fn rebuild(stack: &Stack, url: &str, args: &[&str]) -> (Option<i32>, String) {
-    let program =
-        stack.program("ackline").unwrap().env("DATABASE_URL", url).args(["rebuild"]).args(args);
-    let mut process = stack.spawn(&program).unwrap();
-    let code = process.wait(SOON).await.unwrap().code();
-    (code, process.log().text())
+pub(crate) async fn rebuild(stack: &Stack, url: &str, args: &[&str]) -> (i32, String) {
+    run(stack, &ackline(stack, &["rebuild"]).args(args).env("DATABASE_URL", url)).await
 }
+
+on_each_database!(a_rebuild_gives_the_same_rows);
 
 async fn a_rebuild_gives_the_same_rows(db: Db) {
     let stack = Stack::builder().db(db).partitions(2).start().await.unwrap();
@@ -56,24 +54,14 @@ async fn a_rebuild_gives_the_same_rows(db: Db) {
 
     let (url, empty) = another(&stack, db, "rebuilt").await;
     let (code, output) = rebuild(&stack, &url, &[]).await;
-    assert_eq!(code, Some(0), "{output}");
+    assert_eq!(code, 0, "{output}");
     assert!(output.contains("rebuilt from "), "{output}");
     assert_eq!(rows(&empty).await, expected);
     // The rebuilt database is a live one: it is not empty, and a worker goes on with it.
     let (code, output) = rebuild(&stack, &url, &[]).await;
-    assert!(code == Some(1) && output.contains("the database is not empty"), "{output}");
+    assert!(code == 1 && output.contains("the database is not empty"), "{output}");
     assert_eq!(rows(&empty).await, expected);
     assert_audited(&stack).await;
-}
-
-#[tokio::test]
-async fn a_rebuild_gives_the_same_rows_on_sqlite() {
-    a_rebuild_gives_the_same_rows(Db::Sqlite).await;
-}
-
-#[tokio::test]
-async fn a_rebuild_gives_the_same_rows_on_postgres() {
-    a_rebuild_gives_the_same_rows(Db::Postgres).await;
 }
 
 #[tokio::test]
@@ -108,9 +96,9 @@ async fn one_job_is_shown_as_it_would_be() {
 
     let url = stack.database_url().to_owned();
     let (code, output) = rebuild(&stack, &url, &["--job", "nobody", "--dry-run"]).await;
-    assert!(code == Some(1) && output.contains("knows a job \"nobody\""), "{output}");
+    assert!(code == 1 && output.contains("knows a job \"nobody\""), "{output}");
     let (code, output) = rebuild(&stack, &url, &["--job", "a"]).await;
-    assert!(code == Some(2) && output.contains("--dry-run"), "{output}");
+    assert!(code == 2 && output.contains("--dry-run"), "{output}");
 }
 
 #[tokio::test]
@@ -129,19 +117,17 @@ async fn a_stream_without_its_beginning_is_rebuilt_only_when_asked_for() {
 
     let (url, empty) = another(&stack, Db::Postgres, "rebuilt").await;
     let (code, output) = rebuild(&stack, &url, &[]).await;
-    assert!(code == Some(1) && output.contains("partition 00 up to 2"), "{output}");
+    assert!(code == 1 && output.contains("partition 00 up to 2"), "{output}");
     assert!(jobs(&empty).await.is_empty());
     let (code, output) = rebuild(&stack, &url, &["--partial"]).await;
-    assert_eq!(code, Some(0), "{output}");
+    assert_eq!(code, 0, "{output}");
     let rebuilt: Vec<_> =
         jobs(&empty).await.into_iter().map(|job| (job.id, job.status, job.first_seq)).collect();
     let expected = [("new", Status::Running, 4), ("old", Status::Running, 3)];
     assert_eq!(rebuilt, expected.map(|(id, status, seq)| (id.to_owned(), status, seq)));
-    let program = stack.program("ackline").unwrap();
-    let list = program.env("DATABASE_URL", &url).args(["partitions", "list"]);
-    let mut process = stack.spawn(&list).unwrap();
-    assert!(process.wait(SOON).await.unwrap().success());
-    let listed = process.log().text();
+    let list = ackline(&stack, &["partitions", "list"]).env("DATABASE_URL", &url);
+    let (code, listed) = run(&stack, &list).await;
+    assert_eq!(code, 0, "{listed}");
     assert!(listed.contains("partition 00 went on without 1 to 2"), "{listed}");
 }
 
@@ -165,10 +151,8 @@ async fn a_restored_database_repeats_what_was_decided() {
     }
     wait_until_applied(&stack, &live).await;
     stack.ackline_json(&["dead-letters", "discard", "00/2/0", "--json"]).await.unwrap();
-    let mut in_vain = stack
-        .spawn(&stack.program("ackline").unwrap().args(["dead-letters", "requeue", "00/4/0"]))
-        .unwrap();
-    assert_eq!(in_vain.wait(SOON).await.unwrap().code(), Some(1));
+    let in_vain = ackline(&stack, &["dead-letters", "requeue", "00/4/0"]);
+    assert_eq!(run(&stack, &in_vain).await.0, 1);
     accept_poison(&stack, Db::Sqlite).await;
     stack.ackline_json(&["dead-letters", "requeue", "00/4/0", "--json"]).await.unwrap();
     let report = Load::new(stack.ingress.addr, stack.secret(), 5).start().finish().await.unwrap();

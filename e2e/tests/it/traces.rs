@@ -339,10 +339,8 @@ async fn bad_settings_are_named_before_anything_starts() {
             .env("LOG_FORMAT", "yaml")
             .env(ENDPOINT, "collector:4317")
             .env("OTEL_EXPORTER_OTLP_HEADERS", "authorization: hunter2");
-        let mut process = stack.spawn(&program).unwrap();
-        let code = process.wait(SOON).await.unwrap().code();
-        let why = process.log().text();
-        assert_eq!(code, Some(2), "{binary}: {why}");
+        let (code, why) = run(&stack, &program).await;
+        assert_eq!(code, 2, "{binary}: {why}");
         for name in ["LOG_FORMAT", ENDPOINT, "OTEL_EXPORTER_OTLP_HEADERS"] {
             assert!(why.contains(&format!("{name}: must be")), "{name} in {why}");
         }

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use e2e::http_load::{Pace, send};
 use e2e::process::{Process, Program};
 use e2e::stack::{Db, Ingress, Stack, address, listening};
 use e2e::usage::peak_mib;
-use e2e::volley::{Pace, send};
 use shared::bundle;
 
 use crate::callbacks::heartbeats;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use e2e::http_load::Requests;
 use e2e::stack::TEST_SECRET;
-use e2e::volley::Requests;
 use serde_json::{Value, json};
 
 /// The body of a job's status callback of this number.

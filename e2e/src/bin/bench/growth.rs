@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use e2e::crowd::Crowd;
+use e2e::http_load::{Pace, send};
+use e2e::silence_fixture::SilenceFixture;
 use e2e::stack::{Db, Stack};
-use e2e::volley::{Pace, send};
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 
 use crate::accept::without_worker;
@@ -30,7 +30,7 @@ pub(crate) async fn run(
     for jobs in [most_jobs / 1000, most_jobs / 10, most_jobs] {
         let mut stack = without_worker(Db::Postgres, 1 << 30).await?;
         let database = stack.db().await?;
-        Crowd { alive: jobs, ..Crowd::default() }.fill(&database).await?;
+        SilenceFixture { alive: jobs, ..SilenceFixture::default() }.fill(&database).await?;
         add_events(&database, jobs).await?;
         let expected = fill_both(&stack, jobs, events).await?;
         let seconds = apply_all(&mut stack, &database, expected).await?.total();
@@ -75,7 +75,7 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// Three events for each job of a crowd, at positions that no stream has.
+/// Three events for each job of a fixture, at positions that no stream has.
 async fn add_events(database: &DatabaseConnection, jobs: u64) -> Result<()> {
     database
         .execute_unprepared(&format!(

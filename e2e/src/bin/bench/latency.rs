@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use e2e::http_load::{Outcome, Pace, Requests, quantile, send};
 use e2e::stack::{Db, Stack, TEST_SECRET};
-use e2e::volley::{Outcome, Pace, Requests, quantile, send};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 
 use crate::apply::watch;
@@ -73,10 +73,10 @@ async fn committed_after(
     let begun = Instant::now();
     let rows = loop {
         let rows = database.query_all_raw(committed.clone()).await?;
-        if rows.len() == outcome.shots.len() {
+        if rows.len() == outcome.answered.len() {
             break rows;
         }
-        ensure!(begun.elapsed() < LIMIT, "{} of {} rows", rows.len(), outcome.shots.len());
+        ensure!(begun.elapsed() < LIMIT, "{} of {} rows", rows.len(), outcome.answered.len());
         tokio::time::sleep(POLL).await;
     };
     let mut at = HashMap::with_capacity(rows.len());
@@ -84,9 +84,9 @@ async fn committed_after(
         at.insert(row.try_get::<String>("", "job_id")?, row.try_get::<i64>("", "us")?);
     }
     let mut took = Vec::with_capacity(at.len());
-    for shot in &outcome.shots {
-        let us = at.get(&format!("{prefix}-{}", shot.request)).context("a row is missing")?;
-        took.push(us - shot.due_us);
+    for answered in &outcome.answered {
+        let us = at.get(&format!("{prefix}-{}", answered.request)).context("a row is missing")?;
+        took.push(us - answered.due_us);
     }
     took.sort_unstable();
     Ok(took)

@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use e2e::crowd::{Crowd, PARTITIONS};
 use e2e::http::Client;
+use e2e::http_load::quantile;
+use e2e::silence_fixture::{PARTITIONS, SilenceFixture};
 use e2e::stack::{Db, Stack};
-use e2e::volley::quantile;
 use hyper::Method;
 use serde_json::Value;
 
@@ -23,7 +23,7 @@ pub(crate) async fn run(report: &mut Report, db: Db, jobs: u64) -> Result<()> {
     report.part(format!("list, {}", db.name()), &format!("shows jobs among {jobs}"));
     let partitions = u16::try_from(PARTITIONS)?;
     let mut stack = Stack::builder().db(db).partitions(partitions).start().await?;
-    Crowd { finished: jobs, ..Crowd::default() }.fill(&stack.db().await?).await?;
+    SilenceFixture { finished: jobs, ..SilenceFixture::default() }.fill(&stack.db().await?).await?;
     let mut client = Client::new(stack.worker.ops);
     let deep = deep(&mut client, jobs).await?;
     for (what, path, rounds) in [

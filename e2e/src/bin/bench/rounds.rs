@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use e2e::http_load::{Outcome, Pace, Requests, send};
 use e2e::stack::Stack;
 use e2e::usage::cpu_seconds;
-use e2e::volley::{Outcome, Pace, Requests, send};
 
 use crate::report::Report;
 
@@ -73,7 +73,7 @@ pub(crate) async fn side_by_side(
             send(&[*addr], requests, connections, Pace::AsAnswered(round / 8)).await?;
             let before = (cpu_seconds(*pid)?, cpu_of_all(broker)?);
             let outcome = send(&[*addr], requests, connections, Pace::AsAnswered(round)).await?;
-            let each = 1e6 / outcome.shots.len().max(1) as f64;
+            let each = 1e6 / outcome.answered.len().max(1) as f64;
             rounds.push(Round {
                 server_us: each * (cpu_seconds(*pid)? - before.0),
                 broker_us: each * (cpu_of_all(broker)? - before.1),

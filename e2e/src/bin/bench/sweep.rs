@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e::crowd::{Crowd, PARTITIONS, explain, is_by_index, sweep};
+use e2e::http_load::quantile;
+use e2e::silence_fixture::{PARTITIONS, SilenceFixture, explain, is_by_index, sweep};
 use e2e::stack::Db;
-use e2e::volley::quantile;
 
 use crate::accept::without_worker;
 use crate::report::Report;
@@ -13,18 +13,21 @@ use crate::report::Report;
 const ROUNDS: usize = 50;
 const SILENT: u64 = 10;
 
-/// Measures it on a database, with crowds that differ in what most of them do.
+/// Measures it on a database, with fixtures that differ in what most of them do.
 pub(crate) async fn run(report: &mut Report, db: Db, jobs: u64) -> Result<()> {
     let about = format!("looks for {SILENT} silent jobs among {jobs}");
     report.part(format!("sweep, {}", db.name()), &about);
-    for (others, crowd) in [
-        ("finished", Crowd { finished: jobs, ..Crowd::default() }),
-        ("alive", Crowd { alive: jobs, ..Crowd::default() }),
-        ("quiet, with longer timeouts", Crowd { patient: jobs, ..Crowd::default() }),
+    for (others, fixture) in [
+        ("finished", SilenceFixture { finished: jobs, ..SilenceFixture::default() }),
+        ("alive", SilenceFixture { alive: jobs, ..SilenceFixture::default() }),
+        (
+            "quiet, with longer timeouts",
+            SilenceFixture { patient: jobs, ..SilenceFixture::default() },
+        ),
     ] {
         let mut stack = without_worker(db, 1 << 30).await?;
         let rows = stack.db().await?;
-        Crowd { silent: SILENT, ..crowd }.fill(&rows).await?;
+        SilenceFixture { silent: SILENT, ..fixture }.fill(&rows).await?;
         let (mut each, mut all) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             let mut found = 0;
@@ -49,7 +52,7 @@ pub(crate) async fn run(report: &mut Report, db: Db, jobs: u64) -> Result<()> {
         show("all partitions, p50", &all, 0.5)?;
         let plan = explain(&rows, 0).await?;
         ensure!(is_by_index(&plan), "not by the index:\n{}", plan.join("\n"));
-        if db == Db::Postgres && crowd.alive > 0 {
+        if db == Db::Postgres && fixture.alive > 0 {
             println!("{}", plan.join("\n"));
         }
         stack.shut_down().await?;

@@ -46,8 +46,8 @@ async fn a_password_is_taken_from_a_file_or_from_the_address() {
     let url = with("u:p%3Aw%40rd%2Fnever-log-7c1e");
     let program = stack.program("ackline").unwrap().args(["audit"]).env("NATS_URL", &url);
     let program = no_file.iter().fold(program, |program, (name, _)| program.without_env(name));
-    let mut audit = stack.spawn(&program).unwrap();
-    assert!(audit.wait(SOON).await.unwrap().success(), "{}", audit.log().text());
+    let (code, text) = run(&stack, &program).await;
+    assert_eq!(code, 0, "{text}");
     assert_hidden(&stack, &[PASSWORD, "p%3Aw%40rd", WRONG]);
 }
 

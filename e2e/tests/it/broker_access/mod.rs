@@ -68,10 +68,8 @@ async fn are_refused(stack: &Stack, env: &[(&str, &str)], why: &str) {
     let ingress = program("ackline-ingress").env("INGRESS_LISTEN", "127.0.0.1:0");
     unready(stack, &ingress, why).await;
     unready(stack, &program("ackline-worker"), why).await;
-    let mut audit = stack.spawn(&program("ackline").args(["audit"])).unwrap();
-    let code = audit.wait(SOON).await.unwrap().code();
-    let said = audit.log().text();
-    assert_eq!(code, Some(1), "{said}");
+    let (code, said) = run(stack, &program("ackline").args(["audit"])).await;
+    assert_eq!(code, 1, "{said}");
     let last = said.lines().last().unwrap();
     assert!(last.starts_with("ackline: the broker at ") && last.contains(why), "{why} in {said}");
 }

@@ -9,59 +9,56 @@ use serde_json::json;
 use super::{get, json as ask};
 use crate::expect::*;
 
-#[tokio::test]
-async fn a_job_and_its_events_are_as_the_tables_have_them() {
-    for db in Db::ALL {
-        let stack = Stack::builder().db(db).partitions(2).start().await.unwrap();
-        let id = "odd id/../ü?&#";
-        let address = "odd%20id%2F..%2F%C3%BC%3F%26%23";
-        accept(&stack, status(id, "queued")).await;
-        accept(&stack, status(id, "provisioning")).await;
-        accept(&stack, status(id, "provisioning")).await;
-        accept(&stack, heartbeat(id)).await;
-        let failed =
-            json!({ "job_id": id, "status": "failed", "error": "why", "failed_step": "s" });
-        accept(&stack, failed.to_string()).await;
-        // Whoever waits gets it as soon as it has finished.
-        let waited =
-            ask(&stack, &format!("/api/v1/jobs/{address}?wait=60s&until=finished"), 200).await;
-        assert_eq!((&waited["id"], &waited["status"]), (&json!(id), &json!("failed")));
-        assert_eq!((&waited["failure"], &waited["error"]), (&json!("reported"), &json!("why")));
-        assert_eq!(waited["heartbeat_count"], 1);
+on_each_database!(a_job_and_its_events_are_as_the_tables_have_them);
 
-        let mut path = format!("/api/v1/jobs/{address}/events?limit=3");
-        let mut kinds = Vec::new();
-        loop {
-            let page = ask(&stack, &path, 200).await;
-            for event in page["items"].as_array().unwrap() {
-                kinds.push((event["kind"].clone(), event["outcome"].clone()));
-            }
-            let Some(next) = page["next"].as_str() else { break };
-            path = format!("/api/v1/jobs/{address}/events?limit=3&after={next}");
+async fn a_job_and_its_events_are_as_the_tables_have_them(db: Db) {
+    let stack = Stack::builder().db(db).partitions(2).start().await.unwrap();
+    let id = "odd id/../ü?&#";
+    let address = "odd%20id%2F..%2F%C3%BC%3F%26%23";
+    accept(&stack, status(id, "queued")).await;
+    accept(&stack, status(id, "provisioning")).await;
+    accept(&stack, status(id, "provisioning")).await;
+    accept(&stack, heartbeat(id)).await;
+    let failed = json!({ "job_id": id, "status": "failed", "error": "why", "failed_step": "s" });
+    accept(&stack, failed.to_string()).await;
+    // Whoever waits gets it as soon as it has finished.
+    let waited = ask(&stack, &format!("/api/v1/jobs/{address}?wait=60s&until=finished"), 200).await;
+    assert_eq!((&waited["id"], &waited["status"]), (&json!(id), &json!("failed")));
+    assert_eq!((&waited["failure"], &waited["error"]), (&json!("reported"), &json!("why")));
+    assert_eq!(waited["heartbeat_count"], 1);
+
+    let mut path = format!("/api/v1/jobs/{address}/events?limit=3");
+    let mut kinds = Vec::new();
+    loop {
+        let page = ask(&stack, &path, 200).await;
+        for event in page["items"].as_array().unwrap() {
+            kinds.push((event["kind"].clone(), event["outcome"].clone()));
         }
-        let kinds: Vec<_> =
-            kinds.iter().map(|(kind, effect)| (kind.as_str(), effect.as_str())).collect();
-        let applied = Some("applied");
-        assert_eq!(
-            kinds,
-            [
-                (Some("queued"), applied),
-                (Some("provisioning"), applied),
-                (Some("provisioning"), Some("unchanged")),
-                (Some("failed"), applied),
-            ]
-        );
-        // The totals are counted at the next look.
-        stack
-            .wait_until("the job is counted", SOON, async || {
-                ask(&stack, "/api/v1/overview", 200).await["jobs"]["failed"] == json!(1)
-            })
-            .await;
-        let partitions = ask(&stack, "/api/v1/partitions", 200).await;
-        let applied = partitions["items"].as_array().unwrap().iter();
-        let applied: i64 = applied.map(|row| row["applied_callbacks"].as_i64().unwrap()).sum();
-        assert_eq!(applied, 5);
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/api/v1/jobs/{address}/events?limit=3&after={next}");
     }
+    let kinds: Vec<_> =
+        kinds.iter().map(|(kind, effect)| (kind.as_str(), effect.as_str())).collect();
+    let applied = Some("applied");
+    assert_eq!(
+        kinds,
+        [
+            (Some("queued"), applied),
+            (Some("provisioning"), applied),
+            (Some("provisioning"), Some("unchanged")),
+            (Some("failed"), applied),
+        ]
+    );
+    // The totals are counted at the next look.
+    stack
+        .wait_until("the job is counted", SOON, async || {
+            ask(&stack, "/api/v1/overview", 200).await["jobs"]["failed"] == json!(1)
+        })
+        .await;
+    let partitions = ask(&stack, "/api/v1/partitions", 200).await;
+    let applied = partitions["items"].as_array().unwrap().iter();
+    let applied: i64 = applied.map(|row| row["applied_callbacks"].as_i64().unwrap()).sum();
+    assert_eq!(applied, 5);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use e2e::stack::Stack;
 use hyper::Method;
 
 use super::{get, post};
-use crate::expect::*;
+use crate::expect::run;
 
 #[tokio::test]
 async fn a_page_of_another_origin_reads_nothing_and_changes_nothing() {
@@ -64,27 +64,25 @@ async fn every_answer_forbids_what_the_pages_do_not_need() {
 #[tokio::test]
 async fn a_worker_that_others_can_reach_starts_only_with_a_token() {
     let stack = Stack::builder().partitions(1).start().await.unwrap();
-    let run = async |env: &[(&str, &str)]| {
+    let start = async |env: &[(&str, &str)]| {
         let program = stack.program("ackline-worker").unwrap().envs(env.iter().copied());
-        let mut process = stack.spawn(&program).unwrap();
-        let status = process.wait(SOON).await.unwrap();
-        (status.code(), process.log().text())
+        run(&stack, &program).await
     };
     let listen = ("OPS_LISTEN", "0.0.0.0:0");
-    let (code, said) = run(&[listen]).await;
-    assert!(code == Some(2) && said.contains("CONSOLE_TOKEN_FILE"), "{code:?} {said}");
+    let (code, said) = start(&[listen]).await;
+    assert!(code == 2 && said.contains("CONSOLE_TOKEN_FILE"), "{code:?} {said}");
     let file = stack.dir().join("token");
     for (token, why) in [("hunter2", "at least 16 characters"), ("", "is empty")] {
         std::fs::write(&file, token).unwrap();
-        let (code, said) = run(&[listen, ("CONSOLE_TOKEN_FILE", file.to_str().unwrap())]).await;
-        assert!(code == Some(2) && said.contains(why), "{code:?} {said}");
+        let (code, said) = start(&[listen, ("CONSOLE_TOKEN_FILE", file.to_str().unwrap())]).await;
+        assert!(code == 2 && said.contains(why), "{code:?} {said}");
         assert!(token.is_empty() || !said.contains(token), "{said}");
     }
     for (name, value, why) in [
         ("REPOSITORY_URL", "javascript:alert(1)", "https://github.com/OWNER/NAME"),
         ("INGRESS_OPS", "127.0.0.1", "HOST:PORT"),
     ] {
-        let (code, said) = run(&[(name, value)]).await;
-        assert!(code == Some(2) && said.contains(why) && said.contains(name), "{code:?} {said}");
+        let (code, said) = start(&[(name, value)]).await;
+        assert!(code == 2 && said.contains(why) && said.contains(name), "{code:?} {said}");
     }
 }

@@ -11,38 +11,43 @@ use crate::expect::*;
 
 #[tokio::test]
 async fn dead_letters_are_requeued_and_discarded_in_the_browser() {
-    for db in Db::ALL {
-        let stack = Stack::builder().db(db).partitions(1).start().await.unwrap();
-        refuse_poison(&stack, db).await;
-        for id in ["mended", "dropped"] {
-            accept(&stack, poison(id)).await;
-            accept(&stack, status(id, "provisioning")).await;
-        }
-        let database = stack.db().await.unwrap();
-        wait_until_applied(&stack, &database).await;
-        accept_poison(&stack, db).await;
+    are_requeued_and_discarded_in_the_browser(Db::Sqlite).await;
+}
 
-        let (requeue, discard) = ("00/1/0", "00/3/0");
-        let parameters = json!({ "base": base(&stack), "requeue": requeue, "discard": discard });
-        let seen = browser::run(stack.dir(), "letters.mjs", &parameters).await.unwrap();
-        assert_eq!(seen["before"].as_array().unwrap().len(), 4, "{seen:#}");
-        assert_eq!(seen["payload"], poison("mended"));
-        assert_eq!(seen["requeued"], "00/1/0 is applied.");
-        assert_eq!(seen["discarded"], "00/3/0 is discarded.");
-        assert!(seen["after"].as_str().unwrap().contains("discarded"), "{seen:#}");
-        assert_eq!(seen["violations"], json!([]));
+#[tokio::test]
+#[ignore = "long: make test-console"]
+async fn dead_letters_are_requeued_and_discarded_in_the_browser_on_postgres() {
+    are_requeued_and_discarded_in_the_browser(Db::Postgres).await;
+}
 
-        let mended = job(&database, "mended").await.unwrap();
-        assert_eq!(
-            (mended.status, mended.region.as_deref()),
-            (Status::Provisioning, Some("poison"))
-        );
-        let dropped = job(&database, "dropped").await.unwrap();
-        assert_eq!((dropped.status, dropped.region), (Status::Provisioning, None));
-        let letters = dead_letters(&database).await;
-        assert_eq!(letters.len(), 1);
-        assert_eq!((letters[0].seq, letters[0].state), (3, State::Discarded));
+async fn are_requeued_and_discarded_in_the_browser(db: Db) {
+    let stack = Stack::builder().db(db).partitions(1).start().await.unwrap();
+    refuse_poison(&stack, db).await;
+    for id in ["mended", "dropped"] {
+        accept(&stack, poison(id)).await;
+        accept(&stack, status(id, "provisioning")).await;
     }
+    let database = stack.db().await.unwrap();
+    wait_until_applied(&stack, &database).await;
+    accept_poison(&stack, db).await;
+
+    let (requeue, discard) = ("00/1/0", "00/3/0");
+    let parameters = json!({ "base": base(&stack), "requeue": requeue, "discard": discard });
+    let seen = browser::run(stack.dir(), "letters.mjs", &parameters).await.unwrap();
+    assert_eq!(seen["before"].as_array().unwrap().len(), 4, "{seen:#}");
+    assert_eq!(seen["payload"], poison("mended"));
+    assert_eq!(seen["requeued"], "00/1/0 is applied.");
+    assert_eq!(seen["discarded"], "00/3/0 is discarded.");
+    assert!(seen["after"].as_str().unwrap().contains("discarded"), "{seen:#}");
+    assert_eq!(seen["violations"], json!([]));
+
+    let mended = job(&database, "mended").await.unwrap();
+    assert_eq!((mended.status, mended.region.as_deref()), (Status::Provisioning, Some("poison")));
+    let dropped = job(&database, "dropped").await.unwrap();
+    assert_eq!((dropped.status, dropped.region), (Status::Provisioning, None));
+    let letters = dead_letters(&database).await;
+    assert_eq!(letters.len(), 1);
+    assert_eq!((letters[0].seq, letters[0].state), (3, State::Discarded));
 }
 
 #[tokio::test]

@@ -97,41 +97,40 @@ fn statuses(events: &[Value]) -> HashMap<String, Vec<String>> {
     jobs
 }
 
-#[tokio::test]
-async fn the_stream_tells_every_event_in_order_and_goes_on_where_it_was_interrupted() {
-    for db in Db::ALL {
-        let stack = Stack::builder().db(db).partitions(4).start().await.unwrap();
-        let ops = stack.worker.ops;
-        let ids: Vec<_> = (0..20).map(|n| format!("job-{n}")).collect();
-        let mut reader = Reader::connect(ops, None).await;
-        let first = reader.next().await;
-        assert_eq!(
-            (first.event.as_str(), &first.data["partitions"]),
-            ("checkpoint", &Value::Array(vec![]))
-        );
+on_each_database!(the_stream_tells_every_event_in_order_and_goes_on_where_it_was_interrupted);
 
-        for id in &ids {
-            accept(&stack, status(id, "queued")).await;
-            accept(&stack, status(id, "provisioning")).await;
-            accept(&stack, heartbeat(id)).await;
-        }
-        let (at, seen) = reader.until(40).await;
-        assert_eq!(seen.len(), 40);
-        let jobs = statuses(&seen);
-        assert!(ids.iter().all(|id| jobs[id] == ["queued", "provisioning"]), "{jobs:?}");
+async fn the_stream_tells_every_event_in_order_and_goes_on_where_it_was_interrupted(db: Db) {
+    let stack = Stack::builder().db(db).partitions(4).start().await.unwrap();
+    let ops = stack.worker.ops;
+    let ids: Vec<_> = (0..20).map(|n| format!("job-{n}")).collect();
+    let mut reader = Reader::connect(ops, None).await;
+    let first = reader.next().await;
+    assert_eq!(
+        (first.event.as_str(), &first.data["partitions"]),
+        ("checkpoint", &Value::Array(vec![]))
+    );
 
-        // While nobody reads, the rest happens.
-        drop(reader);
-        for id in &ids {
-            accept(&stack, status(id, "running")).await;
-        }
-        wait_until_applied(&stack, &stack.db().await.unwrap()).await;
-        let mut reader = Reader::connect(ops, Some(&at)).await;
-        let (_, seen) = reader.until(20).await;
-        assert_eq!(seen.len(), 20);
-        let jobs = statuses(&seen);
-        assert!(ids.iter().all(|id| jobs[id] == ["running"]), "{jobs:?}");
+    for id in &ids {
+        accept(&stack, status(id, "queued")).await;
+        accept(&stack, status(id, "provisioning")).await;
+        accept(&stack, heartbeat(id)).await;
     }
+    let (at, seen) = reader.until(40).await;
+    assert_eq!(seen.len(), 40);
+    let jobs = statuses(&seen);
+    assert!(ids.iter().all(|id| jobs[id] == ["queued", "provisioning"]), "{jobs:?}");
+
+    // While nobody reads, the rest happens.
+    drop(reader);
+    for id in &ids {
+        accept(&stack, status(id, "running")).await;
+    }
+    wait_until_applied(&stack, &stack.db().await.unwrap()).await;
+    let mut reader = Reader::connect(ops, Some(&at)).await;
+    let (_, seen) = reader.until(20).await;
+    assert_eq!(seen.len(), 20);
+    let jobs = statuses(&seen);
+    assert!(ids.iter().all(|id| jobs[id] == ["running"]), "{jobs:?}");
 }
 
 #[tokio::test]

@@ -17,10 +17,9 @@ async fn gaps(db: &DatabaseConnection) -> Vec<(i64, i64)> {
 
 /// Accepts, which must be refused, and returns why.
 async fn refused(stack: &Stack) -> String {
-    let program = stack.program("ackline").unwrap().args(["partitions", "accept", "0", "--yes"]);
-    let mut command = stack.spawn(&program).unwrap();
-    assert_eq!(command.wait(SOON).await.unwrap().code(), Some(1), "{}", command.log().text());
-    command.log().text()
+    let (code, why) = run(stack, &ackline(stack, &["partitions", "accept", "0", "--yes"])).await;
+    assert_eq!(code, 1, "{why}");
+    why
 }
 
 const ACCEPT: [&str; 5] = ["partitions", "accept", "0", "--yes", "--json"];

@@ -38,12 +38,9 @@ async fn are_refused(stack: &Stack, running: &Running, more: u64) {
     stack.wait_until("callbacks are refused", SOON, async || running.retries() >= target).await;
 }
 
-#[tokio::test]
-#[ignore = "long: make test-faults"]
-async fn a_broker_that_is_killed_over_and_over_loses_and_repeats_nothing() {
+async fn killed(kills: usize) {
     let mut stack = stack("12s").await;
     let running = endless(&stack, 8).start();
-    let kills = 20;
     for _ in 0..kills {
         goes_on(&stack, &running, 100).await;
         stack.nats.kill9();
@@ -54,17 +51,39 @@ async fn a_broker_that_is_killed_over_and_over_loses_and_repeats_nothing() {
 }
 
 #[tokio::test]
-async fn a_broker_that_is_frozen_beyond_the_deadline_loses_and_repeats_nothing() {
+async fn a_broker_that_is_killed_loses_and_repeats_nothing() {
+    killed(2).await;
+}
+
+#[tokio::test]
+#[ignore = "long: make test-faults"]
+async fn a_broker_that_is_killed_over_and_over_loses_and_repeats_nothing() {
+    killed(20).await;
+}
+
+async fn frozen_beyond_the_deadline(freezes: usize) {
     let stack = stack("1s").await;
     let running = endless(&stack, 8).start();
-    for _ in 0..3 {
+    for _ in 0..freezes {
         goes_on(&stack, &running, 100).await;
         stack.nats.pause();
         are_refused(&stack, &running, 16).await;
         stack.nats.resume();
     }
     goes_on(&stack, &running, 100).await;
-    conclude(&stack, running, "3 freezes of the broker beyond the deadline", &[]).await;
+    let faults = format!("{freezes} freezes of the broker beyond the deadline");
+    conclude(&stack, running, &faults, &[]).await;
+}
+
+#[tokio::test]
+async fn a_broker_that_is_frozen_beyond_the_deadline_loses_and_repeats_nothing() {
+    frozen_beyond_the_deadline(1).await;
+}
+
+#[tokio::test]
+#[ignore = "long: make test-faults"]
+async fn a_broker_that_is_frozen_over_and_over_loses_and_repeats_nothing() {
+    frozen_beyond_the_deadline(3).await;
 }
 
 #[tokio::test]
@@ -287,7 +306,7 @@ async fn copies_under_load(rounds: usize) {
 
 #[tokio::test]
 async fn copies_through_two_ingresses_take_effect_once() {
-    copies_under_load(2).await;
+    copies_under_load(1).await;
 }
 
 #[tokio::test]

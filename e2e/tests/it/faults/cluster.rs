@@ -18,11 +18,11 @@ const NODES: usize = 3;
 const STREAMS: [&str; 4] = ["CALLBACKS-00", "CALLBACKS-01", "CALLBACKS-02", "CALLBACKS-03"];
 
 /// Ingress, and two workers on PostgreSQL.
-async fn cluster(publish_deadline: &str) -> (Stack, Worker) {
+async fn cluster(partitions: u16, publish_deadline: &str) -> (Stack, Worker) {
     let stack = Stack::builder()
         .cluster()
         .db(Db::Postgres)
-        .partitions(STREAMS.len() as u16)
+        .partitions(partitions)
         // Nodes miss each other within seconds.
         .nats_config("ping_interval: \"1s\"\nping_max: 2")
         .env("LEASE", "2s")
@@ -47,7 +47,7 @@ async fn wait_for_leaders(stack: &Stack, may_lead: impl Fn(usize) -> bool) {
 
 /// Kills the nodes in turn, each of which starts again when the others have taken over.
 async fn kill_one_after_another(kills: usize) {
-    let (mut stack, _second) = cluster("12s").await;
+    let (mut stack, _second) = cluster(4, "12s").await;
     let running = endless(&stack, 8).start();
     let mut node = stack.nats.leader(STREAMS[0]).await.unwrap().unwrap();
     for _ in 0..kills {
@@ -63,9 +63,21 @@ async fn kill_one_after_another(kills: usize) {
     conclude(&stack, running, &format!("{kills} kills of one node of three"), &[]).await;
 }
 
+/// Without an election, which takes seconds.
 #[tokio::test]
-async fn a_node_is_killed_and_comes_back() {
-    kill_one_after_another(1).await;
+async fn a_follower_is_killed_and_comes_back_and_the_leader_steps_down() {
+    let (mut stack, _second) = cluster(1, "12s").await;
+    let running = endless(&stack, 8).start();
+    wait_until_whole(&stack).await;
+    let leader = stack.nats.leader(STREAMS[0]).await.unwrap().unwrap();
+    let follower = (leader + 1) % NODES;
+    stack.nats.node_mut(follower).kill9();
+    goes_on(&stack, &running, 100).await;
+    stack.nats.node_mut(follower).restart().await.unwrap();
+    wait_until_whole(&stack).await;
+    step_down(&stack, STREAMS[0]).await;
+    goes_on(&stack, &running, 100).await;
+    conclude(&stack, running, "a kill of a follower, and a leader stepped down", &[]).await;
 }
 
 #[tokio::test]
@@ -77,7 +89,7 @@ async fn nodes_are_killed_one_after_another_over_and_over() {
 #[tokio::test]
 #[ignore = "long: make test-faults"]
 async fn nodes_are_killed_before_the_last_one_has_caught_up() {
-    let (mut stack, _second) = cluster("12s").await;
+    let (mut stack, _second) = cluster(4, "12s").await;
     let running = endless(&stack, 8).start();
     let kills = 15;
     for kill in 0..kills {
@@ -92,7 +104,7 @@ async fn nodes_are_killed_before_the_last_one_has_caught_up() {
 #[tokio::test]
 #[ignore = "long: make test-faults"]
 async fn all_nodes_are_killed_at_once_over_and_over() {
-    let (mut stack, _second) = cluster("12s").await;
+    let (mut stack, _second) = cluster(4, "12s").await;
     let running = endless(&stack, 8).start();
     let kills = 5;
     for _ in 0..kills {
@@ -107,7 +119,7 @@ async fn all_nodes_are_killed_at_once_over_and_over() {
 #[tokio::test]
 #[ignore = "long: make test-faults"]
 async fn each_node_is_frozen_until_it_is_missed() {
-    let (stack, _second) = cluster("12s").await;
+    let (stack, _second) = cluster(4, "12s").await;
     let running = endless(&stack, 8).start();
     for node in 0..NODES {
         wait_until_whole(&stack).await;
@@ -120,23 +132,28 @@ async fn each_node_is_frozen_until_it_is_missed() {
     conclude(&stack, running, "3 freezes of one node of three", &[]).await;
 }
 
+/// The leader of a stream hands over to another node.
+async fn step_down(stack: &Stack, stream: &str) {
+    let before = stack.nats.leader(stream).await.unwrap();
+    stack.nats.step_down(stream).await.unwrap();
+    stack
+        .wait_until("another node leads", SOON, async || {
+            let now = stack.nats.leader(stream).await;
+            now.is_ok_and(|now| now.is_some() && now != before)
+        })
+        .await;
+}
+
 #[tokio::test]
 #[ignore = "long: make test-faults"]
 async fn leaders_step_down_over_and_over() {
-    let (stack, _second) = cluster("12s").await;
+    let (stack, _second) = cluster(4, "12s").await;
     let running = endless(&stack, 8).start();
     let rounds = 10;
     for _ in 0..rounds {
         for stream in STREAMS {
             goes_on(&stack, &running, 20).await;
-            let before = stack.nats.leader(stream).await.unwrap();
-            stack.nats.step_down(stream).await.unwrap();
-            stack
-                .wait_until("another node leads", SOON, async || {
-                    let now = stack.nats.leader(stream).await;
-                    now.is_ok_and(|now| now.is_some() && now != before)
-                })
-                .await;
+            step_down(&stack, stream).await;
         }
     }
     goes_on(&stack, &running, 50).await;
@@ -244,7 +261,7 @@ async fn without_a_majority(stack: &mut Stack, running: &Running, survivor: usiz
 #[tokio::test]
 #[ignore = "long: make test-faults"]
 async fn two_nodes_of_three_are_down() {
-    let (mut stack, _second) = cluster("2s").await;
+    let (mut stack, _second) = cluster(4, "2s").await;
     let running = endless(&stack, 8).start();
     for survivor in 0..NODES {
         without_a_majority(&mut stack, &running, survivor).await;
@@ -279,7 +296,7 @@ fn consumer_stores(stack: &Stack) -> Vec<PathBuf> {
 #[tokio::test]
 #[ignore = "long: make test-faults"]
 async fn acks_that_the_broker_has_forgotten_change_nothing() {
-    let (mut stack, second) = cluster("12s").await;
+    let (mut stack, second) = cluster(4, "12s").await;
     let running = endless(&stack, 8).start();
     let (mut forgotten, rounds) = (0, 3);
     for round in 0..rounds {

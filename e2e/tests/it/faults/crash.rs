@@ -1,7 +1,5 @@
 //! The worker is killed with `kill -9` wherever it hurts.
 
-use std::time::Duration;
-
 use e2e::load::Load;
 use e2e::stack::{Db, Stack};
 use futures::StreamExt;
@@ -38,20 +36,17 @@ async fn killed_under_load(stack: &mut Stack, jobs: usize) {
     );
 }
 
-#[tokio::test]
-async fn a_worker_killed_under_load_applies_exactly_once_on_sqlite() {
-    let mut stack = Stack::start(Db::Sqlite).await.unwrap();
-    killed_under_load(&mut stack, 300).await;
+on_each_database!(a_worker_killed_under_load_applies_exactly_once);
+
+async fn a_worker_killed_under_load_applies_exactly_once(db: Db) {
+    let mut stack = Stack::builder().db(db).env("LEASE", "1s").start().await.unwrap();
+    killed_under_load(&mut stack, 120).await;
 }
 
-#[tokio::test]
-async fn a_worker_killed_under_load_applies_exactly_once_on_postgres() {
-    let mut stack = Stack::builder().db(Db::Postgres).env("LEASE", "1s").start().await.unwrap();
-    killed_under_load(&mut stack, 300).await;
-}
+on_each_database!(a_worker_killed_between_commit_and_ack_applies_once);
 
 /// The broker never gets an ack, so every kill finds each commit between itself and its ack.
-async fn killed_between_commit_and_ack(db: Db) {
+async fn a_worker_killed_between_commit_and_ack_applies_once(db: Db) {
     let deny_acks = r#"
         authorization {
             users: [{ user: deaf, password: deaf, permissions: { publish: { deny: ["$JS.ACK.>"] } } }]
@@ -72,16 +67,6 @@ async fn killed_between_commit_and_ack(db: Db) {
         assert_eq!(consumer.ack_floor.consumer_sequence, 0, "an ack got through");
         assert!(consumer.num_ack_pending > 0, "nothing was delivered");
     }
-}
-
-#[tokio::test]
-async fn a_worker_killed_between_commit_and_ack_applies_once_on_sqlite() {
-    killed_between_commit_and_ack(Db::Sqlite).await;
-}
-
-#[tokio::test]
-async fn a_worker_killed_between_commit_and_ack_applies_once_on_postgres() {
-    killed_between_commit_and_ack(Db::Postgres).await;
 }
 
 #[tokio::test]
@@ -167,22 +152,4 @@ async fn a_batch_is_acked_only_after_its_commit() {
     lock.rollback().await.unwrap();
     wait_for_status(&stack, &db, "a", Status::Provisioning).await;
     while !acked_2(&next().await) {}
-}
-
-#[tokio::test]
-async fn a_worker_outlives_its_database() {
-    let mut stack = Stack::builder().db(Db::Postgres).env("LEASE", "1s").start().await.unwrap();
-    let running = Load::new(stack.ingress.addr, stack.secret(), 100).start();
-    stack.wait_until("the load goes on", SOON, async || running.accepted() >= 200).await;
-    let postgres = stack.postgres.as_mut().unwrap();
-    postgres.kill9();
-    postgres.restart().await.unwrap();
-    let report = running.finish().await.unwrap();
-    let db = stack.db().await.unwrap();
-    wait_until_applied(&stack, &db).await;
-    assert_exactly_once(&db, &report).await;
-    assert_audited(&stack).await;
-    assert!(stack.worker.process.is_running(), "it was not restarted");
-    let ended = stack.worker.process.terminate(Duration::from_secs(30)).await.unwrap();
-    assert!(ended.success());
 }

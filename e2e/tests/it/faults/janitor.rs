@@ -15,6 +15,11 @@ use crate::expect::*;
 /// The smallest size that `ackline migrate` accepts.
 const SMALL: u64 = 1 << 20;
 
+/// About three times what such a stream holds.
+fn three_streams_full(stack: &Stack) -> Load {
+    Load { padding: 3000, ..Load::new(stack.ingress.addr, stack.secret(), 100) }
+}
+
 async fn stream_state(stack: &Stack) -> State {
     let jetstream = jetstream::new(stack.nats.client().await.unwrap());
     let stream = jetstream.get_stream("CALLBACKS-00").await.unwrap();
@@ -27,14 +32,15 @@ async fn a_stream_that_fills_up_gives_up_its_horizon_and_not_its_callbacks() {
         .db(Db::Postgres)
         .partitions(1)
         .stream_max_bytes(SMALL)
+        // The stream is looked at every two seconds.
+        .env("REPLAY_HORIZON", "20s")
         .start()
         .await
         .unwrap();
-    // About three times what the stream holds.
-    let report = Load::new(stack.ingress.addr, stack.secret(), 1000).run().await.unwrap();
+    let report = three_streams_full(&stack).run().await.unwrap();
     let db = stack.db().await.unwrap();
     wait_until_applied(&stack, &db).await;
-    assert_eq!(report.accepted(), 10_000);
+    assert_eq!(report.accepted(), 1000);
     assert_statuses_exactly_once(&db, &report).await;
     assert_audited(&stack).await;
     let state = stream_state(&stack).await;
@@ -54,7 +60,7 @@ async fn a_full_stream_refuses_loses_nothing_and_recovers_once_a_worker_runs() {
     wait_until_applied(&stack, &db).await;
     assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
 
-    let running = Load::new(stack.ingress.addr, stack.secret(), 1000).start();
+    let running = three_streams_full(&stack).start();
     let answer = stack
         .wait_for("the stream is full", SOON, async || {
             let answer = stack.post(status("during", "queued")).await.unwrap();
@@ -67,7 +73,7 @@ async fn a_full_stream_refuses_loses_nothing_and_recovers_once_a_worker_runs() {
 
     stack.start_worker().await.unwrap();
     let report = running.finish().await.unwrap();
-    assert_eq!(report.accepted(), 10_000);
+    assert_eq!(report.accepted(), 1000);
     assert!(report.retries > 0);
     wait_until_applied(&stack, &db).await;
     // Beside the load there are the jobs of this test.
@@ -76,111 +82,103 @@ async fn a_full_stream_refuses_loses_nothing_and_recovers_once_a_worker_runs() {
     assert!(stream_state(&stack).await.first_sequence > 1);
 }
 
-#[tokio::test]
-async fn what_is_old_goes_but_for_the_checkpoint_and_a_restarted_worker_goes_on() {
-    for db in Db::ALL {
-        let mut stack = Stack::builder()
-            .db(db)
-            .partitions(1)
-            .env("REPLAY_HORIZON", "1s")
-            .start()
-            .await
-            .unwrap();
-        let database = stack.db().await.unwrap();
-        for step in ["queued", "provisioning", "running"] {
-            accept(&stack, status("a", step)).await;
-        }
-        wait_until_applied(&stack, &database).await;
-        stack
-            .wait_until("only the checkpoint is left", SOON, async || {
-                stream_state(&stack).await.first_sequence == 3
-            })
-            .await;
-        assert_eq!(stream_state(&stack).await.messages, 1);
-        assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
+on_each_database!(what_is_old_goes_but_for_the_checkpoint_and_a_restarted_worker_goes_on);
 
-        accept(&stack, status("b", "queued")).await;
-        tokio::time::sleep(Duration::from_millis(1100)).await;
-        assert_eq!(stream_state(&stack).await.first_sequence, 3, "the unapplied one stays");
-        stack.start_worker().await.unwrap();
-        wait_for_status(&stack, &database, "b", Status::Queued).await;
-        let row = partitions(&database).await.remove(0);
-        assert_eq!((row.applied_seq, row.stopped_reason), (4, None));
-        stack
-            .wait_until("the old checkpoint goes", SOON, async || {
-                stream_state(&stack).await.first_sequence == 4
-            })
-            .await;
+async fn what_is_old_goes_but_for_the_checkpoint_and_a_restarted_worker_goes_on(db: Db) {
+    let mut stack =
+        Stack::builder().db(db).partitions(1).env("REPLAY_HORIZON", "1s").start().await.unwrap();
+    let database = stack.db().await.unwrap();
+    for step in ["queued", "provisioning", "running"] {
+        accept(&stack, status("a", step)).await;
     }
+    wait_until_applied(&stack, &database).await;
+    stack
+        .wait_until("only the checkpoint is left", SOON, async || {
+            stream_state(&stack).await.first_sequence == 3
+        })
+        .await;
+    assert_eq!(stream_state(&stack).await.messages, 1);
+    assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
+
+    accept(&stack, status("b", "queued")).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(stream_state(&stack).await.first_sequence, 3, "the unapplied one stays");
+    stack.start_worker().await.unwrap();
+    wait_for_status(&stack, &database, "b", Status::Queued).await;
+    let row = partitions(&database).await.remove(0);
+    assert_eq!((row.applied_seq, row.stopped_reason), (4, None));
+    stack
+        .wait_until("the old checkpoint goes", SOON, async || {
+            stream_state(&stack).await.first_sequence == 4
+        })
+        .await;
 }
 
 async fn ids(db: &DatabaseConnection) -> Vec<String> {
     jobs(db).await.into_iter().map(|job| job.id).collect()
 }
 
-#[tokio::test]
-async fn prune_removes_what_is_finished_and_old_and_keeps_what_a_stream_still_holds() {
-    for db in Db::ALL {
-        let mut stack =
-            Stack::builder().db(db).partitions(1).env("LEASE", "1s").start().await.unwrap();
-        let database = stack.db().await.unwrap();
-        for (job, step) in [
-            ("done", "queued"),
-            ("done", "running"),
-            ("failed", "failed"),
-            ("waits", "running"),
-            ("goes-on", "provisioning"),
-            ("spoke-again", "running"),
-            ("last", "queued"),
-            ("spoke-again", "failed"),
-        ] {
-            accept(&stack, status(job, step)).await;
-        }
-        wait_until_applied(&stack, &database).await;
-        let letter = dead_letter::Model {
-            partition: 0,
-            seq: 4,
-            idx: 7,
-            job_id: Some("waits".to_owned()),
-            state: dead_letter::State::Dead,
-            reason: "a test".to_owned(),
-            subject: "callbacks.00".to_owned(),
-            event_id: None,
-            payload: Vec::new(),
-            received_at: now(),
-            refusals: 1,
-        };
-        letter.into_active_model().insert(&database).await.unwrap();
-        let all = ids(&database).await;
-        let prune = ["prune", "--older-than", "1ms", "--json"];
+on_each_database!(prune_removes_what_is_finished_and_old_and_keeps_what_a_stream_still_holds);
 
-        let report = stack.ackline_json(&prune).await.unwrap();
-        assert_eq!((&report["jobs"], &report["kept"]), (&json!(0), &json!(4)), "{report}");
-
-        stack.worker.process.kill9();
-        stack.worker = stack.start_worker_with(&[("REPLAY_HORIZON", "1s")], &[]).await.unwrap();
-        stack
-            .wait_until("only the checkpoint is left", SOON, async || {
-                stream_state(&stack).await.first_sequence == 8
-            })
-            .await;
-        let report = stack.ackline_json(&["prune", "--older-than", "1h", "--json"]).await.unwrap();
-        assert_eq!((&report["jobs"], &report["kept"]), (&json!(0), &json!(0)), "{report}");
-        let dry = stack.ackline_json(&[&prune[..], &["--dry-run"]].concat()).await.unwrap();
-        assert_eq!(ids(&database).await, all, "a dry run only counts");
-        let report = stack.ackline_json(&prune).await.unwrap();
-        for report in [dry, report] {
-            assert_eq!(
-                (&report["jobs"], &report["job_events"], &report["kept"]),
-                (&json!(2), &json!(3), &json!(2)),
-                "{report}"
-            );
-        }
-        // The last word of spoke-again changed nothing, but it is in the stream.
-        assert_eq!(ids(&database).await, ["goes-on", "last", "spoke-again", "waits"]);
-        let removed = ["done", "failed"];
-        let events = events(&database).await;
-        assert!(events.iter().all(|event| !removed.contains(&event.job_id.as_str())));
-        assert_eq!(events.len(), 5);
+async fn prune_removes_what_is_finished_and_old_and_keeps_what_a_stream_still_holds(db: Db) {
+    let mut stack = Stack::builder().db(db).partitions(1).env("LEASE", "1s").start().await.unwrap();
+    let database = stack.db().await.unwrap();
+    for (job, step) in [
+        ("done", "queued"),
+        ("done", "running"),
+        ("failed", "failed"),
+        ("waits", "running"),
+        ("goes-on", "provisioning"),
+        ("spoke-again", "running"),
+        ("last", "queued"),
+        ("spoke-again", "failed"),
+    ] {
+        accept(&stack, status(job, step)).await;
     }
+    wait_until_applied(&stack, &database).await;
+    let letter = dead_letter::Model {
+        partition: 0,
+        seq: 4,
+        idx: 7,
+        job_id: Some("waits".to_owned()),
+        state: dead_letter::State::Dead,
+        reason: "a test".to_owned(),
+        subject: "callbacks.00".to_owned(),
+        event_id: None,
+        payload: Vec::new(),
+        received_at: now(),
+        refusals: 1,
+    };
+    letter.into_active_model().insert(&database).await.unwrap();
+    let all = ids(&database).await;
+    let prune = ["prune", "--older-than", "1ms", "--json"];
+
+    let report = stack.ackline_json(&prune).await.unwrap();
+    assert_eq!((&report["jobs"], &report["kept"]), (&json!(0), &json!(4)), "{report}");
+
+    stack.worker.process.kill9();
+    stack.worker = stack.start_worker_with(&[("REPLAY_HORIZON", "1s")], &[]).await.unwrap();
+    stack
+        .wait_until("only the checkpoint is left", SOON, async || {
+            stream_state(&stack).await.first_sequence == 8
+        })
+        .await;
+    let report = stack.ackline_json(&["prune", "--older-than", "1h", "--json"]).await.unwrap();
+    assert_eq!((&report["jobs"], &report["kept"]), (&json!(0), &json!(0)), "{report}");
+    let dry = stack.ackline_json(&[&prune[..], &["--dry-run"]].concat()).await.unwrap();
+    assert_eq!(ids(&database).await, all, "a dry run only counts");
+    let report = stack.ackline_json(&prune).await.unwrap();
+    for report in [dry, report] {
+        assert_eq!(
+            (&report["jobs"], &report["job_events"], &report["kept"]),
+            (&json!(2), &json!(3), &json!(2)),
+            "{report}"
+        );
+    }
+    // The last word of spoke-again changed nothing, but it is in the stream.
+    assert_eq!(ids(&database).await, ["goes-on", "last", "spoke-again", "waits"]);
+    let removed = ["done", "failed"];
+    let events = events(&database).await;
+    assert!(events.iter().all(|event| !removed.contains(&event.job_id.as_str())));
+    assert_eq!(events.len(), 5);
 }

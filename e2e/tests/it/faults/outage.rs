@@ -1,7 +1,5 @@
 //! The broker goes away and comes back.
 
-use std::time::Duration;
-
 use e2e::stack::{Db, Stack};
 
 use crate::expect::*;
@@ -47,7 +45,9 @@ async fn ingress_refuses_while_the_broker_is_gone_and_recovers_without_a_restart
     assert_eq!(ids.iter().filter(|id| *id == "after").count(), 1, "{ids:?}");
 }
 
+/// Its end waits for the broker, twice five seconds.
 #[tokio::test]
+#[ignore = "long: make test-faults"]
 async fn a_worker_hands_over_although_the_broker_is_gone() {
     let mut stack = Stack::builder().db(Db::Postgres).env("LEASE", "1h").start().await.unwrap();
     let db = stack.db().await.unwrap();
@@ -60,27 +60,6 @@ async fn a_worker_hands_over_although_the_broker_is_gone() {
     let ended = stack.worker.process.terminate(SOON).await.unwrap();
     assert!(ended.success(), "{}", stack.worker.process.log().tail(20));
     assert!(partitions(&db).await.iter().all(|row| row.owner.is_none()));
-}
-
-#[tokio::test]
-async fn a_load_over_broker_restarts_loses_and_repeats_nothing() {
-    let mut stack = Stack::builder().db(Db::Postgres).env("LEASE", "1s").start().await.unwrap();
-    let mut load = e2e::load::Load::new(stack.ingress.addr, stack.secret(), 60);
-    load.callbacks_per_job = 8;
-    load.max_tries = 2_000;
-    load.retry_pause = Duration::from_millis(50);
-    let running = load.start();
-    for accepted in [60, 180, 300] {
-        stack.wait_until("the load goes on", SOON, async || running.accepted() >= accepted).await;
-        stack.nats.kill9();
-        stack.nats.restart().await.unwrap();
-    }
-    let report = running.finish().await.unwrap();
-    let db = stack.db().await.unwrap();
-    wait_until_applied(&stack, &db).await;
-    assert_statuses_exactly_once(&db, &report).await;
-    assert_audited(&stack).await;
-    println!("{} callbacks, {} retries", report.accepted(), report.retries);
 }
 
 #[tokio::test]

@@ -89,10 +89,8 @@ async fn a_worker_hands_over_when_it_ends() {
 async fn sqlite_has_one_worker() {
     let stack = Stack::start(Db::Sqlite).await.unwrap();
     let second = stack.program("ackline-worker").unwrap().env("OPS_LISTEN", "127.0.0.1:0");
-    let mut second = stack.spawn(&second).unwrap();
-    let status = second.wait(SOON).await.unwrap();
-    assert_eq!(status.code(), Some(1));
-    assert!(second.log().text().contains("another worker process runs on this SQLite database"));
+    let (code, why) = run(&stack, &second).await;
+    assert!(code == 1 && why.contains("another worker process runs on this SQLite"), "{why}");
     assert!(stack.worker.process.is_running());
 }
 

@@ -11,56 +11,52 @@ use worker::entity::job::Status;
 
 use crate::expect::*;
 
-#[tokio::test]
-async fn a_malformed_message_becomes_a_dead_letter_and_the_partition_goes_on() {
-    for db in Db::ALL {
-        let stack = Stack::builder().db(db).partitions(1).start().await.unwrap();
-        accept(&stack, status("a", "queued")).await;
-        let jetstream = jetstream::new(stack.nats.client().await.unwrap());
-        // The last two are sound but for texts that a database refuses or can't index.
-        let nul = br#"{"job":"a","key":"k","received_ms":0,"event_id":"\u0000","len":32}
+on_each_database!(a_malformed_message_becomes_a_dead_letter_and_the_partition_goes_on);
+
+async fn a_malformed_message_becomes_a_dead_letter_and_the_partition_goes_on(db: Db) {
+    let stack = Stack::builder().db(db).partitions(1).start().await.unwrap();
+    accept(&stack, status("a", "queued")).await;
+    let jetstream = jetstream::new(stack.nats.client().await.unwrap());
+    // The last two are sound but for texts that a database refuses or can't index.
+    let nul = br#"{"job":"a","key":"k","received_ms":0,"event_id":"\u0000","len":32}
 {"job_id":"a","status":"failed"}
 "#;
-        let long = format!(
-            "{{\"job\":\"a\",\"key\":\"k\",\"received_ms\":0,\"len\":{}}}\n{}\n",
-            5043,
-            lost(&"x".repeat(5000)),
-        );
-        assert_eq!(lost(&"x".repeat(5000)).len(), 5043);
-        let garbage: [&[u8]; 6] =
-            [b"hello", b"", b"\x00\xff\xfe", b"{\"job\":\"a\"}\n{}\n", nul, long.as_bytes()];
-        for (subject, payload) in garbage
-            .iter()
-            .flat_map(|payload| [("callbacks.00", *payload), ("internal.00", *payload)])
-        {
-            let mut headers = HeaderMap::new();
-            headers.insert("Ackline-Bundle", "1");
-            let payload = payload.to_vec().into();
-            let sent = jetstream.publish_with_headers(subject, headers, payload).await;
-            sent.unwrap().await.unwrap();
-        }
-        jetstream.publish("callbacks.00", "no header".into()).await.unwrap().await.unwrap();
-        accept(&stack, status("a", "provisioning")).await;
-
-        let database = stack.db().await.unwrap();
-        wait_for_status(&stack, &database, "a", Status::Provisioning).await;
-        let letters = dead_letters(&database).await;
-        let positions: Vec<(i64, i32)> =
-            letters.iter().map(|letter| (letter.seq, letter.idx)).collect();
-        assert_eq!(positions, (2..=14).map(|seq| (seq, 0)).collect::<Vec<_>>());
-        assert!(
-            letters.iter().all(|letter| letter.state == State::Dead && letter.job_id.is_none())
-        );
-        assert_eq!(letters[0].payload, b"hello");
-        assert_eq!(
-            (letters[0].subject.as_str(), letters[1].subject.as_str()),
-            ("callbacks.00", "internal.00")
-        );
-        assert_eq!(letters[4].payload, b"\x00\xff\xfe");
-        assert!(letters[12].reason.contains("Ackline-Bundle"), "{:?}", letters[12]);
-        assert_eq!(events(&database).await.len(), 2);
-        assert_eq!(partitions(&database).await[0].dead_letters_in_row, 0);
+    let long = format!(
+        "{{\"job\":\"a\",\"key\":\"k\",\"received_ms\":0,\"len\":{}}}\n{}\n",
+        5043,
+        lost(&"x".repeat(5000)),
+    );
+    assert_eq!(lost(&"x".repeat(5000)).len(), 5043);
+    let garbage: [&[u8]; 6] =
+        [b"hello", b"", b"\x00\xff\xfe", b"{\"job\":\"a\"}\n{}\n", nul, long.as_bytes()];
+    for (subject, payload) in
+        garbage.iter().flat_map(|payload| [("callbacks.00", *payload), ("internal.00", *payload)])
+    {
+        let mut headers = HeaderMap::new();
+        headers.insert("Ackline-Bundle", "1");
+        let payload = payload.to_vec().into();
+        let sent = jetstream.publish_with_headers(subject, headers, payload).await;
+        sent.unwrap().await.unwrap();
     }
+    jetstream.publish("callbacks.00", "no header".into()).await.unwrap().await.unwrap();
+    accept(&stack, status("a", "provisioning")).await;
+
+    let database = stack.db().await.unwrap();
+    wait_for_status(&stack, &database, "a", Status::Provisioning).await;
+    let letters = dead_letters(&database).await;
+    let positions: Vec<(i64, i32)> =
+        letters.iter().map(|letter| (letter.seq, letter.idx)).collect();
+    assert_eq!(positions, (2..=14).map(|seq| (seq, 0)).collect::<Vec<_>>());
+    assert!(letters.iter().all(|letter| letter.state == State::Dead && letter.job_id.is_none()));
+    assert_eq!(letters[0].payload, b"hello");
+    assert_eq!(
+        (letters[0].subject.as_str(), letters[1].subject.as_str()),
+        ("callbacks.00", "internal.00")
+    );
+    assert_eq!(letters[4].payload, b"\x00\xff\xfe");
+    assert!(letters[12].reason.contains("Ackline-Bundle"), "{:?}", letters[12]);
+    assert_eq!(events(&database).await.len(), 2);
+    assert_eq!(partitions(&database).await[0].dead_letters_in_row, 0);
 }
 
 #[tokio::test]
@@ -87,7 +83,9 @@ fn lost(job_id: &str) -> String {
     format!(r#"{{"type":"lost","job_id":"{job_id}","witness":[1,0]}}"#)
 }
 
-async fn a_refused_callback_is_isolated(db: Db) {
+on_each_database!(a_callback_that_the_database_refuses_is_isolated);
+
+async fn a_callback_that_the_database_refuses_is_isolated(db: Db) {
     let mut stack = Stack::builder().db(db).partitions(1).start().await.unwrap();
     refuse_poison(&stack, db).await;
     // All in one batch: the worker finds them when it starts.
@@ -125,16 +123,6 @@ async fn a_refused_callback_is_isolated(db: Db) {
     assert_eq!(dead_letters(&database).await.len(), 4);
 }
 
-#[tokio::test]
-async fn a_callback_that_the_database_refuses_is_isolated_on_sqlite() {
-    a_refused_callback_is_isolated(Db::Sqlite).await;
-}
-
-#[tokio::test]
-async fn a_callback_that_the_database_refuses_is_isolated_on_postgres() {
-    a_refused_callback_is_isolated(Db::Postgres).await;
-}
-
 /// Sends callbacks so that they form one bundle, which no batch divides, in this order: while the
 /// broker is frozen with another one on its way, they queue up behind it.
 async fn accept_as_one_bundle(stack: &Stack, ahead: String, bodies: &[String]) {
@@ -156,8 +144,10 @@ async fn accept_as_one_bundle(stack: &Stack, ahead: String, bodies: &[String]) {
     }
 }
 
+on_each_database!(poison_anywhere_in_a_batch_is_isolated);
+
 /// Poison anywhere in a batch takes only itself and what its job says later out of it.
-async fn poison_is_isolated_wherever_it_is(db: Db) {
+async fn poison_anywhere_in_a_batch_is_isolated(db: Db) {
     let builder = Stack::builder().db(db).partitions(1).env("PUBLISH_DEADLINE", "60s");
     let stack = builder.start().await.unwrap();
     refuse_poison(&stack, db).await;
@@ -233,25 +223,14 @@ async fn poison_is_isolated_wherever_it_is(db: Db) {
     assert_audited(&stack).await;
 }
 
-#[tokio::test]
-async fn poison_anywhere_in_a_batch_is_isolated_on_sqlite() {
-    poison_is_isolated_wherever_it_is(Db::Sqlite).await;
-}
-
-#[tokio::test]
-async fn poison_anywhere_in_a_batch_is_isolated_on_postgres() {
-    poison_is_isolated_wherever_it_is(Db::Postgres).await;
-}
-
 /// Runs `ackline dead-letters` and returns its exit code and all that it printed.
-async fn decide(stack: &Stack, args: &[&str]) -> (Option<i32>, String) {
-    let program = stack.program("ackline").unwrap().args(["dead-letters"]).args(args);
-    let mut process = stack.spawn(&program).unwrap();
-    let code = process.wait(SOON).await.unwrap().code();
-    (code, process.log().text())
+async fn decide(stack: &Stack, args: &[&str]) -> (i32, String) {
+    run(stack, &ackline(stack, &["dead-letters"]).args(args)).await
 }
 
-async fn operators_decide(db: Db) {
+on_each_database!(operators_decide_what_becomes_of_dead_letters);
+
+async fn operators_decide_what_becomes_of_dead_letters(db: Db) {
     let stack = Stack::builder().db(db).partitions(1).start().await.unwrap();
     refuse_poison(&stack, db).await;
     for id in ["mended", "dropped"] {
@@ -293,24 +272,24 @@ async fn operators_decide(db: Db) {
         (["requeue", "00/1/0"], "tried again, in vain"),
     ] {
         let (code, output) = decide(&stack, &args).await;
-        assert!(code != Some(0) && output.contains(error), "{args:?}: {output}");
+        assert!(code != 0 && output.contains(error), "{args:?}: {output}");
     }
     assert_eq!(dead_letters(&database).await.len(), 7);
     assert!(jobs(&database).await.is_empty());
 
     // Discarded, it takes no effect, and stays on record; what was held behind it is applied.
     let (code, output) = decide(&stack, &["discard", "00/4/0"]).await;
-    assert!(code == Some(0) && output.contains("00/4/0 is discarded"), "{output}");
+    assert!(code == 0 && output.contains("00/4/0 is discarded"), "{output}");
     let dropped = job(&database, "dropped").await.unwrap();
     assert_eq!((dropped.status, dropped.first_seq), (Status::Provisioning, 5));
     assert_eq!((dropped.heartbeat_count, dropped.region), (1, None));
     let (code, output) = decide(&stack, &["discard", "00/4/0"]).await;
-    assert!(code == Some(1) && output.contains("discarded already"), "{output}");
+    assert!(code == 1 && output.contains("discarded already"), "{output}");
 
     // Mended and tried again, the job is what it would have been without the fault.
     accept_poison(&stack, db).await;
     let (code, output) = decide(&stack, &["requeue", "00/1/0"]).await;
-    assert!(code == Some(0) && output.contains("00/1/0 is applied"), "{output}");
+    assert!(code == 0 && output.contains("00/1/0 is applied"), "{output}");
     let mended = job(&database, "mended").await.unwrap();
     assert_eq!((mended.status, mended.first_seq, mended.last_seq), (Status::Running, 1, 7));
     assert_eq!((mended.heartbeat_count, mended.region.as_deref()), (1, Some("poison")));
@@ -333,16 +312,6 @@ async fn operators_decide(db: Db) {
     assert_eq!(orders.map(|event| event.seq).collect::<Vec<_>>(), [8, 9, 10]);
     accept(&stack, status("dropped", "running")).await;
     wait_for_status(&stack, &database, "dropped", Status::Running).await;
-}
-
-#[tokio::test]
-async fn operators_decide_what_becomes_of_dead_letters_on_sqlite() {
-    operators_decide(Db::Sqlite).await;
-}
-
-#[tokio::test]
-async fn operators_decide_what_becomes_of_dead_letters_on_postgres() {
-    operators_decide(Db::Postgres).await;
 }
 
 #[tokio::test]

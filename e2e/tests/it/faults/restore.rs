@@ -121,7 +121,9 @@ async fn accept_poison(stack: &Stack, job_id: &str) {
 }
 
 async fn a_restored_backup_catches_up(way: Way) {
-    let mut stack = Stack::builder().db(way.db()).partitions(4).start().await.unwrap();
+    // The rows that are put back name an owner, whose lease its successor waits for.
+    let builder = Stack::builder().db(way.db()).partitions(4).env("LEASE", "1s");
+    let mut stack = builder.start().await.unwrap();
     refuse_poison(&stack, way.db()).await;
     accept_poison(&stack, "bad-1").await;
     accept_poison(&stack, "bad-2").await;
@@ -257,6 +259,7 @@ async fn a_backup_that_is_too_old_stops(way: Way) {
     let mut stack = Stack::builder()
         .db(way.db())
         .partitions(1)
+        .env("LEASE", "1s")
         .env("REPLAY_HORIZON", "1s")
         .start()
         .await

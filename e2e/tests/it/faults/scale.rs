@@ -116,14 +116,25 @@ async fn partitions_spread_over_workers_that_come_and_go_under_load() {
 }
 
 #[tokio::test]
+async fn workers_that_are_killed_lose_and_repeat_nothing() {
+    workers_are_killed(2).await;
+}
+
+#[tokio::test]
+#[ignore = "long: make test-faults"]
 async fn workers_that_are_killed_over_and_over_lose_and_repeat_nothing() {
+    workers_are_killed(6).await;
+}
+
+async fn workers_are_killed(kills: u64) {
     let stack = three_workers().await;
     let db = stack.db().await.unwrap();
     let second = stack.start_worker_with(&[("WORKER_ID", "second")], &[]).await.unwrap();
     let third = stack.start_worker_with(&[("WORKER_ID", "third")], &[]).await.unwrap();
     let mut workers = [("second", second), ("third", third)];
-    let running = Load::new(stack.ingress.addr, stack.secret(), 400).start();
-    for round in 1..=6 {
+    let jobs = 60 * kills as usize;
+    let running = Load::new(stack.ingress.addr, stack.secret(), jobs).start();
+    for round in 1..=kills {
         stack
             .wait_until("the load goes on", SOON, async || running.accepted() >= round * 550)
             .await;
@@ -136,7 +147,7 @@ async fn workers_that_are_killed_over_and_over_lose_and_repeat_nothing() {
     wait_until_applied(&stack, &db).await;
     assert_exactly_once(&db, &report).await;
     assert_audited(&stack).await;
-    println!("{} callbacks, 6 kills, {} retries", report.accepted(), report.retries);
+    println!("{} callbacks, {kills} kills, {} retries", report.accepted(), report.retries);
 }
 
 /// How many callbacks an ingress has accepted.

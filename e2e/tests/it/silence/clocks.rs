@@ -49,22 +49,14 @@ async fn a_wrong_clock_changes_nothing(db: Db, off_s: i64) {
     assert_audited(&stack).await;
 }
 
-#[tokio::test]
-async fn a_clock_that_is_ahead_changes_nothing_on_sqlite() {
-    a_wrong_clock_changes_nothing(Db::Sqlite, 600).await;
+on_each_database!(a_clock_that_is_ahead_changes_nothing);
+
+async fn a_clock_that_is_ahead_changes_nothing(db: Db) {
+    a_wrong_clock_changes_nothing(db, 600).await;
 }
 
-#[tokio::test]
-async fn a_clock_that_is_behind_changes_nothing_on_sqlite() {
-    a_wrong_clock_changes_nothing(Db::Sqlite, -600).await;
-}
+on_each_database!(a_clock_that_is_behind_changes_nothing);
 
-#[tokio::test]
-async fn a_clock_that_is_ahead_changes_nothing_on_postgres() {
-    a_wrong_clock_changes_nothing(Db::Postgres, 600).await;
-}
-
-#[tokio::test]
-async fn a_clock_that_is_behind_changes_nothing_on_postgres() {
-    a_wrong_clock_changes_nothing(Db::Postgres, -600).await;
+async fn a_clock_that_is_behind_changes_nothing(db: Db) {
+    a_wrong_clock_changes_nothing(db, -600).await;
 }

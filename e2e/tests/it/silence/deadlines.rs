@@ -8,6 +8,8 @@ async fn gauge(worker: &Worker, status: &str) -> f64 {
     series(worker.ops, "ackline_worker_jobs", &[("status", status)]).await
 }
 
+on_each_database!(each_job_has_its_timeout);
+
 async fn each_job_has_its_timeout(db: Db) {
     let stack = impatient(db, "2s").env("QUEUED_TIMEOUT", "4s").start().await.unwrap();
     let rows = stack.db().await.unwrap();
@@ -73,16 +75,6 @@ async fn each_job_has_its_timeout(db: Db) {
     let revived = [("effect", "revived")];
     assert_eq!(series(worker.ops, "ackline_worker_events_total", &revived).await, 1.0);
     assert_audited(&stack).await;
-}
-
-#[tokio::test]
-async fn each_job_has_its_timeout_on_sqlite() {
-    each_job_has_its_timeout(Db::Sqlite).await;
-}
-
-#[tokio::test]
-async fn each_job_has_its_timeout_on_postgres() {
-    each_job_has_its_timeout(Db::Postgres).await;
 }
 
 /// A heartbeat that is held behind a dead letter is a sign of life that nobody has read.

@@ -1,20 +1,23 @@
 //! Looking for silent jobs costs what the silent ones cost, not what all jobs do.
 
-use e2e::crowd::{Crowd, PARTITIONS, explain, is_by_index, sweep};
+use e2e::silence_fixture::{PARTITIONS, SilenceFixture, explain, is_by_index, sweep};
 
 use super::*;
+
+on_each_database!(silent_jobs_are_found_by_the_index);
 
 async fn silent_jobs_are_found_by_the_index(db: Db) {
     let mut stack = Stack::builder().db(db).start().await.unwrap();
     assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
     let rows = stack.db().await.unwrap();
-    let crowd = Crowd { finished: 20_000, alive: 5_000, patient: 1_000, silent: 10 };
-    crowd.fill(&rows).await.unwrap();
+    let fixture = SilenceFixture { finished: 20_000, alive: 5_000, patient: 1_000, silent: 10 };
+    fixture.fill(&rows).await.unwrap();
     let mut found = Vec::new();
     for partition in 0..PARTITIONS {
         found.extend(sweep(&rows, partition).await.unwrap());
     }
-    let silent: Vec<String> = (0..crowd.silent).map(|number| format!("silent-{number}")).collect();
+    let silent: Vec<String> =
+        (0..fixture.silent).map(|number| format!("silent-{number}")).collect();
     assert_eq!(found, silent);
     let plan = explain(&rows, 0).await.unwrap();
     assert!(is_by_index(&plan), "{}", plan.join("\n"));
@@ -22,14 +25,4 @@ async fn silent_jobs_are_found_by_the_index(db: Db) {
     rows.execute_unprepared("DROP INDEX jobs_silence").await.unwrap();
     let plan = explain(&stack.db().await.unwrap(), 0).await.unwrap();
     assert!(!is_by_index(&plan), "{}", plan.join("\n"));
-}
-
-#[tokio::test]
-async fn silent_jobs_are_found_by_the_index_on_sqlite() {
-    silent_jobs_are_found_by_the_index(Db::Sqlite).await;
-}
-
-#[tokio::test]
-async fn silent_jobs_are_found_by_the_index_on_postgres() {
-    silent_jobs_are_found_by_the_index(Db::Postgres).await;
 }

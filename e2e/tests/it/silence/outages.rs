@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 
-const TIMEOUT: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 fn jobs_of_each_partition() -> Vec<String> {
     (0..6).map(|number| format!("job-{number}")).collect()
@@ -14,7 +14,7 @@ fn jobs_of_each_partition() -> Vec<String> {
 /// Heartbeats that were accepted, but wait in the stream, are signs of life.
 #[tokio::test]
 async fn a_job_whose_heartbeats_wait_in_the_stream_is_not_failed() {
-    let mut stack = impatient(Db::Sqlite, "3s").start().await.unwrap();
+    let mut stack = impatient(Db::Sqlite, "2s").start().await.unwrap();
     let db = stack.db().await.unwrap();
     let ids = jobs_of_each_partition();
     for id in &ids {
@@ -47,7 +47,7 @@ async fn a_job_whose_heartbeats_wait_in_the_stream_is_not_failed() {
 /// A sender's heartbeats reach no stream while the broker is away. Once it is back they have a whole
 /// timeout to come; only who stays silent is presumed failed.
 async fn the_broker_is_away(away: impl AsyncFnOnce(&mut Stack)) {
-    let mut stack = impatient(Db::Sqlite, "3s").env("LEASE", "2s").start().await.unwrap();
+    let mut stack = impatient(Db::Sqlite, "2s").env("LEASE", "2s").start().await.unwrap();
     let db = stack.db().await.unwrap();
     let ids = jobs_of_each_partition();
     for id in &ids {

@@ -94,14 +94,14 @@ async fn workers_crash(db: Db, workers: usize, kills: usize) {
     let expected = rows(&live).await;
     let (url, empty) = another(&stack, db, "rebuilt").await;
     let (code, output) = rebuild(&stack, &url, &[]).await;
-    assert_eq!(code, Some(0), "{output}");
+    assert_eq!(code, 0, "{output}");
     assert_eq!(rows(&empty).await, expected);
 }
 
 /// An owner tells of nothing more until what it told of is applied.
 #[tokio::test]
 async fn a_silence_is_told_of_once_however_long_it_takes_to_be_applied() {
-    let stack = impatient(Db::Postgres, "6s").env("LEASE", "30s").start().await.unwrap();
+    let stack = impatient(Db::Postgres, "3s").env("LEASE", "30s").start().await.unwrap();
     let db = stack.db().await.unwrap();
     for id in ["a", "b", "c", "d"] {
         accept(&stack, status(id, "provisioning")).await;
@@ -131,8 +131,8 @@ async fn a_silence_is_told_of_once_however_long_it_takes_to_be_applied() {
 }
 
 #[tokio::test]
-async fn three_workers_presume_each_silence_once_while_some_crash() {
-    workers_crash(Db::Postgres, 3, 3).await;
+async fn three_workers_presume_each_silence_once_while_one_crashes() {
+    workers_crash(Db::Postgres, 3, 1).await;
 }
 
 #[tokio::test]
@@ -143,5 +143,11 @@ async fn three_workers_presume_each_silence_once_while_many_crash() {
 
 #[tokio::test]
 async fn one_worker_presumes_each_silence_once_although_it_crashes() {
-    workers_crash(Db::Sqlite, 1, 3).await;
+    workers_crash(Db::Sqlite, 1, 1).await;
+}
+
+#[tokio::test]
+#[ignore = "long: make test-faults"]
+async fn one_worker_presumes_each_silence_once_although_it_crashes_often() {
+    workers_crash(Db::Sqlite, 1, 5).await;
 }

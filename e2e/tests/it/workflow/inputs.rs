@@ -10,6 +10,8 @@ use super::*;
 /// What shells, YAML, expressions, JSON and old runners would take for something else than text.
 const HOSTILE: &str = r#"a'b"c`touch pwned`$(touch pwned)${HOME};touch pwned;${{ secrets.CALLBACK_SECRET }} \n\\ %0A ü 日本 🦀 ::error::x"#;
 
+on_each_database!(inputs_are_data);
+
 async fn inputs_are_data(db: Db) {
     let stack = Stack::start(db).await.unwrap();
     let reason = format!("first {HOSTILE}\nsecond\t{HOSTILE}");
@@ -46,16 +48,6 @@ async fn inputs_are_data(db: Db) {
         std::process::Command::new("find").arg(stack.dir()).args(["-name", "pwned"]).output();
     assert_eq!(touched.unwrap().stdout, b"", "an input was run");
     assert_audited(&stack).await;
-}
-
-#[tokio::test]
-async fn inputs_are_data_on_sqlite() {
-    inputs_are_data(Db::Sqlite).await;
-}
-
-#[tokio::test]
-async fn inputs_are_data_on_postgres() {
-    inputs_are_data(Db::Postgres).await;
 }
 
 #[tokio::test]

@@ -12,9 +12,11 @@ use super::*;
 const HAND_WRITTEN: &str = include_str!("hand-written.yml");
 const ITS_SECRET: &str = "never-log-the-older-secret-77d0";
 
+on_each_database!(the_older_sender_form_works);
+
 /// Plain curl with `X-Signature`, as hand-written steps do it: no event id, no time, and only the
 /// provisioning callback names the run.
-async fn the_older_form_works(db: Db) {
+async fn the_older_sender_form_works(db: Db) {
     let stack = Stack::start(db).await.unwrap();
     let send = async |body: serde_json::Value| {
         let body = body.to_string();
@@ -60,17 +62,8 @@ async fn the_older_form_works(db: Db) {
 }
 
 #[tokio::test]
-async fn the_older_sender_form_works_on_sqlite() {
-    the_older_form_works(Db::Sqlite).await;
-}
-
-#[tokio::test]
-async fn the_older_sender_form_works_on_postgres() {
-    the_older_form_works(Db::Postgres).await;
-}
-
-async fn the_older_workflow_works(db: Db) {
-    let stack = Stack::start(db).await.unwrap();
+async fn the_older_workflow_works() {
+    let stack = Stack::start(Db::Postgres).await.unwrap();
     let ingress =
         stack.start_ingress_with(&[("GITHUB_CALLBACK_SECRET", ITS_SECRET)], &[]).await.unwrap();
     let url = format!("http://{}{}", ingress.addr, e2e::stack::CALLBACK_PATH);
@@ -110,14 +103,4 @@ async fn the_older_workflow_works(db: Db) {
     assert!(again.success, "{}", again.output);
     wait_for_status(&stack, &database, "old-fails", Status::Running).await;
     assert_audited(&stack).await;
-}
-
-#[tokio::test]
-async fn the_older_workflow_works_on_sqlite() {
-    the_older_workflow_works(Db::Sqlite).await;
-}
-
-#[tokio::test]
-async fn the_older_workflow_works_on_postgres() {
-    the_older_workflow_works(Db::Postgres).await;
 }

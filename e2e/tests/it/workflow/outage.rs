@@ -72,8 +72,6 @@ async fn ingress_is_away(at: At, time: Duration) {
     assert_audited(&stack).await;
 }
 
-const TEN_SECONDS: Duration = Duration::from_secs(10);
-
 #[tokio::test]
 async fn ingress_is_away_when_provisioning_is_reported() {
     ingress_is_away(At::Provisioning, Duration::ZERO).await;
@@ -91,20 +89,10 @@ async fn ingress_is_away_when_a_failure_is_reported() {
 
 #[tokio::test]
 #[ignore = "long: make test-workflow"]
-async fn ingress_is_away_for_ten_seconds_when_provisioning_is_reported() {
-    ingress_is_away(At::Provisioning, TEN_SECONDS).await;
-}
-
-#[tokio::test]
-#[ignore = "long: make test-workflow"]
-async fn ingress_is_away_for_ten_seconds_when_running_is_reported() {
-    ingress_is_away(At::Running, TEN_SECONDS).await;
-}
-
-#[tokio::test]
-#[ignore = "long: make test-workflow"]
-async fn ingress_is_away_for_ten_seconds_when_a_failure_is_reported() {
-    ingress_is_away(At::Failed, TEN_SECONDS).await;
+async fn ingress_is_away_for_ten_seconds() {
+    for at in [At::Provisioning, At::Running, At::Failed] {
+        ingress_is_away(at, Duration::from_secs(10)).await;
+    }
 }
 
 /// The broker is frozen: what ingress has handed to it may be stored later, or not.

@@ -66,7 +66,9 @@ fn hex_of_64(text: &str) -> Option<&str> {
     text.split(|c: char| !c.is_ascii_hexdigit()).find(|run| run.len() == 64)
 }
 
-async fn runs_succeed_and_fail(db: Db) {
+on_each_database!(workflow_runs_become_rows);
+
+async fn workflow_runs_become_rows(db: Db) {
     // At the finest level, so that what is not logged there is logged nowhere.
     let stack = Stack::builder().db(db).env("RUST_LOG", "trace").start().await.unwrap();
     let listing = ProcessListing::watch(stack.secret());
@@ -151,16 +153,6 @@ async fn runs_succeed_and_fail(db: Db) {
         stack.ackline_json(&["jobs", "list", "--status", "running", "--json"]).await.unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 1);
     assert_eq!(listed[0]["id"], succeeds);
-}
-
-#[tokio::test]
-async fn workflow_runs_become_rows_on_sqlite() {
-    runs_succeed_and_fail(Db::Sqlite).await;
-}
-
-#[tokio::test]
-async fn workflow_runs_become_rows_on_postgres() {
-    runs_succeed_and_fail(Db::Postgres).await;
 }
 
 /// Adds a step in front of the placeholder.

@@ -22,7 +22,6 @@ pub struct Requests(Vec<Vec<u8>>);
 
 impl Requests {
     /// Signs each body.
-    #[must_use]
     pub fn new(secret: &str, bodies: impl IntoIterator<Item = String>) -> Arc<Self> {
         let request = |body: String| {
             let signature = sign(secret, body.as_bytes());
@@ -51,7 +50,7 @@ pub enum Pace {
 
 /// One request that was answered with 200.
 #[derive(Debug, Clone, Copy)]
-pub struct Shot {
+pub struct Answered {
     /// Which of the requests.
     pub request: usize,
     /// When it was due, in Unix microseconds.
@@ -64,39 +63,31 @@ pub struct Shot {
 #[derive(Debug)]
 pub struct Outcome {
     /// Those that were answered with 200, the quickest first.
-    pub shots: Vec<Shot>,
+    pub answered: Vec<Answered>,
     /// From the first request to the last answer.
     pub lasted: Duration,
 }
 
 impl Outcome {
     /// Answers of 200 in a second.
-    #[must_use]
     pub fn per_second(&self) -> f64 {
-        self.shots.len() as f64 / self.lasted.as_secs_f64()
+        self.answered.len() as f64 / self.lasted.as_secs_f64()
     }
 
     /// The latency that this part of the requests, 0 to 1, is not above, in milliseconds.
-    ///
-    /// # Errors
-    /// When nothing was answered.
     pub fn quantile_ms(&self, part: f64) -> Result<f64> {
-        let shot = quantile(&self.shots, part).context("nothing was answered")?;
-        Ok(shot.took.as_secs_f64() * 1000.0)
+        let answered = quantile(&self.answered, part).context("nothing was answered")?;
+        Ok(answered.took.as_secs_f64() * 1000.0)
     }
 }
 
 /// The one that this part of them, 0 to 1, is not above. They are in order.
-#[must_use]
 pub fn quantile<T>(ordered: &[T], part: f64) -> Option<&T> {
     let count = (part * ordered.len() as f64).ceil() as usize;
     ordered.get(count.saturating_sub(1))
 }
 
 /// Sends them from a thread of its own; the connections are spread over the targets.
-///
-/// # Errors
-/// When a connection can't be made or breaks, or an answer does not come or is not 200.
 pub async fn send(
     targets: &[SocketAddr],
     requests: &Arc<Requests>,
@@ -106,12 +97,12 @@ pub async fn send(
     let (targets, requests) = (targets.to_vec(), Arc::clone(requests));
     tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(volley(targets, requests, connections, pace))
+        runtime.block_on(send_all(targets, requests, connections, pace))
     })
     .await?
 }
 
-async fn volley(
+async fn send_all(
     targets: Vec<SocketAddr>,
     requests: Arc<Requests>,
     connections: usize,
@@ -132,7 +123,7 @@ async fn volley(
         let (requests, next) = (Arc::clone(&requests), Arc::clone(&next));
         senders.spawn(async move {
             let mut connection = Connection { stream, read: Vec::with_capacity(4096) };
-            let mut shots = Vec::new();
+            let mut answered = Vec::new();
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 let due = match pace {
@@ -147,7 +138,7 @@ async fn volley(
                             due
                         }
                     }
-                    _ => return Ok(shots),
+                    _ => return Ok(answered),
                 };
                 let request = number % requests.0.len();
                 let answer = connection.exchange(&requests.0[request]);
@@ -155,18 +146,18 @@ async fn volley(
                     tokio::time::timeout(ANSWER_LIMIT, answer).await.context("no answer")??;
                 ensure!(status == 200, "{} answered {status}", connection.stream.peer_addr()?);
                 let due_us = began_us + i64::try_from((due - began).as_micros())?;
-                shots.push(Shot { request, due_us, took: due.elapsed() });
+                answered.push(Answered { request, due_us, took: due.elapsed() });
             }
         });
     }
-    let mut shots = Vec::new();
+    let mut answered = Vec::new();
     while let Some(sent) = senders.join_next().await {
-        let sent: Result<Vec<Shot>> = sent?;
-        shots.extend(sent?);
+        let sent: Result<Vec<Answered>> = sent?;
+        answered.extend(sent?);
     }
     let lasted = began.elapsed();
-    shots.sort_by_key(|shot| shot.took);
-    Ok(Outcome { shots, lasted })
+    answered.sort_by_key(|answered| answered.took);
+    Ok(Outcome { answered, lasted })
 }
 
 struct Connection {
@@ -222,9 +213,9 @@ mod tests {
 
     #[test]
     fn a_quantile_is_one_of_the_latencies() {
-        let shot = |ms| Shot { request: 0, due_us: 0, took: Duration::from_millis(ms) };
-        let shots = (1..=100).map(shot).collect();
-        let outcome = Outcome { shots, lasted: Duration::from_secs(1) };
+        let answered = |ms| Answered { request: 0, due_us: 0, took: Duration::from_millis(ms) };
+        let answered = (1..=100).map(answered).collect();
+        let outcome = Outcome { answered, lasted: Duration::from_secs(1) };
         let of = |part| outcome.quantile_ms(part).unwrap();
         assert_eq!((of(0.5), of(0.99), of(0.999)), (50.0, 99.0, 100.0));
     }

@@ -16,7 +16,7 @@ const MAX: u64 = 256;
 
 /// How many jobs there are.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Crowd {
+pub struct SilenceFixture {
     /// Finished ones.
     pub finished: u64,
     /// Jobs in `provisioning` that were heard of less than a timeout ago.
@@ -27,11 +27,8 @@ pub struct Crowd {
     pub silent: u64,
 }
 
-impl Crowd {
+impl SilenceFixture {
     /// Puts the jobs into an empty table, and lets the database count them.
-    ///
-    /// # Errors
-    /// When the database fails.
     pub async fn fill(self, db: &DatabaseConnection) -> Result<()> {
         for (name, jobs, status, age_s, own_s) in [
             ("finished", self.finished, "running", "i % 1000000", None),
@@ -88,7 +85,6 @@ async fn insert(
 }
 
 /// What an owner asks for, who has watched for a day.
-#[must_use]
 pub fn limits() -> Limits {
     let now: DateTime<Utc> = Utc::now();
     Limits {
@@ -100,18 +96,12 @@ pub fn limits() -> Limits {
 }
 
 /// The silent jobs of a partition, by name.
-///
-/// # Errors
-/// When the database fails.
 pub async fn sweep(db: &DatabaseConnection, partition: i32) -> Result<Vec<String>> {
     let silent = liveness::silent(db, partition, limits(), MAX).await?;
     Ok(silent.into_iter().map(|silent| silent.id).collect())
 }
 
 /// How the database says that it finds them.
-///
-/// # Errors
-/// When the database fails.
 pub async fn explain(db: &DatabaseConnection, partition: i32) -> Result<Vec<String>> {
     let backend = db.get_database_backend();
     let statement = backend.build(&liveness::silent_statement(partition, limits(), MAX));
@@ -125,7 +115,6 @@ pub async fn explain(db: &DatabaseConnection, partition: i32) -> Result<Vec<Stri
 }
 
 /// Whether a plan finds jobs by the index, and reads no table of them whole.
-#[must_use]
 pub fn is_by_index(plan: &[String]) -> bool {
     let reads_all = |line: &str| line.contains("Seq Scan on jobs") || line.contains("SCAN jobs");
     plan.iter().any(|line| line.contains("jobs_silence"))
