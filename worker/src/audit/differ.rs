@@ -8,7 +8,7 @@ use crate::entity::job_event::Model as JobEvent;
 use crate::rules::event::{Event, Incoming, Position};
 use crate::rules::transition;
 
-/// A position of the stream, with the rows that the database has there.
+/// A position of the stream, with the database's rows at that position.
 #[derive(Debug)]
 pub(super) struct Entry {
     /// What the stream has.

@@ -63,8 +63,8 @@ impl Source {
         Ok(Self { stream, partition, partitions, first_seq, applied_seq: row.applied_seq })
     }
 
-    /// The stream must be the one that was applied. What is purged of it can't be folded, and the
-    /// rest can.
+    /// Checks that the stream is the applied one. Purged messages cannot be folded, but the rest
+    /// can.
     pub(super) async fn identify(&self, context: &Context<'_>, row: &Row) -> anyhow::Result<()> {
         let (info, checkpoint) = (self.stream.cached_info(), Checkpoint::from(row));
         match identify(context.jetstream, self.partition, info, &checkpoint).await? {
