@@ -107,6 +107,29 @@ impl Refusal {
         }
     }
 
+    /// The code in logs; docs/ERRORS.md has a paragraph on each.
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Self::NotFound => "ACK-601",
+            Self::MethodNotAllowed => "ACK-602",
+            Self::ShuttingDown => "ACK-603",
+            Self::TooMany => "ACK-604",
+            Self::BrokerDown => "ACK-605",
+            Self::BodyTooLarge => "ACK-606",
+            Self::BodyTooSlow => "ACK-607",
+            Self::GaveWay => "ACK-608",
+            Self::BodyBroken => "ACK-609",
+            Self::Signature(Refused::Missing) => "ACK-611",
+            Self::Signature(Refused::Malformed) => "ACK-612",
+            Self::Signature(Refused::Wrong) => "ACK-613",
+            Self::Signature(Refused::Scheme) => "ACK-614",
+            Self::Signature(Refused::Replay) => "ACK-615",
+            Self::Malformed(_) => "ACK-616",
+            Self::StreamFull => "ACK-617",
+            Self::NotConfirmed => "ACK-618",
+        }
+    }
+
     fn error(self) -> String {
         match self {
             Self::NotFound => "Not found".into(),

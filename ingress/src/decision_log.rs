@@ -103,7 +103,13 @@ impl Request<'_> {
     pub(crate) fn refused(self, key: &str, refusal: Refusal) {
         let reason = refusal.reason();
         let trace_id = trace_id(self.context());
-        tracing::info!(key, reason, trace_id, "refused a signed body: {reason}");
+        tracing::info!(
+            key,
+            reason,
+            code = refusal.code(),
+            trace_id,
+            "refused a signed body: {reason}"
+        );
         self.answered(Err(refusal));
     }
 
@@ -145,6 +151,7 @@ impl Publish {
                     job,
                     %partition,
                     reason,
+                    code = refusal.code(),
                     trace_id,
                     "not confirmed: a callback of job {job}"
                 );

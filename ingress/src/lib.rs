@@ -153,7 +153,7 @@ async fn serve_traced(
 
 fn readiness(link: watch::Receiver<State>, shutdown: CancellationToken) -> shared::ops::Readiness {
     Arc::new(move || {
-        let leaving = shutdown.is_cancelled().then(|| "shutting down".to_owned());
+        let leaving = shutdown.is_cancelled().then(|| "ACK-424: shutting down".to_owned());
         leaving.into_iter().chain(link.borrow().reason()).collect()
     })
 }

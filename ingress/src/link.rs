@@ -66,9 +66,9 @@ impl State {
     /// Why callbacks cannot be published, for people.
     pub(crate) fn reason(&self) -> Option<String> {
         match self {
-            Self::Connecting => Some("connecting to the broker".into()),
-            Self::Unreachable(why) => Some(format!("the broker can't be reached: {why}")),
-            Self::Unfit(why) => Some(format!("the broker can't be used: {why}")),
+            Self::Connecting => Some("ACK-421: connecting to the broker".into()),
+            Self::Unreachable(why) => Some(format!("ACK-422: the broker can't be reached: {why}")),
+            Self::Unfit(why) => Some(format!("ACK-423: the broker can't be used: {why}")),
             Self::Up(_) => None,
         }
     }

@@ -46,7 +46,7 @@ pub struct Prune {
 }
 
 /// How many jobs are examined together, and removed in one transaction for each partition.
-const BATCH: u64 = 500;
+const PAGE: u64 = 500;
 
 #[derive(Debug, Default, Serialize)]
 struct Report {
@@ -86,7 +86,7 @@ pub async fn run(args: &Prune, bars: &Bars, out: &mut Output<impl Write>) -> any
     }
     let mut after = String::new();
     loop {
-        let candidates = prune::candidates(&db, cutoff, &after, BATCH).await?;
+        let candidates = prune::candidates(&db, cutoff, &after, PAGE).await?;
         let Some(last) = candidates.last() else { break };
         after.clone_from(&last.id);
         let found = candidates.len() as u64;

@@ -26,7 +26,7 @@ async fn readiness_ends_first_and_connections_are_told_to_close() {
     ingress.process.ask_to_end();
     stack.wait_until("/readyz turns 503", SOON, async || !is_ready(ingress.ops).await).await;
     let reason = http::get(ingress.ops, "/readyz").await.unwrap().text();
-    assert_eq!(reason, "shutting down\n");
+    assert_eq!(reason, "ACK-424: shutting down\n");
     // Nobody has noticed yet.
     for client in [&mut kept, &mut Client::new(ingress.addr)] {
         let answer = client.send(Method::POST, CALLBACK_PATH, &headers, body.clone().into()).await;

@@ -202,6 +202,7 @@ fn refuse(refusal: Refusal, headers: &HeaderMap) -> Answer {
     // Anyone can cause these, so they are logged at `debug` only.
     tracing::debug!(
         reason,
+        code = refusal.code(),
         trace_id = trace_parent(headers).map(|trace| tracing::field::display(trace.trace_id())),
         "refused a request: {reason}"
     );

@@ -6,6 +6,7 @@ use chrono::Utc;
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
+use sea_orm::Iterable;
 use shared::partition::Partition;
 use shared::telemetry::ACCEPT_TO_COMMIT;
 
@@ -64,7 +65,7 @@ pub(crate) fn describe() {
         "Whether a partition's stream was too small for the replay horizon; 0 from a worker that \
          does not own it."
     );
-    for effect in Effect::ALL {
+    for effect in Effect::iter() {
         counter!(EVENTS, "effect" => effect.as_str()).increment(0);
     }
     for name in [COMMITS, ACQUISITIONS, FENCES] {
@@ -113,7 +114,7 @@ pub(crate) fn owned(partitions: usize) {
 
 /// The partition is stopped for this reason, or for none.
 pub(crate) fn stopped(partition: Partition, stop: Option<StopCode>) {
-    for code in StopCode::ALL {
+    for code in StopCode::iter() {
         let labels = [("partition", partition.to_string()), ("code", code.to_string())];
         gauge!(PARTITION_STOPPED, &labels).set(f64::from(u8::from(stop == Some(code))));
     }

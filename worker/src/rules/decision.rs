@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use sea_orm::EnumIter;
+
 use super::event::Position;
 use crate::entity::job_event;
 
@@ -18,7 +20,7 @@ pub struct Decision {
 }
 
 /// What became of an entry. `job_events` records those of [`job_event::Effect`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, EnumIter)]
 pub enum Effect {
     /// It changed the job.
     Applied,
@@ -37,17 +39,6 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Applied,
-        Self::Unchanged,
-        Self::Ignored,
-        Self::Presumed,
-        Self::Revived,
-        Self::Held,
-        Self::Dead,
-    ];
-
     /// The word that stands for it everywhere.
     #[must_use]
     pub fn as_str(self) -> &'static str {

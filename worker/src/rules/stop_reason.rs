@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
+use sea_orm::{EnumIter, Iterable};
 
 /// How a stream differs from what was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +131,7 @@ impl fmt::Display for StopReason {
 }
 
 /// The code of a stop reason; docs/ERRORS.md has a paragraph on each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter)]
 pub enum StopCode {
     /// [`Mismatch::Recreated`].
     Recreated,
@@ -147,16 +148,6 @@ pub enum StopCode {
 }
 
 impl StopCode {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::Recreated,
-        Self::LostTail,
-        Self::Purged,
-        Self::MessageGone,
-        Self::OtherMessage,
-        Self::DeadLetters,
-    ];
-
     /// The code as it is printed.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -184,6 +175,6 @@ impl FromStr for StopCode {
 
     fn from_str(reason: &str) -> Result<Self, Self::Err> {
         let code = reason.split(':').next().unwrap_or_default();
-        Self::ALL.into_iter().find(|known| known.as_str() == code).ok_or(())
+        Self::iter().find(|known| known.as_str() == code).ok_or(())
     }
 }

@@ -149,7 +149,7 @@ async fn finished(
     id: &str,
     wait: Duration,
 ) -> Result<Option<Model>, Problem> {
-    let _place = web.wait()?;
+    let _permit = web.wait()?;
     let until = Instant::now() + wait;
     let mut snapshots = web.view.watch();
     loop {

@@ -66,9 +66,9 @@ pub(super) async fn stream(
     if from.as_ref().is_some_and(|from| from.len() != partitions) {
         return Err(not_a_point());
     }
-    let place = web.wait()?;
+    let permit = web.wait()?;
     let (sender, receiver) = mpsc::channel(AHEAD);
-    let follower = Follower { backend, sender, events: asked.events.unwrap_or(true), place };
+    let follower = Follower { backend, sender, events: asked.events.unwrap_or(true), permit };
     let ending = web.ending.clone();
     tokio::spawn(async move { ending.run_until_cancelled_owned(follower.run(web, from)).await });
     let events = futures::stream::unfold(receiver, async |mut receiver| {
@@ -94,7 +94,7 @@ struct Follower {
     sender: mpsc::Sender<sse::Event>,
     events: bool,
     #[expect(dead_code, reason = "it is held as long as the reader is there")]
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Follower {
