@@ -7,13 +7,14 @@ use anyhow::{Context, bail};
 use chrono::TimeDelta;
 use clap::{Args, Subcommand};
 use shared::settings::duration;
-use worker::entity::job::{Failure, Model as Job, Status};
+use worker::entity::job::{Model as Job, Status};
 use worker::store::dead_letters::{self, LetterFilter};
 use worker::store::read::{self, JobFilter, JobKey};
 
 use super::watch::{self, Watch};
 use super::{ListArgs, ReadArgs};
 use crate::output::Output;
+use crate::output::job::{failure, run_of, status};
 use crate::output::print::{Table, json, printable, text, time};
 
 /// `ackline jobs`.
@@ -180,26 +181,4 @@ pub(super) fn show(out: &mut Output<impl Write>, job: &Job) -> io::Result<()> {
         writeln!(out, "{name:<11} {value}")?;
     }
     Ok(())
-}
-
-pub(super) fn status(job: &Job) -> String {
-    let presumed = if job.failure == Some(Failure::Presumed) { " (presumed)" } else { "" };
-    format!("{}{presumed}", job.status.as_str())
-}
-
-pub(super) fn run_of(id: Option<&str>, attempt: Option<i32>) -> String {
-    match (id, attempt) {
-        (None, _) => "-".into(),
-        (Some(id), None) => id.to_owned(),
-        (Some(id), Some(attempt)) => format!("{id} #{attempt}"),
-    }
-}
-
-pub(super) fn failure(step: Option<&str>, error: Option<&str>) -> String {
-    match (step, error) {
-        (None, None) => "-".into(),
-        (Some(step), None) => format!("in {step}"),
-        (None, Some(error)) => error.to_owned(),
-        (Some(step), Some(error)) => format!("in {step}: {error}"),
-    }
 }

@@ -1,6 +1,7 @@
 //! Standard output: a person's terminal, or a program's input.
 
 mod bars;
+pub(crate) mod job;
 pub(crate) mod print;
 
 pub use bars::Bars;

@@ -5,8 +5,8 @@ use std::io::Write;
 use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DbErr};
 
-use super::Look;
 use super::line::Line;
+use super::look::Look;
 use crate::output::Output;
 use worker::entity::job_event::Model as Event;
 use worker::store::{read, schema};

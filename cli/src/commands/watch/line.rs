@@ -5,8 +5,8 @@ use std::io::Write;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::commands::jobs::{failure, run_of, status};
 use crate::output::Output;
+use crate::output::job::{failure, run_of, status};
 use crate::output::print::{printable, time};
 use worker::entity::job::Model as Job;
 use worker::entity::job_event::{Effect, Model as Event};

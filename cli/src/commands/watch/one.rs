@@ -7,9 +7,9 @@ use anyhow::bail;
 use sea_orm::{DatabaseConnection, DbErr};
 
 use super::line::Line;
-use super::{Look, Unfinished};
-use crate::commands::jobs::failure;
+use super::look::{Look, Unfinished};
 use crate::output::Output;
+use crate::output::job::failure;
 use crate::output::print::printable;
 use worker::entity::job::{Model as Job, Status};
 use worker::entity::job_event::Model as Event;

@@ -6,9 +6,9 @@ use chrono::{DateTime, Utc};
 use futures::future::try_join_all;
 use sea_orm::{DatabaseConnection, DbErr};
 
-use super::Look;
-use crate::commands::jobs::{failure, run_of, status};
+use super::look::Look;
 use crate::output::Output;
+use crate::output::job::{failure, run_of, status};
 use crate::output::print::{Table, cut};
 use worker::entity::job::{Model as Job, Status};
 use worker::observe::humanize::span;
