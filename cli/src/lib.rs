@@ -2,10 +2,8 @@
 
 pub mod commands;
 mod output;
-mod parse;
 
 pub use output::{Bars, Output};
-pub use parse::parse;
 
 use std::io;
 

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use cli::Bars;
 use cli::commands::watch::Unfinished;
-use shared::settings::Invalid;
+use cli::{Bars, Cli};
+use shared::settings::{self, Invalid};
 use shared::telemetry;
 
 #[tokio::main]
@@ -12,11 +12,7 @@ async fn main() -> ExitCode {
     let bars = Bars::on_stderr();
     let beside = bars.clone();
     telemetry::init_logs_to(move || beside.beside());
-    let done = match cli::parse(std::env::args_os()) {
-        Ok(cli) => cli::run(cli.command, &bars).await,
-        Err(invalid) => Err(invalid.into()),
-    };
-    let Err(error) = done else { return ExitCode::SUCCESS };
+    let Err(error) = run(&bars).await else { return ExitCode::SUCCESS };
     if cli::is_closed_pipe(&error) {
         return ExitCode::SUCCESS;
     }
@@ -31,4 +27,10 @@ async fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+async fn run(bars: &Bars) -> anyhow::Result<()> {
+    let (cli, problems) = settings::parse_or_exit::<Cli>()?;
+    let command = problems.finish(Some(cli.command))?;
+    cli::run(command, bars).await
 }

@@ -71,7 +71,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let traces = std::mem::take(&mut config.traces).start("ackline-ingress");
-    let decision_log = DecisionLog::new(traces.clone(), &config.callback_path);
+    let decision_log = DecisionLog::new(traces.clone(), &config.args.callback_path);
     let served =
         serve_traced(config, decision_log, listener, ops_listener, metrics, reload, shutdown).await;
     traces.finish().await;
@@ -96,7 +96,7 @@ async fn serve_traced(
         "callbacks are verified",
     );
     let (state, link_state) = watch::channel(State::Connecting);
-    let limits = config.limits.within_open_files();
+    let limits = config.args.limits.within_open_files();
     let link = Link::new(config.servers, state, limits.max_body_bytes, limits.publish_deadline);
     let unlink = CancellationToken::new();
     let mut link = tokio::spawn(link.run(unlink.clone()));
@@ -117,7 +117,7 @@ async fn serve_traced(
     };
     let reloading = tokio::spawn(reload::run(reload, config.key_source, keys, files));
 
-    let leaving = Leaving::after(&shutdown, config.drain_delay);
+    let leaving = Leaving::after(&shutdown, config.args.drain_delay);
     let bundlers = Arc::new(Bundlers::new(link_state.clone(), limits.max_in_flight));
     let stopped = leaving.stopped.clone();
     let handler = Handler::new(
@@ -129,8 +129,8 @@ async fn serve_traced(
         stopped,
     );
     let connections = {
-        let path = config.callback_path;
-        let serving = listener::accept(listener, tls, path, handler, limits.connection, leaving);
+        let path = config.args.callback_path;
+        let serving = listener::accept(listener, tls, path, handler, limits.connection(), leaving);
         tokio::select! {
             connections = serving => connections,
             // It ends by itself only if it cannot continue.
@@ -139,7 +139,7 @@ async fn serve_traced(
     };
     reloading.abort();
 
-    let end = Instant::now() + config.shutdown_grace.saturating_sub(config.drain_delay);
+    let end = Instant::now() + config.args.shutdown_grace.saturating_sub(config.args.drain_delay);
     let finished = timeout_at(end, async {
         connections.wait().await;
         bundlers.close().await;

@@ -16,8 +16,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug, Args)]
 pub struct HealthArgs {
     /// Where the process that is asked serves /readyz; the default is its own.
-    #[arg(long, env = "OPS_LISTEN")]
-    ops_listen: Option<String>,
+    // Not named as the daemon's own: a bad one would count as not given here, too.
+    #[arg(long = "ops-listen", env = "OPS_LISTEN", value_name = "OPS_LISTEN")]
+    asked: Option<String>,
 }
 
 /// Why the process counts as not ready.
@@ -46,7 +47,7 @@ impl HealthArgs {
     /// [`HealthError`]: print it, and exit with 1.
     pub async fn run(&self, default: &str) -> Result<(), HealthError> {
         let mut problems = Problems::default();
-        let text = self.ops_listen.as_deref().unwrap_or(default);
+        let text = self.asked.as_deref().unwrap_or(default);
         let address = problems.take("--ops-listen (OPS_LISTEN)", listen_address(text));
         let address = reachable(problems.finish(address)?);
         let failed = |why: String| HealthError::NoAnswer { address, why };

@@ -13,7 +13,7 @@ use hyper::{HeaderMap, Request, StatusCode, Uri};
 use serde_json::{Map, Value};
 use shared::callback::MAX_HEARTBEAT_TIMEOUT_S;
 use shared::https::{self, HttpsClient};
-use shared::settings::{Invalid, Problems, duration};
+use shared::settings::{Invalid, Problems, duration_or_zero};
 use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
@@ -32,8 +32,8 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 #[command(group(ArgGroup::new("what").required(true).args(["status", "heartbeat"])))]
 pub struct Send {
     /// Where ingress takes callbacks.
-    #[arg(long, env = "CALLBACK_URL", default_value = "http://127.0.0.1:8080/api/webhooks/github")]
-    url: String,
+    #[arg(long, env = "CALLBACK_URL", default_value = "http://127.0.0.1:8080/api/webhooks/github", value_parser = target)]
+    url: Uri,
     /// The job that the callback is about.
     #[arg(long)]
     job_id: String,
@@ -71,8 +71,8 @@ pub struct Send {
     #[command(flatten)]
     signing: Signing,
     /// How long to retry; 0 for a single attempt.
-    #[arg(long, default_value = "60s")]
-    retry_for: String,
+    #[arg(long, default_value = "60s", value_parser = duration_or_zero)]
+    retry_for: Duration,
 }
 
 /// Sends the callback until there is a final answer, and prints that.
@@ -83,7 +83,7 @@ pub async fn run(args: &Send) -> anyhow::Result<()> {
     let mut problems = Problems::default();
     let signer = Signer::new(&args.signing, &mut problems, |name| std::env::var_os(name));
     let sender = Sender::new(args, signer, problems)?;
-    let end = Instant::now() + sender.retry_for;
+    let end = Instant::now() + args.retry_for;
     let mut pause = RETRY_MIN;
     loop {
         let (why, wait) = match sender.attempt().await {
@@ -118,7 +118,6 @@ struct Sender {
     event_id: String,
     /// The body without the time, which differs with each attempt.
     fields: Map<String, Value>,
-    retry_for: Duration,
 }
 
 struct Answered {
@@ -129,14 +128,7 @@ struct Answered {
 
 impl Sender {
     fn new(args: &Send, signer: Option<Signer>, mut problems: Problems) -> Result<Self, Invalid> {
-        let address = problems.take("--url", target(&args.url));
-        let http = address
-            .as_ref()
-            .and_then(|address| problems.take("--url", https::client(address, None)));
-        let retry_for = match args.retry_for.trim() {
-            "0" => Some(Duration::ZERO),
-            text => problems.take("--retry-for", duration(text)),
-        };
+        let http = problems.take("--url (CALLBACK_URL)", https::client(&args.url, None));
         let event_id = args.event_id.clone().unwrap_or_else(random_id);
         if let Some(signer) = &signer {
             problems.take("--event-id", signer.check_id(&event_id));
@@ -145,11 +137,8 @@ impl Sender {
         // A retry would get the same answer.
         let checked = shared::callback::parse(&body(&fields, DateTime::UNIX_EPOCH));
         problems.take("the callback would be refused", checked);
-        let sender = (|| {
-            let (address, http, retry_for) = (address?, http?, retry_for?);
-            Some(Self { address, http, signer: signer?, event_id, fields, retry_for })
-        })();
-        problems.finish(sender)
+        let (http, signer) = problems.finish(http.zip(signer))?;
+        Ok(Self { address: args.url.clone(), http, signer, event_id, fields })
     }
 
     async fn attempt(&self) -> anyhow::Result<Answered> {
@@ -305,9 +294,6 @@ mod tests {
             let problem = sender(args).err().expect("refused");
             assert!(problem.contains(named), "{args:?}: {problem}");
         }
-        assert_eq!(
-            sender(&["--job-id=j", "--heartbeat", "--retry-for=0"]).unwrap().retry_for,
-            Duration::ZERO
-        );
+        assert!(sender(&["--job-id=j", "--heartbeat", "--retry-for=0"]).is_ok());
     }
 }

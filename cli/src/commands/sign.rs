@@ -21,7 +21,7 @@ use ingress::signature::{
 pub struct Signing {
     /// How to sign: plain, github or standard.
     #[arg(long, default_value = "plain")]
-    scheme: String,
+    scheme: Scheme,
     /// The id of the secret to sign with; by default the first that is set.
     #[arg(long)]
     key: Option<String>,
@@ -64,10 +64,9 @@ impl Signer {
         problems: &mut Problems,
         variable: impl Fn(&str) -> Option<OsString>,
     ) -> Option<Self> {
-        let scheme = problems.take("--scheme", signing.scheme.parse());
         let id = signing.key.as_deref();
         let key = signing_key(&signing.secrets, id, problems, variable);
-        Some(Self { key: key?, scheme: scheme? })
+        Some(Self { key: key?, scheme: signing.scheme })
     }
 
     /// Checks the signed id, if the scheme has one.

@@ -6,7 +6,6 @@ use anyhow::bail;
 use chrono::{DateTime, Utc};
 use clap::Args;
 use shared::broker::BrokerArgs;
-use shared::settings::Problems;
 use worker::entity::job::Status as JobStatus;
 use worker::observe::humanize::{seconds, span};
 use worker::observe::{Looker, PartitionState, Refusals, Snapshot, Sources};
@@ -14,7 +13,7 @@ use worker::process::settings::IngressArgs;
 use worker::store::connection::Purpose;
 use worker::store::read;
 
-use super::{ReadArgs, broker, open};
+use super::{ReadArgs, broker, checked, open};
 use crate::output::print::{Table, json, printable, text};
 use crate::output::{Colour, Output};
 
@@ -37,11 +36,8 @@ pub struct Status {
 /// # Errors
 /// The database cannot be read, or something needs attention.
 pub async fn run(args: &Status, out: &mut Output<impl Write>) -> anyhow::Result<()> {
-    let mut problems = Problems::default();
-    let database = args.read.database.check(&mut problems);
-    let servers = args.broker.check(&mut problems);
-    let ingresses = args.ingresses.check(&mut problems);
-    let (database, (servers, ingresses)) = problems.finish(database.zip(servers.zip(ingresses)))?;
+    let (database, servers) = checked(&args.read.database, &args.broker)?;
+    let ingresses = args.ingresses.ingress_ops.clone();
     let db = open(&database, Purpose::Look).await?;
     let jetstream = broker(&servers).await;
     let (jetstream, unreachable) = match jetstream {

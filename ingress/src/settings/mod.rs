@@ -11,12 +11,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use shared::broker::{BrokerArgs, Servers};
 use shared::health::HealthArgs;
-use shared::settings::{Invalid, Problems, duration, listen_address};
+use shared::settings::{Problems, duration, duration_or_zero, listen_address};
 use shared::{telemetry, trace};
 use tokio_rustls::rustls::ServerConfig;
 
 pub(crate) use self::certificate::TlsFiles;
-use self::limits::LimitArgs;
 pub(crate) use self::limits::Limits;
 
 use crate::secrets::{Named, Secrets, SecretsArgs};
@@ -48,35 +47,35 @@ pub enum Command {
     Health(HealthArgs),
 }
 
-/// The settings as texts: only [`ServeArgs::check`] reads them, so that all bad ones are named.
+/// What there is to set.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Where callbacks arrive.
-    #[arg(long, env = "INGRESS_LISTEN", default_value = "127.0.0.1:8080")]
-    listen: String,
+    #[arg(long, env = "INGRESS_LISTEN", default_value = "127.0.0.1:8080", value_parser = listen_address)]
+    pub listen: SocketAddr,
     /// Where /livez, /readyz and /metrics are.
-    #[arg(long, env = "OPS_LISTEN", default_value = OPS_LISTEN)]
-    ops_listen: String,
+    #[arg(long, env = "OPS_LISTEN", default_value = OPS_LISTEN, value_parser = listen_address)]
+    pub ops_listen: SocketAddr,
     /// The broker.
     #[command(flatten)]
     broker: BrokerArgs,
     /// The path of callbacks.
-    #[arg(long, env = "CALLBACK_PATH", default_value = "/api/webhooks/github")]
-    callback_path: String,
+    #[arg(long, env = "CALLBACK_PATH", default_value = "/api/webhooks/github", value_parser = path)]
+    pub callback_path: String,
     /// The files that hold secrets.
     #[command(flatten)]
     secrets: SecretsArgs,
     /// The signature schemes that are allowed: plain, github, standard.
     #[arg(long, env = "SCHEMES", default_value = "plain,github,standard")]
-    schemes: String,
+    schemes: Schemes,
     /// How far a callback's sent_at and webhook-timestamp may be from this machine's clock, in
     /// both directions.
-    #[arg(long, env = "REPLAY_WINDOW", default_value = "300s")]
-    replay_window: String,
+    #[arg(long, env = "REPLAY_WINDOW", default_value = "300s", value_parser = duration)]
+    replay_window: Duration,
     /// Refuse callbacks with neither sent_at nor webhook-timestamp.
     #[arg(long, env = "REQUIRE_TIMESTAMP", default_value = "false", num_args = 0..=1,
-          require_equals = true, default_missing_value = "true")]
-    require_timestamp: String,
+          require_equals = true, default_missing_value = "true", value_parser = yes_or_no)]
+    require_timestamp: bool,
     /// The certificate chain for HTTPS, in PEM; read again on SIGHUP. Without it, HTTP.
     #[arg(long, env = "TLS_CERT")]
     tls_cert: Option<OsString>,
@@ -85,39 +84,29 @@ pub struct ServeArgs {
     tls_key: Option<OsString>,
     /// What bounds a request.
     #[command(flatten)]
-    limits: LimitArgs,
+    pub(crate) limits: Limits,
     /// How long callbacks are still taken after /readyz has turned 503, until a load balancer has
     /// noticed; 0 to stop at once.
-    #[arg(long, env = "DRAIN_DELAY", default_value = "0s")]
-    drain_delay: String,
+    #[arg(long, env = "DRAIN_DELAY", default_value = "0s", value_parser = duration_or_zero)]
+    pub(crate) drain_delay: Duration,
     /// How long the end may take.
-    #[arg(long, env = "SHUTDOWN_GRACE", default_value = "25s")]
-    shutdown_grace: String,
+    #[arg(long, env = "SHUTDOWN_GRACE", default_value = "25s", value_parser = duration)]
+    pub(crate) shutdown_grace: Duration,
 }
 
 /// A configuration that can be used.
 #[derive(Debug)]
 pub struct Config {
-    /// Where callbacks arrive.
-    pub listen: SocketAddr,
-    /// Where operators look.
-    pub ops_listen: SocketAddr,
+    /// What was set.
+    pub args: ServeArgs,
     /// The broker.
     pub(crate) servers: Servers,
     /// Where the active keys come from.
     pub(crate) key_source: KeySource,
     /// The active keys.
     pub(crate) keys: Keys,
-    /// The path of callbacks.
-    pub callback_path: String,
     /// Where the certificate comes from, and what it is; none for HTTP.
     pub(crate) tls: Option<(TlsFiles, Arc<ServerConfig>)>,
-    /// What bounds a request.
-    pub(crate) limits: Limits,
-    /// How long callbacks are still taken after the end was asked for.
-    pub(crate) drain_delay: Duration,
-    /// How long the end may take.
-    pub(crate) shutdown_grace: Duration,
     /// Where spans are exported to.
     pub(crate) traces: trace::Settings,
 }
@@ -145,54 +134,28 @@ impl KeySource {
 }
 
 impl ServeArgs {
-    /// Checks every setting; `variable` reads the environment, for what has no flag.
-    ///
-    /// # Errors
-    /// [`Invalid`], with every problem: print it, and exit with 2.
-    pub fn check(&self, variable: impl Fn(&str) -> Option<OsString>) -> Result<Config, Invalid> {
-        let mut problems = Problems::default();
-        let limits = self.limits.check(&mut problems);
-        let replay_window = problems.take("--replay-window", duration(&self.replay_window));
-        let require_timestamp =
-            problems.take("--require-timestamp", yes_or_no(&self.require_timestamp));
-        let schemes = problems.take("--schemes", self.schemes.parse());
-        let drain_delay = problems.take("--drain-delay", duration_or_none(&self.drain_delay));
-        let shutdown_grace = problems.take("--shutdown-grace", duration(&self.shutdown_grace));
-        if let (Some(delay), Some(grace)) = (drain_delay, shutdown_grace)
-            && delay >= grace
-        {
+    /// Checks what belongs together; `variable` reads the environment, for what has no flag. None on
+    /// a problem, which is noted.
+    pub fn check(
+        self,
+        problems: &mut Problems,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Option<Config> {
+        if self.drain_delay >= self.shutdown_grace {
             problems.note("--drain-delay: must be below --shutdown-grace, which includes it");
         }
-        let listen = problems.take("--listen", listen_address(&self.listen));
-        let ops_listen = problems.take("--ops-listen", listen_address(&self.ops_listen));
-        let servers = self.broker.check(&mut problems);
-        let callback_path = problems.take("--callback-path", path(&self.callback_path));
-        let tls = self.tls(&mut problems);
-        let secrets = Secrets::check(&self.secrets, &mut problems, &variable);
-        let traces = trace::Settings::check(&mut problems, &variable);
-        telemetry::check(&mut problems, &variable);
-
-        let config = (|| {
-            let window =
-                ReplayWindow { window: replay_window?, require_timestamp: require_timestamp? };
-            let (secrets, active) = secrets?;
-            let key_source = KeySource { secrets, schemes: schemes?, window };
-            let keys = key_source.keys(active);
-            Some(Config {
-                listen: listen?,
-                ops_listen: ops_listen?,
-                servers: servers?,
-                key_source,
-                keys,
-                callback_path: callback_path?,
-                tls: tls?,
-                limits: limits?,
-                drain_delay: drain_delay?,
-                shutdown_grace: shutdown_grace?,
-                traces: traces?,
-            })
-        })();
-        problems.finish(config)
+        let servers = self.broker.check(problems);
+        let tls = self.tls(problems);
+        let secrets = Secrets::check(&self.secrets, problems, &variable);
+        let traces = trace::Settings::check(problems, &variable);
+        telemetry::check(problems, &variable);
+        let (secrets, active) = secrets?;
+        let window =
+            ReplayWindow { window: self.replay_window, require_timestamp: self.require_timestamp };
+        let key_source = KeySource { secrets, schemes: self.schemes, window };
+        let keys = key_source.keys(active);
+        let (servers, tls, traces) = (servers?, tls?, traces?);
+        Some(Config { args: self, servers, key_source, keys, tls, traces })
     }
 
     /// Nothing on a problem, which is noted; otherwise whether there is TLS.
@@ -217,14 +180,6 @@ impl ServeArgs {
     }
 }
 
-/// Reads a duration that may be 0.
-fn duration_or_none(text: &str) -> Result<Duration, String> {
-    match text.trim() {
-        "0" | "0s" => Ok(Duration::ZERO),
-        text => duration(text),
-    }
-}
-
 fn yes_or_no(text: &str) -> Result<bool, String> {
     match text.trim() {
         "true" | "yes" | "1" => Ok(true),
@@ -241,19 +196,25 @@ fn path(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+    use shared::settings::{self, Invalid};
+
     use super::*;
 
     fn check(args: &[&str], secrets: &[(&str, &str)]) -> Result<Config, Invalid> {
-        let cli = Cli::try_parse_from([&["ingress"], args].concat()).unwrap();
-        cli.serve.check(|name| {
+        let mut problems = Problems::default();
+        let args = [&["ingress"], args].concat();
+        let cli: Cli = settings::parse(Cli::command(), args, &mut problems).unwrap().unwrap();
+        let config = cli.serve.check(&mut problems, |name| {
             let secret = secrets.iter().find(|(known, _)| *known == name);
             secret.map(|(_, value)| OsString::from(*value))
-        })
+        });
+        problems.finish(config)
     }
 
     #[test]
     fn no_two_settings_share_a_name() {
-        <Cli as clap::CommandFactory>::command().debug_assert();
+        Cli::command().debug_assert();
     }
 
     const SECRET: (&str, &str) = ("CALLBACK_SECRET", "s");
@@ -262,8 +223,8 @@ mod tests {
     fn the_defaults_can_be_used_with_any_secret() {
         for secret in [SECRET, ("GITHUB_CALLBACK_SECRET", "s")] {
             let config = check(&[], &[secret]).unwrap();
-            assert_eq!(config.callback_path, "/api/webhooks/github");
-            assert_eq!(config.limits.max_body_bytes, 65_536);
+            assert_eq!(config.args.callback_path, "/api/webhooks/github");
+            assert_eq!(config.args.limits.max_body_bytes, 65_536);
             assert!(!config.keys.window().require_timestamp);
             assert_eq!(config.keys.schemes(), Schemes::ALL);
             assert!(config.tls.is_none());
@@ -329,7 +290,7 @@ mod tests {
     #[test]
     fn the_drain_is_a_part_of_the_grace() {
         assert!(check(&["--drain-delay=24s"], &[SECRET]).is_ok());
-        assert!(check(&["--drain-delay=0"], &[SECRET]).unwrap().drain_delay.is_zero());
+        assert!(check(&["--drain-delay=0"], &[SECRET]).unwrap().args.drain_delay.is_zero());
         let problem = check(&["--drain-delay=25s"], &[SECRET]).unwrap_err().to_string();
         assert!(problem.contains("--drain-delay: must be below --shutdown-grace"), "{problem}");
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Parser;
 use ingress::settings::{Cli, Config};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use shared::settings::Problems;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -24,7 +25,8 @@ fn config(args: &[&str]) -> Config {
     // Nothing can listen on port 0, so the broker is unreachable.
     let args = [&["ingress", "--nats-url=nats://127.0.0.1:0"], args].concat();
     let secret = |name: &str| (name == "CALLBACK_SECRET").then(|| "secret".into());
-    Cli::try_parse_from(args).unwrap().serve.check(secret).unwrap()
+    let config = Cli::try_parse_from(args).unwrap().serve.check(&mut Problems::default(), secret);
+    config.unwrap()
 }
 
 async fn serve(args: &[&str]) -> Served {

@@ -23,6 +23,26 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     })
 }
 
+/// Reads a duration that may be zero, too.
+///
+/// # Errors
+/// What the text should be, for [`Problems::take`](super::Problems::take).
+pub fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    match text.trim() {
+        "0" | "0s" => Ok(Duration::ZERO),
+        text => duration(text),
+    }
+}
+
+/// Reads a duration that is not below this one.
+///
+/// # Errors
+/// What the text should be, for [`Problems::take`](super::Problems::take).
+pub fn at_least(text: &str, least: Duration) -> Result<Duration, String> {
+    let read = duration(text)?;
+    if read < least { Err(format!("must be at least {least:?}")) } else { Ok(read) }
+}
+
 /// Reads a whole number within bounds.
 ///
 /// # Errors

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::liveness;
+use crate::liveness::{self, Silence};
 use crate::observe::{self, Observer, Sources};
 use crate::partition::lease::Renewed;
 use crate::partition::ownership::own;
@@ -60,10 +60,12 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     describe_metrics();
+    let args = &config.args;
+    let silence = Silence { heartbeat: args.heartbeat_timeout, queued: args.queued_timeout };
     let sole_worker = connection::lock(&config.database)?;
     let renewals = watch::channel(Renewed::nothing());
     let (health, status) = watch::channel(Health::default());
-    tracing::info!(ops = %ops_listener.local_addr()?, worker = config.name, "listening");
+    tracing::info!(ops = %ops_listener.local_addr()?, worker = args.worker_id, "listening");
     let ops_end = CancellationToken::new();
     let (observer, view) = Observer::new();
     let (backend, current_backend) = watch::channel(None);
@@ -71,7 +73,7 @@ pub async fn run(
     let ops_task = tokio::spawn(ops::serve(
         ops_listener,
         ops::LIMITS,
-        readiness(status, config.lease),
+        readiness(status, args.lease),
         metrics,
         web::rest(view, current_backend, settings, ops_end.clone()),
         ops_end.clone(),
@@ -113,11 +115,11 @@ pub async fn run(
         db: db.clone(),
         jetstream,
         partitions,
-        lease: config.lease,
-        batch_max: config.batch_max,
-        dead_letter_limit: config.dead_letter_limit,
-        replay_horizon: Some(config.replay_horizon),
-        silence: Some(config.silence),
+        lease: args.lease,
+        batch_max: args.batch_max,
+        dead_letter_limit: args.dead_letter_limit,
+        replay_horizon: Some(args.replay_horizon),
+        silence: Some(silence),
         alone: sole_worker.is_some(),
         share: Arc::default(),
         renewed: renewals.1,
@@ -125,7 +127,7 @@ pub async fn run(
         traces,
     });
     tracing::info!(
-        worker = config.name, id = worker.id, partitions, database = ?config.database,
+        worker = args.worker_id, id = worker.id, partitions, database = ?config.database,
         broker = %config.servers, "consuming"
     );
     let owners = TaskTracker::new();
@@ -134,18 +136,18 @@ pub async fn run(
     }
     owners.close();
     let renewing =
-        tokio::spawn(renew(Arc::clone(&worker), config.name.clone(), renewals.0, move || {
+        tokio::spawn(renew(Arc::clone(&worker), args.worker_id.clone(), renewals.0, move || {
             health.send_modify(|health| health.renewed_at = Some(Instant::now()));
         }));
     let sources = Sources {
         db: look.clone(),
         jetstream: Some(worker.jetstream.clone()),
-        ingresses: config.ingresses.clone(),
+        ingresses: args.ingresses.ingress_ops.clone(),
     };
-    let observing = tokio::spawn(observer.run(sources, worker.renewed.clone(), config.silence));
+    let observing = tokio::spawn(observer.run(sources, worker.renewed.clone(), silence));
 
     shutdown.cancelled().await;
-    let ended = tokio::time::timeout(config.grace, async {
+    let ended = tokio::time::timeout(args.shutdown_grace, async {
         owners.wait().await;
         renewing.abort();
         observing.abort();
@@ -180,7 +182,7 @@ async fn connect(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<(DatabaseConnection, usize, Client)>> {
     let db = retry("the database can't be reached", shutdown, Ok, async || {
-        connection::connect(&config.database, Purpose::Own(config.lease)).await
+        connection::connect(&config.database, Purpose::Own(config.args.lease)).await
     })
     .await?;
     let Some(db) = db else { return Ok(None) };

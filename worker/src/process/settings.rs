@@ -7,17 +7,20 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use shared::broker::{BrokerArgs, Servers};
 use shared::health::HealthArgs;
-use shared::secret::{self, ExposeSecret, Secret};
-use shared::settings::{InFile, Invalid, Problems, duration, listen_address, number};
+use shared::settings::{InFile, Problems, at_least, duration, listen_address, number};
 use shared::{telemetry, trace};
 use url::Url;
 
-use crate::liveness::Silence;
 use crate::store::connection::DatabaseUrl;
 use crate::web::{Token, WebSettings};
 
 /// Where a worker is looked at by default.
 pub const OPS_LISTEN: &str = "127.0.0.1:9081";
+
+/// Renewals need a few round trips to the database within a lease.
+const LEAST_LEASE: Duration = Duration::from_millis(500);
+/// Shorter timeouts of jobs could not be told from the pauses of a healthy system.
+const LEAST_TIMEOUT: Duration = Duration::from_secs(1);
 
 const PASSWORD: &str = "--database-password-file (DATABASE_PASSWORD_FILE)";
 const TOKEN: &str = "--console-token-file (CONSOLE_TOKEN_FILE)";
@@ -49,16 +52,15 @@ pub struct DatabaseArgs {
         long,
         env = "DATABASE_URL",
         default_value = "sqlite:ackline.db?mode=rwc",
-        hide_env_values = true,
-        value_parser = secret::from_setting
+        hide_env_values = true
     )]
-    pub database_url: Secret<str>,
+    database_url: DatabaseUrl,
     /// PostgreSQL's password, if the address holds none; one newline at the end is not part of it.
     #[arg(long, env = "DATABASE_PASSWORD_FILE", value_name = "FILE")]
-    pub database_password_file: Option<OsString>,
+    database_password_file: Option<OsString>,
 }
 
-/// The settings as texts: only [`RunArgs::check`] reads them, so that all bad ones are named.
+/// What there is to set.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The database.
@@ -68,180 +70,102 @@ pub struct RunArgs {
     #[command(flatten)]
     pub broker: BrokerArgs,
     /// Where the console, its API, /livez, /readyz and /metrics are served.
-    #[arg(long, env = "OPS_LISTEN", default_value = OPS_LISTEN)]
-    pub ops_listen: String,
+    #[arg(long, env = "OPS_LISTEN", default_value = OPS_LISTEN, value_parser = listen_address)]
+    pub ops_listen: SocketAddr,
     /// The file with the token that the console demands; needed where others than this machine can
     /// reach it.
     #[arg(long, env = "CONSOLE_TOKEN_FILE", value_name = "FILE")]
     pub console_token_file: Option<OsString>,
     /// Where the workflows run, for links to their pages: `https://github.com/OWNER/NAME`.
-    #[arg(long, env = "REPOSITORY_URL", value_name = "URL")]
-    pub repository_url: Option<String>,
+    #[arg(long, env = "REPOSITORY_URL", value_name = "URL", value_parser = repository)]
+    pub repository_url: Option<Url>,
     /// The ingresses.
     #[command(flatten)]
     pub ingresses: IngressArgs,
     /// A name of this process for people.
-    #[arg(long, env = "WORKER_ID", default_value = "worker")]
+    #[arg(long, env = "WORKER_ID", default_value = "worker", value_parser = name)]
     pub worker_id: String,
     /// For how long an owner holds a partition without renewing it.
-    #[arg(long, env = "LEASE", default_value = "10s")]
-    pub lease: String,
+    #[arg(long, env = "LEASE", default_value = "10s", value_parser = |text: &str| at_least(text, LEAST_LEASE))]
+    pub lease: Duration,
     /// The most callbacks in one transaction.
-    #[arg(long, env = "BATCH_MAX", default_value = "500")]
-    pub batch_max: String,
+    #[arg(long, env = "BATCH_MAX", default_value = "500", value_parser = |text: &str| number::<usize>(text, 1, 10_000))]
+    pub batch_max: usize,
     /// How many dead letters may follow each other before the partition stops.
-    #[arg(long, env = "DEAD_LETTER_LIMIT", default_value = "20")]
-    pub dead_letter_limit: String,
+    #[arg(long, env = "DEAD_LETTER_LIMIT", default_value = "20", value_parser = |text: &str| number::<i32>(text, 1, i32::MAX - 100_000))]
+    pub dead_letter_limit: i32,
     /// How long what is applied stays in the streams, for restored backups and replays.
-    #[arg(long, env = "REPLAY_HORIZON", default_value = "7d")]
-    pub replay_horizon: String,
+    #[arg(long, env = "REPLAY_HORIZON", default_value = "7d", value_parser = duration)]
+    pub replay_horizon: Duration,
     /// For how long a job in `provisioning` may be silent, if it does not say so itself.
-    #[arg(long, env = "HEARTBEAT_TIMEOUT", default_value = "180s")]
-    pub heartbeat_timeout: String,
+    #[arg(long, env = "HEARTBEAT_TIMEOUT", default_value = "180s", value_parser = |text: &str| at_least(text, LEAST_TIMEOUT))]
+    pub heartbeat_timeout: Duration,
     /// For how long a job may be `queued`.
-    #[arg(long, env = "QUEUED_TIMEOUT", default_value = "30m")]
-    pub queued_timeout: String,
+    #[arg(long, env = "QUEUED_TIMEOUT", default_value = "30m", value_parser = |text: &str| at_least(text, LEAST_TIMEOUT))]
+    pub queued_timeout: Duration,
     /// How long a shutdown may take.
-    #[arg(long, env = "SHUTDOWN_GRACE", default_value = "25s")]
-    pub shutdown_grace: String,
+    #[arg(long, env = "SHUTDOWN_GRACE", default_value = "25s", value_parser = duration)]
+    pub shutdown_grace: Duration,
 }
 
 /// Which ingresses are asked for what they refused.
 #[derive(Debug, Args)]
 pub struct IngressArgs {
     /// The ops listeners of ingresses, whose refusals are shown: HOST:PORT,…
-    #[arg(long, env = "INGRESS_OPS", value_name = "HOST:PORT,…", default_value = "")]
-    pub ingress_ops: String,
+    #[arg(long, env = "INGRESS_OPS", value_name = "HOST:PORT,…", default_value = "",
+          value_parser = ingresses)]
+    // Spelt out, it is one value to clap.
+    pub ingress_ops: std::vec::Vec<String>,
 }
 
 impl DatabaseArgs {
     /// The database, or what is wrong with its settings, which is noted.
     pub fn check(&self, problems: &mut Problems) -> Option<DatabaseUrl> {
-        let url: Option<DatabaseUrl> = problems
-            .take("--database-url (DATABASE_URL)", self.database_url.expose_secret().parse());
+        let url = self.database_url.clone();
         match InFile::take(problems, PASSWORD, self.database_password_file.as_ref())? {
-            None => url,
-            Some(file) => problems.take(PASSWORD, url?.with_password(file)),
+            None => Some(url),
+            Some(file) => problems.take(PASSWORD, url.with_password(file)),
         }
     }
 }
 
-impl IngressArgs {
-    /// The ingresses, or what is wrong with their names, which is noted.
-    pub fn check(&self, problems: &mut Problems) -> Option<Vec<String>> {
-        problems.take("--ingress-ops (INGRESS_OPS)", ingresses(&self.ingress_ops))
-    }
-}
-
-/// Checked settings.
+/// Settings that can be used.
 #[derive(Debug)]
 pub struct Run {
+    /// What was set.
+    pub args: RunArgs,
     /// The database.
     pub database: DatabaseUrl,
     /// The broker.
     pub servers: Servers,
-    /// The ops listener's address.
-    pub ops_listen: SocketAddr,
-    /// The console's token and links.
+    /// What the console demands and links to.
     pub web: WebSettings,
-    /// The ops listeners of ingresses.
-    pub ingresses: Vec<String>,
-    /// The name for people.
-    pub name: String,
-    /// The lease.
-    pub lease: Duration,
-    /// The most callbacks in one transaction.
-    pub batch_max: usize,
-    /// How many dead letters may follow each other.
-    pub dead_letter_limit: i32,
-    /// How long what is applied stays in the streams.
-    pub replay_horizon: Duration,
-    /// When a job counts as silent.
-    pub silence: Silence,
-    /// How long a shutdown may take.
-    pub grace: Duration,
     /// Where spans are exported to.
     pub traces: trace::Settings,
 }
 
 impl RunArgs {
-    /// Checks every value.
-    ///
-    /// # Errors
-    /// All that is wrong.
-    pub fn check(&self) -> Result<Run, Invalid> {
-        let mut problems = Problems::default();
-        let database = self.database.check(&mut problems);
-        let servers = self.broker.check(&mut problems);
-        let ops_listen =
-            problems.take("--ops-listen (OPS_LISTEN)", listen_address(&self.ops_listen));
-        let token = self.token(&mut problems, ops_listen);
-        let repository = optional(
-            &mut problems,
-            "--repository-url (REPOSITORY_URL)",
-            self.repository_url.as_deref(),
-            repository,
-        );
-        let ingresses = self.ingresses.check(&mut problems);
-        let name = problems.take(
-            "--worker-id (WORKER_ID)",
-            if (1..=100).contains(&self.worker_id.len())
-                && !self.worker_id.contains(char::is_control)
-            {
-                Ok(self.worker_id.clone())
-            } else {
-                Err("must be 1 to 100 bytes without control characters")
-            },
-        );
-        let lease = problems.take("--lease (LEASE)", duration(&self.lease));
-        if lease.is_some_and(|lease| lease < Duration::from_millis(500)) {
-            problems.note("--lease (LEASE): must be at least 500ms");
-        }
-        let batch_max =
-            problems.take("--batch-max (BATCH_MAX)", number(&self.batch_max, 1, 10_000));
-        let dead_letter_limit = problems.take(
-            "--dead-letter-limit (DEAD_LETTER_LIMIT)",
-            number(&self.dead_letter_limit, 1, i32::MAX - 100_000),
-        );
-        let replay_horizon =
-            problems.take("--replay-horizon (REPLAY_HORIZON)", duration(&self.replay_horizon));
-        let heartbeat = problems
-            .take("--heartbeat-timeout (HEARTBEAT_TIMEOUT)", timeout(&self.heartbeat_timeout));
-        let queued =
-            problems.take("--queued-timeout (QUEUED_TIMEOUT)", timeout(&self.queued_timeout));
-        let grace =
-            problems.take("--shutdown-grace (SHUTDOWN_GRACE)", duration(&self.shutdown_grace));
+    /// Checks what belongs together. None on a problem, which is noted.
+    pub fn check(self, problems: &mut Problems) -> Option<Run> {
+        let database = self.database.check(problems);
+        let servers = self.broker.check(problems);
+        let token = self.token(problems);
         let environment = |name: &str| std::env::var_os(name);
-        let traces = trace::Settings::check(&mut problems, environment);
-        telemetry::check(&mut problems, environment);
-        let checked = (|| {
-            Some(Run {
-                database: database?,
-                servers: servers?,
-                ops_listen: ops_listen?,
-                web: WebSettings { token: token?, repository: repository? },
-                ingresses: ingresses?,
-                name: name?,
-                lease: lease?,
-                batch_max: batch_max?,
-                dead_letter_limit: dead_letter_limit?,
-                replay_horizon: replay_horizon?,
-                silence: Silence { heartbeat: heartbeat?, queued: queued? },
-                grace: grace?,
-                traces: traces?,
-            })
-        })();
-        problems.finish(checked)
+        let traces = trace::Settings::check(problems, environment);
+        telemetry::check(problems, environment);
+        let (database, servers, token, traces) = (database?, servers?, token?, traces?);
+        let web = WebSettings { token, repository: self.repository_url.clone() };
+        Some(Run { args: self, database, servers, web, traces })
     }
 
     /// The console's token. Whoever reaches the ops listener from elsewhere must show one.
-    fn token(&self, problems: &mut Problems, ops: Option<SocketAddr>) -> Option<Option<Token>> {
+    fn token(&self, problems: &mut Problems) -> Option<Option<Token>> {
         match InFile::take(problems, TOKEN, self.console_token_file.as_ref())? {
             Some(file) => {
                 let token = file.password().map_err(|unusable| problems.note(unusable.to_string()));
                 problems.take(TOKEN, Token::new(token.ok()?)).map(Some)
             }
-            None if ops.is_none_or(|ops| ops.ip().is_loopback()) => Some(None),
+            None if self.ops_listen.ip().is_loopback() => Some(None),
             None => {
                 problems.note(format!(
                     "{TOKEN}: must name a file with a token, because --ops-listen (OPS_LISTEN) is \
@@ -250,19 +174,6 @@ impl RunArgs {
                 None
             }
         }
-    }
-}
-
-/// Checks a flag that may be left out.
-fn optional<T>(
-    problems: &mut Problems,
-    name: &str,
-    text: Option<&str>,
-    check: impl Fn(&str) -> Result<T, String>,
-) -> Option<Option<T>> {
-    match text {
-        None => Some(None),
-        Some(text) => problems.take(name, check(text)).map(Some),
     }
 }
 
@@ -292,21 +203,22 @@ fn ingresses(text: &str) -> Result<Vec<String>, String> {
         .collect()
 }
 
-/// A timeout of jobs: shorter ones could not be told from the pauses of a healthy system.
-fn timeout(text: &str) -> Result<Duration, String> {
-    let timeout = duration(text)?;
-    if timeout < Duration::from_secs(1) { Err("must be at least 1s".into()) } else { Ok(timeout) }
+/// A name for people.
+fn name(text: &str) -> Result<String, &'static str> {
+    let is_sound = (1..=100).contains(&text.len()) && !text.contains(char::is_control);
+    is_sound.then(|| text.to_owned()).ok_or("must be 1 to 100 bytes without control characters")
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::CommandFactory;
+    use shared::settings::{self, Problems};
 
     use super::Cli;
 
     #[test]
     fn every_bad_flag_is_named_at_once_and_no_password_is_shown() {
-        let cli = Cli::parse_from([
+        let args = [
             "ackline-worker",
             "--database-url",
             "mysql://u:hunter2@h/x",
@@ -329,9 +241,13 @@ mod tests {
             "soon",
             "--worker-id",
             "",
-        ]);
-        assert!(!format!("{cli:?}").contains("hunter2"));
-        let error = cli.run.check().unwrap_err().to_string();
+            "--database-password-file",
+            "",
+        ];
+        let mut problems = Problems::default();
+        let cli: Cli = settings::parse(Cli::command(), args, &mut problems).unwrap().unwrap();
+        let run = cli.run.check(&mut problems);
+        let error = problems.finish(run).unwrap_err().to_string();
         for flag in [
             "--database-url",
             "--nats-url",
@@ -344,6 +260,7 @@ mod tests {
             "--queued-timeout",
             "--shutdown-grace",
             "--worker-id",
+            "--database-password-file",
         ] {
             assert!(error.contains(flag), "{flag} in {error}");
         }

@@ -110,20 +110,29 @@ async fn serve(
     let (worker_ops, worker_ops_at) = listening(listeners.worker_ops)?;
     let nats_url = format!("nats://{}", nats.address);
     let (secrets, database_url) = (data.secrets()?, data.database_url()?);
-    let ingress: ingress::settings::Cli = settings(&[
-        ("--listen", callbacks_at.to_string()),
-        ("--ops-listen", ingress_ops_at.to_string()),
-        ("--nats-url", nats_url.clone()),
-        ("--secrets-file", secrets.display().to_string()),
-    ]);
-    let worker: daemon::settings::Cli = settings(&[
-        ("--ops-listen", worker_ops_at.to_string()),
-        ("--nats-url", nats_url.clone()),
-        ("--database-url", database_url.clone()),
-        ("--ingress-ops", ingress_ops_at.to_string()),
-    ]);
-    let ingress = ingress.serve.check(|name| std::env::var_os(name))?;
-    let worker = worker.run.check()?;
+    let mut problems = Problems::default();
+    let ingress = settings::<ingress::settings::Cli>(
+        &mut problems,
+        &[
+            ("--listen", callbacks_at.to_string()),
+            ("--ops-listen", ingress_ops_at.to_string()),
+            ("--nats-url", nats_url.clone()),
+            ("--secrets-file", secrets.display().to_string()),
+        ],
+    );
+    let worker = settings::<daemon::settings::Cli>(
+        &mut problems,
+        &[
+            ("--ops-listen", worker_ops_at.to_string()),
+            ("--nats-url", nats_url.clone()),
+            ("--database-url", database_url.clone()),
+            ("--ingress-ops", ingress_ops_at.to_string()),
+        ],
+    );
+    let ingress = ingress
+        .and_then(|ingress| ingress.serve.check(&mut problems, |name| std::env::var_os(name)));
+    let worker = worker.and_then(|worker| worker.run.check(&mut problems));
+    let (ingress, worker) = problems.finish(ingress.zip(worker))?;
 
     let streams = Streams::default();
     let migrating = migrate::migrate(&worker.database, &worker.servers, &streams);
@@ -131,7 +140,7 @@ async fn serve(
         return Ok(());
     };
     let directions = Directions {
-        callback_url: format!("http://{}{}", reachable(callbacks_at), ingress.callback_path),
+        callback_url: format!("http://{}{}", reachable(callbacks_at), ingress.args.callback_path),
         console: format!("http://{}/", reachable(worker_ops_at)),
         secrets,
         database_url,
@@ -187,15 +196,18 @@ fn listening(listener: TcpListener) -> std::io::Result<(tokio::net::TcpListener,
 
 /// The settings of a daemon: these flags, and for all else its variables. What leads to its own
 /// broker and database counts from no variable.
-fn settings<C: CommandFactory + FromArgMatches>(flags: &[(&str, String)]) -> C {
+fn settings<C: CommandFactory + FromArgMatches>(
+    problems: &mut Problems,
+    flags: &[(&str, String)],
+) -> Option<C> {
     let command = C::command().mut_args(|arg| {
         let is_own =
             ["nats_", "database_"].iter().any(|own| arg.get_id().as_str().starts_with(own));
         if is_own { arg.env(None::<&str>) } else { arg }
     });
     let flags = flags.iter().map(|(flag, value)| format!("{flag}={value}"));
-    let matches = command.get_matches_from(std::iter::once("ackline".to_owned()).chain(flags));
-    C::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    let args = std::iter::once("ackline".to_owned()).chain(flags);
+    shared::settings::parse(command, args, problems).unwrap_or_else(|error| error.exit())
 }
 
 async fn until_ready(ops: SocketAddr) {
