@@ -61,6 +61,10 @@ pub fn parse<C: FromArgMatches>(
             let unchecked = |arg: Arg| arg.value_parser(OsStringValueParser::new());
             command = change(command, argument.get_id(), &unchecked);
         } else if !leave_out(&mut args, argument) {
+            if argument.get_env().is_none() {
+                // It can't be left out here, and would be named for ever.
+                return Err(error);
+            }
             command = change(command, argument.get_id(), &|arg| arg.env(None::<&str>));
         }
     }
@@ -123,6 +127,9 @@ mod tests {
         /// A variable that every process has, and that is no duration.
         #[arg(long, env = "PATH", value_parser = duration)]
         path: Option<Duration>,
+        /// A flag with no long name.
+        #[arg(short, value_parser = |text: &str| number::<u8>(text, 1, 9))]
+        n: Option<u8>,
         #[command(subcommand)]
         command: Option<Inner>,
     }
@@ -182,5 +189,6 @@ mod tests {
         assert_eq!(read(&["--help"]).unwrap_err().kind(), ErrorKind::DisplayHelp);
         let unknown = read(&["--path=1s", "--leas=1s"]).unwrap_err();
         assert_eq!(unknown.kind(), ErrorKind::UnknownArgument);
+        assert_eq!(read(&["-n0"]).unwrap_err().kind(), ErrorKind::ValueValidation);
     }
 }

@@ -152,6 +152,39 @@ pub struct Model {
 }
 
 impl Model {
+    /// A job that is queued, and of which nothing else is known than when and where it was first
+    /// heard of.
+    #[must_use]
+    pub fn queued(id: String, created_at: DateTimeUtc, seq: i64, idx: i32) -> Self {
+        Self {
+            id,
+            status: Status::Queued,
+            workflow_run_id: None,
+            run_attempt: None,
+            run_count: 0,
+            error: None,
+            failed_step: None,
+            failure: None,
+            agent_id: None,
+            region: None,
+            heartbeat_timeout_s: None,
+            presume_at: None,
+            heartbeat_count: 0,
+            last_heartbeat_at: None,
+            last_heartbeat_sent_at: None,
+            queued_at: None,
+            started_at: None,
+            finished_at: None,
+            created_at,
+            updated_at: created_at,
+            partition: 0,
+            first_seq: seq,
+            first_idx: idx,
+            last_seq: seq,
+            last_idx: idx,
+        }
+    }
+
     /// Whether the run is over, as the rules see it: only another run can continue. A presumed
     /// failure is not final, because any sign of life takes it back. See [`Status::is_finished`].
     #[must_use]

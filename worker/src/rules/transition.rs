@@ -137,32 +137,12 @@ fn text(time: DateTime<Utc>) -> String {
 /// The first callback of a job creates it in the status that it reports.
 fn create(event: &Event, callback: &Callback) -> Outcome {
     let run = run_id(callback);
+    let Position { seq, idx } = event.position;
     let mut job = Job {
-        id: callback.job_id.clone(),
-        status: Status::Queued,
         workflow_run_id: run.map(|id| id.to_string()),
         run_attempt: run.and(callback.run_attempt),
         run_count: i32::from(run.is_some()),
-        error: None,
-        failed_step: None,
-        failure: None,
-        agent_id: None,
-        region: None,
-        heartbeat_timeout_s: None,
-        presume_at: None,
-        heartbeat_count: 0,
-        last_heartbeat_at: None,
-        last_heartbeat_sent_at: None,
-        queued_at: None,
-        started_at: None,
-        finished_at: None,
-        created_at: event.at,
-        updated_at: event.at,
-        partition: 0,
-        first_seq: event.position.seq,
-        first_idx: event.position.idx,
-        last_seq: event.position.seq,
-        last_idx: event.position.idx,
+        ..Job::queued(callback.job_id.clone(), event.at, seq, idx)
     };
     let now = event.at;
     match callback.kind {

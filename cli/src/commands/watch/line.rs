@@ -111,33 +111,7 @@ pub(super) mod tests {
     }
 
     pub(crate) fn job(id: &str, status: Status, created: i64) -> Job {
-        Job {
-            id: id.into(),
-            status,
-            workflow_run_id: None,
-            run_attempt: None,
-            run_count: 0,
-            error: None,
-            failed_step: None,
-            failure: None,
-            agent_id: None,
-            region: None,
-            heartbeat_timeout_s: None,
-            presume_at: None,
-            heartbeat_count: 0,
-            last_heartbeat_at: None,
-            last_heartbeat_sent_at: None,
-            queued_at: None,
-            started_at: None,
-            finished_at: None,
-            created_at: at(created),
-            updated_at: at(created),
-            partition: 0,
-            first_seq: 1,
-            first_idx: 0,
-            last_seq: 1,
-            last_idx: 0,
-        }
+        Job { status, ..Job::queued(id.into(), at(created), 1, 0) }
     }
 
     pub(crate) fn event(seq: i64, from: Option<Status>, to: Status) -> Event {
