@@ -16,7 +16,7 @@ ACTIONLINT ?= .tools/bin/actionlint
 SHELLCHECK ?= .tools/bin/shellcheck
 PROMTOOL ?= .tools/debian/promtool
 
-.PHONY: help tools build check advisories mutants test test-faults test-console test-workflow test-bench test-door compose-test soak fuzz demo up screenshots bench clean
+.PHONY: help tools build check advisories mutants test test-faults test-console test-workflow test-bench test-door compose-test soak fuzz demo up docs screenshots bench clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,7 @@ check: tools ## Check the formatting, the lints, the documentation, the dependen
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+	$(CARGO) run --quiet --package cli --example docs --locked -- --check
 	"$(CARGO_DENY)" --locked check licenses bans sources
 	"$(ZIZMOR)" --persona pedantic --offline --no-progress .github/
 	"$(ACTIONLINT)" -shellcheck "$(SHELLCHECK)"
@@ -101,6 +102,9 @@ fuzz: ## Feed what reads strangers' bytes with random ones, each target for SECO
 
 demo: tools build ## Show two workflow runs, one of which fails, from their callbacks to their rows
 	@$(CARGO) run --quiet --bin demo --locked
+
+docs: ## Write the tables of settings and commands in docs/ from the programs' definitions
+	@$(CARGO) run --quiet --package cli --example docs --locked
 
 up: tools build ## Run Ackline on its default ports with its data in .data, until Ctrl-C
 	@$(CARGO) run --quiet --bin ackline --locked -- up

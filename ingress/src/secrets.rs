@@ -32,7 +32,7 @@ pub type Named = (Arc<str>, SigningKey);
 /// The settings about secrets that are not secret.
 #[derive(Debug, Clone, Args)]
 pub struct SecretsArgs {
-    /// A file with a secret on each line, as id:secret. Ingress reads it again on SIGHUP.
+    /// The file with secrets, one a line, as `id:secret`. Ingress reads it again on SIGHUP.
     #[arg(long, env = FILE)]
     secrets_file: Option<OsString>,
 }

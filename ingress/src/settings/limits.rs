@@ -21,19 +21,19 @@ pub(crate) struct Limits {
     /// How long a connection may be silent after it was opened, including a TLS handshake.
     #[arg(long, env = "SILENCE_TIMEOUT", default_value = "10s", value_parser = duration)]
     pub(crate) silence_timeout: Duration,
-    /// The largest head of a request, in bytes.
+    /// The largest head of a request, in bytes, from 8192 on.
     #[arg(long, env = "MAX_HEADER_BYTES", default_value = "16384", value_parser = |text: &str| number::<usize>(text, listener::MIN_HEADER_BYTES, 1 << 20))]
     pub(crate) max_header_bytes: usize,
     /// How long a head may take from its first byte to its last.
     #[arg(long, env = "HEADER_TIMEOUT", default_value = "10s", value_parser = duration)]
     pub(crate) header_timeout: Duration,
-    /// The largest body, in bytes.
+    /// The largest body, in bytes: at most 520192, and what the broker's `max_payload` allows.
     #[arg(long, env = "MAX_BODY_BYTES", default_value = "65536", value_parser = |text: &str| number::<usize>(text, 1, LARGEST_BODY))]
     pub(crate) max_body_bytes: usize,
     /// How long a body may take to arrive.
     #[arg(long, env = "BODY_TIMEOUT", default_value = "10s", value_parser = duration)]
     pub(crate) body_timeout: Duration,
-    /// How long a connection may idle between requests; keep it above the load balancer's limit.
+    /// How long a connection may be idle between requests. Keep it above the load balancer's limit.
     #[arg(long, env = "IDLE_TIMEOUT", default_value = "75s", value_parser = duration)]
     pub(crate) idle_timeout: Duration,
     /// How long a sender may read nothing of its answers.
@@ -43,7 +43,8 @@ pub(crate) struct Limits {
     /// for longer than a second.
     #[arg(long, env = "MAX_IN_FLIGHT", default_value = "1024", value_parser = |text: &str| number::<usize>(text, 1, 1_000_000))]
     pub(crate) max_in_flight: usize,
-    /// How long a sender waits for the stream's confirmation before it gets 503.
+    /// How long a sender waits for the stream's confirmation before it gets 503. The election of a
+    /// leader takes 4–8 s. Without leaders for longer, ingress is not ready.
     #[arg(long, env = "PUBLISH_DEADLINE", default_value = "12s", value_parser = duration)]
     pub(crate) publish_deadline: Duration,
 }

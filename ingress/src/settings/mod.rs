@@ -50,16 +50,16 @@ pub enum Command {
 /// What there is to set.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Where callbacks arrive.
+    /// Where ingress takes callbacks.
     #[arg(long, env = "INGRESS_LISTEN", default_value = "127.0.0.1:8080", value_parser = listen_address)]
     pub listen: SocketAddr,
-    /// Where /livez, /readyz and /metrics are.
+    /// Where ingress serves /livez, /readyz and /metrics.
     #[arg(long, env = "OPS_LISTEN", default_value = OPS_LISTEN, value_parser = listen_address)]
     pub ops_listen: SocketAddr,
     /// The broker.
     #[command(flatten)]
     broker: BrokerArgs,
-    /// The path of callbacks.
+    /// The path that takes callbacks.
     #[arg(long, env = "CALLBACK_PATH", default_value = "/api/webhooks/github", value_parser = path)]
     pub callback_path: String,
     /// The files that hold secrets.
@@ -68,28 +68,28 @@ pub struct ServeArgs {
     /// The signature schemes that are allowed: plain, github, standard.
     #[arg(long, env = "SCHEMES", default_value = "plain,github,standard")]
     schemes: Schemes,
-    /// How far a callback's sent_at and webhook-timestamp may be from this machine's clock, in
-    /// both directions.
+    /// How far `sent_at` and `webhook-timestamp` may be from this machine's clock, in both directions.
     #[arg(long, env = "REPLAY_WINDOW", default_value = "300s", value_parser = duration)]
     replay_window: Duration,
-    /// Refuse callbacks with neither sent_at nor webhook-timestamp.
+    /// Refuse callbacks that have neither `sent_at` nor `webhook-timestamp`.
     #[arg(long, env = "REQUIRE_TIMESTAMP", default_value = "false", num_args = 0..=1,
           require_equals = true, default_missing_value = "true", value_parser = yes_or_no)]
     require_timestamp: bool,
-    /// The certificate chain for HTTPS, in PEM; read again on SIGHUP. Without it, HTTP.
+    /// The certificate chain for HTTPS, in PEM. Ingress reads it again on SIGHUP. Without it ingress
+    /// speaks HTTP.
     #[arg(long, env = "TLS_CERT")]
     tls_cert: Option<OsString>,
-    /// The key of the certificate, in PEM.
+    /// The certificate's key, in PEM.
     #[arg(long, env = "TLS_KEY")]
     tls_key: Option<OsString>,
     /// What bounds a request.
     #[command(flatten)]
     pub(crate) limits: Limits,
-    /// How long callbacks are still taken after /readyz has turned 503, until a load balancer has
-    /// noticed; 0 to stop at once.
+    /// How long ingress still takes callbacks after /readyz has turned 503. Set it above the time that
+    /// the load balancer needs to notice. 0 stops at once.
     #[arg(long, env = "DRAIN_DELAY", default_value = "0s", value_parser = duration_or_zero)]
     pub(crate) drain_delay: Duration,
-    /// How long the end may take.
+    /// How long a shutdown may take, including the drain.
     #[arg(long, env = "SHUTDOWN_GRACE", default_value = "25s", value_parser = duration)]
     pub(crate) shutdown_grace: Duration,
 }

@@ -24,8 +24,8 @@ const CREDENTIALS: &str = "--nats-credentials-file (NATS_CREDENTIALS_FILE)";
 /// line is visible to every user of the machine.
 #[derive(Debug, Args, Clone)]
 pub struct BrokerArgs {
-    /// Addresses of the NATS servers, comma-separated. tls:// in one requires TLS of all. In the
-    /// environment it may hold user:password@ or token@.
+    /// The addresses of the NATS servers, comma-separated. `tls://` in one requires TLS of all. In the
+    /// environment it may hold `user:password@` or `token@`.
     #[arg(
         long,
         env = "NATS_URL",
@@ -34,25 +34,25 @@ pub struct BrokerArgs {
         value_parser = secret::from_setting
     )]
     nats_url: Secret<str>,
-    /// The authorities to trust instead of the system's (PEM). Requires TLS.
+    /// The file with the authorities to trust instead of the system's, in PEM. Requires TLS.
     #[arg(long, env = "NATS_CA_FILE", value_name = "FILE")]
     nats_ca: Option<OsString>,
-    /// The client certificate (PEM). Requires TLS.
+    /// The file with the client certificate, in PEM. Requires TLS.
     #[arg(long, env = "NATS_CERT_FILE", value_name = "FILE")]
     nats_cert: Option<OsString>,
-    /// Its key (PEM).
+    /// The file with the client certificate's key, in PEM.
     #[arg(long, env = "NATS_KEY_FILE", value_name = "FILE")]
     nats_key: Option<OsString>,
-    /// The user, whose password is in --nats-password-file.
+    /// The user. The password is in `--nats-password-file`.
     #[arg(long, env = "NATS_USER", value_name = "NAME")]
     nats_user: Option<String>,
-    /// The user's password; one newline at the end is not part of it.
+    /// The file with the user's password. One newline at its end is not part of it.
     #[arg(long, env = "NATS_PASSWORD_FILE", value_name = "FILE")]
     nats_password_file: Option<OsString>,
-    /// The seed of a user's nkey (SU…).
+    /// The file with the seed of a user's nkey (`SU…`).
     #[arg(long, env = "NATS_NKEY_FILE", value_name = "FILE")]
     nats_nkey_file: Option<OsString>,
-    /// A user's JWT and seed, as `nsc` writes them (.creds).
+    /// The file with a user's JWT and seed, as `nsc` writes them (`.creds`).
     #[arg(long, env = "NATS_CREDENTIALS_FILE", value_name = "FILE")]
     nats_credentials_file: Option<OsString>,
 }

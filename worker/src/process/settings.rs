@@ -47,7 +47,8 @@ pub enum Command {
 /// Where the database is.
 #[derive(Debug, Args, Clone)]
 pub struct DatabaseArgs {
-    /// SQLite file or PostgreSQL server.
+    /// The database: an SQLite file, as in the default, or a PostgreSQL server:
+    /// `postgres://user:password@host:5432/name`.
     #[arg(
         long,
         env = "DATABASE_URL",
@@ -55,7 +56,8 @@ pub struct DatabaseArgs {
         hide_env_values = true
     )]
     database_url: DatabaseUrl,
-    /// PostgreSQL's password, if the address holds none; one newline at the end is not part of it.
+    /// The file with PostgreSQL's password, if the address holds none. One newline at its end is not
+    /// part of it.
     #[arg(long, env = "DATABASE_PASSWORD_FILE", value_name = "FILE")]
     database_password_file: Option<OsString>,
 }
@@ -72,35 +74,39 @@ pub struct RunArgs {
     /// Where the console, its API, /livez, /readyz and /metrics are served.
     #[arg(long, env = "OPS_LISTEN", default_value = OPS_LISTEN, value_parser = listen_address)]
     pub ops_listen: SocketAddr,
-    /// The file with the token that the console demands; needed where others than this machine can
-    /// reach it.
+    /// The file with the token that the console demands, at least 16 characters. Required if
+    /// `--ops-listen` is not a loopback address.
     #[arg(long, env = "CONSOLE_TOKEN_FILE", value_name = "FILE")]
     pub console_token_file: Option<OsString>,
-    /// Where the workflows run, for links to their pages: `https://github.com/OWNER/NAME`.
+    /// The repository with the workflows, like `https://github.com/OWNER/NAME`. The console then links
+    /// to their runs.
     #[arg(long, env = "REPOSITORY_URL", value_name = "URL", value_parser = repository)]
     pub repository_url: Option<Url>,
     /// The ingresses.
     #[command(flatten)]
     pub ingresses: IngressArgs,
-    /// A name of this process for people.
+    /// The name of this process for people, in the console and in logs.
     #[arg(long, env = "WORKER_ID", default_value = "worker", value_parser = name)]
     pub worker_id: String,
-    /// For how long an owner holds a partition without renewing it.
+    /// How long an owner keeps a partition without renewing its lease. After that another worker may
+    /// take over.
     #[arg(long, env = "LEASE", default_value = "10s", value_parser = |text: &str| at_least(text, LEAST_LEASE))]
     pub lease: Duration,
     /// The most callbacks in one transaction.
     #[arg(long, env = "BATCH_MAX", default_value = "500", value_parser = |text: &str| number::<usize>(text, 1, 10_000))]
     pub batch_max: usize,
-    /// How many dead letters may follow each other before the partition stops.
+    /// How many dead letters a partition may have in a row before it stops.
     #[arg(long, env = "DEAD_LETTER_LIMIT", default_value = "20", value_parser = |text: &str| number::<i32>(text, 1, i32::MAX - 100_000))]
     pub dead_letter_limit: i32,
-    /// How long what is applied stays in the streams, for restored backups and replays.
+    /// How long the streams keep what is applied, for restored backups and replays. Less if a stream
+    /// is over 80 % full.
     #[arg(long, env = "REPLAY_HORIZON", default_value = "7d", value_parser = duration)]
     pub replay_horizon: Duration,
-    /// For how long a job in `provisioning` may be silent, if it does not say so itself.
+    /// How long a job in `provisioning` may be silent before it is presumed failed, unless its
+    /// callbacks say how long.
     #[arg(long, env = "HEARTBEAT_TIMEOUT", default_value = "180s", value_parser = |text: &str| at_least(text, LEAST_TIMEOUT))]
     pub heartbeat_timeout: Duration,
-    /// For how long a job may be `queued`.
+    /// How long a job may be `queued` before it is presumed failed.
     #[arg(long, env = "QUEUED_TIMEOUT", default_value = "30m", value_parser = |text: &str| at_least(text, LEAST_TIMEOUT))]
     pub queued_timeout: Duration,
     /// How long a shutdown may take.
@@ -111,7 +117,7 @@ pub struct RunArgs {
 /// Which ingresses are asked for what they refused.
 #[derive(Debug, Args)]
 pub struct IngressArgs {
-    /// The ops listeners of ingresses, whose refusals are shown: HOST:PORT,…
+    /// The operations listeners of the ingresses, comma-separated, to show what they refused.
     #[arg(long, env = "INGRESS_OPS", value_name = "HOST:PORT,…", default_value = "",
           value_parser = ingresses)]
     // Spelt out, it is one value to clap.
