@@ -61,7 +61,7 @@ test-faults: MODULES = faults silence
 test-faults: tools build ## Run every test of faults and of silence, the long ones too
 	$(every_test)
 
-test-console: MODULES = browser console schemathesis
+test-console: MODULES = browser console
 test-console: tools build ## Run every test of the console and its API, the long ones too
 	@.ci/tools-debian chromium
 	$(every_test)

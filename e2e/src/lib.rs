@@ -28,7 +28,6 @@ pub mod compose;
 pub mod act;
 pub mod browser;
 pub mod load;
-pub mod schemathesis;
 
 pub mod check;
 pub mod http_load;

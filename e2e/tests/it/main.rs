@@ -11,7 +11,6 @@ mod browser;
 mod expect;
 mod harness;
 mod raw;
-mod schemathesis;
 mod site;
 
 mod attacks;
