@@ -160,8 +160,7 @@ fn documented_action(repository: &Path) -> OsString {
 
 /// Copies the workflow into a repository of its own: act looks for one, and must not find this.
 fn copy_workflow(repository: &Path, workflow: Option<&str>) -> Result<()> {
-    copy_tree(&tools::workspace().join(".github"), &repository.join(".github"))
-        .context("can't copy the repository's .github")?;
+    tools::copy_folder(&tools::workspace().join(".github"), repository)?;
     if let Some(workflow) = workflow {
         fs::write(repository.join(WORKFLOW), workflow).context("can't write the workflow")?;
     }
@@ -190,20 +189,6 @@ fn copy_workflow(repository: &Path, workflow: Option<&str>) -> Result<()> {
             // act only warns that there is no repository.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error).context("can't run git"),
-        }
-    }
-    Ok(())
-}
-
-fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_tree(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), target)?;
         }
     }
     Ok(())

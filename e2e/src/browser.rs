@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::process::{Process, Program};
-use crate::stack::poll;
 use crate::tools;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -59,7 +58,9 @@ impl Browser {
             .args([format!("--user-data-dir={}", home.join("profile").display())])
             .args(["about:blank"])
             .start()?;
-        let devtools = devtools(&process).await?;
+        const LISTENS: &str = "DevTools listening on ";
+        let line = process.wait_for_line(|line| line.starts_with(LISTENS), START_LIMIT).await?;
+        let devtools = line.replace(LISTENS, "");
         Ok(Self { process, devtools, home })
     }
 
@@ -91,21 +92,4 @@ impl Browser {
 /// Runs a script in a browser of its own: see [`Browser::run`].
 pub async fn run(dir: &Path, script: &str, parameters: &Value) -> Result<Value> {
     Browser::start(dir).await?.run(script, parameters).await
-}
-
-/// Waits for the browser to say where it can be driven from.
-async fn devtools(browser: &Process) -> Result<String> {
-    let log = browser.log();
-    let find = || log.find_line(|line| line.starts_with("DevTools listening on "));
-    let line = poll(START_LIMIT, async || {
-        find().map(Some).or_else(|| (!browser.is_running()).then_some(None))
-    })
-    .await
-    .flatten()
-    // It may have written the line and ended in between.
-    .or_else(find);
-    line.as_deref()
-        .and_then(|line| line.strip_prefix("DevTools listening on "))
-        .map(str::to_owned)
-        .with_context(|| format!("the browser does not start\n{}", log.tail(20)))
 }

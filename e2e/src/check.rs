@@ -105,7 +105,7 @@ impl Findings {
         self.all().all(|(_, findings)| findings.is_empty())
     }
 
-    fn all(&self) -> impl Iterator<Item = (&'static str, &Vec<String>)> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, &Vec<String>)> {
         let Self { lost, repeated, reordered, wrong } = self;
         [("lost", lost), ("repeated", repeated), ("reordered", reordered), ("wrong", wrong)]
             .into_iter()

@@ -74,8 +74,8 @@ impl Cluster {
     }
 
     /// What each node's processes have written, from the first start on.
-    pub fn logs(&self) -> Vec<Arc<Log>> {
-        self.nodes.iter().flat_map(Nats::logs).cloned().collect()
+    pub fn logs(&self) -> impl Iterator<Item = Arc<Log>> + '_ {
+        self.nodes.iter().flat_map(|node| node.process.logs())
     }
 
     /// A new connection, to whichever node can be reached.
@@ -87,7 +87,7 @@ impl Cluster {
 
     /// Kills every node with SIGKILL.
     pub fn kill9(&mut self) {
-        self.nodes.iter_mut().for_each(Nats::kill9);
+        self.nodes.iter_mut().for_each(|node| node.process.kill9());
     }
 
     /// Ends every node with SIGTERM.
@@ -101,19 +101,19 @@ impl Cluster {
     /// Starts every node again; kills first what runs.
     pub async fn restart(&mut self) -> Result<()> {
         for node in &mut self.nodes {
-            node.launch_again()?;
+            node.process.restart()?;
         }
         self.until_ready().await
     }
 
     /// Freezes every node: connections stay open and nothing answers.
     pub fn pause(&self) {
-        self.nodes.iter().for_each(Nats::pause);
+        self.nodes.iter().for_each(|node| node.process.stop());
     }
 
     /// Ends a pause.
     pub fn resume(&self) {
-        self.nodes.iter().for_each(Nats::resume);
+        self.nodes.iter().for_each(|node| node.process.cont());
     }
 
     /// The index of the node that leads a stream; none while an election goes on.

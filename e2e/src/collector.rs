@@ -10,9 +10,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use flate2::read::GzDecoder;
-use http_body_util::{BodyExt, Collected, Full};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use hyper::{Request, Response, StatusCode};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
@@ -168,32 +168,31 @@ fn server(issued: &Issued) -> Result<Arc<ServerConfig>> {
 }
 
 async fn take(request: Request<Incoming>, spans: Spans) -> Response<Full<Bytes>> {
-    let has_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let is_sound =
-        request.uri().path() == "/v1/traces" && has_type == Some(b"application/x-protobuf");
-    // The collector packs what it sends, whatever it is told.
-    let is_packed = request.headers().contains_key(CONTENT_ENCODING);
-    let body = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
     let mut response = Response::new(Full::default());
-    match decode(&body, is_packed) {
-        Ok(exported) if is_sound => {
+    match decode(request).await {
+        Ok(exported) => {
             let exported = exported.resource_spans.into_iter().flat_map(read);
             spans.lock().unwrap_or_else(PoisonError::into_inner).extend(exported);
         }
-        _ => *response.status_mut() = StatusCode::BAD_REQUEST,
+        Err(_) => *response.status_mut() = StatusCode::BAD_REQUEST,
     }
     response
 }
 
-fn decode(body: &[u8], is_packed: bool) -> Result<ExportTraceServiceRequest> {
-    let mut unpacked = Vec::new();
-    let body = if is_packed {
-        GzDecoder::new(body).read_to_end(&mut unpacked)?;
-        &unpacked
-    } else {
-        body
-    };
-    Ok(ExportTraceServiceRequest::decode(body)?)
+async fn decode(request: Request<Incoming>) -> Result<ExportTraceServiceRequest> {
+    let (head, body) = request.into_parts();
+    ensure!(head.uri.path() == "/v1/traces", "no traces");
+    ensure!(
+        head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/x-protobuf"),
+        "no protobuf"
+    );
+    let mut body = body.collect().await?.to_bytes().to_vec();
+    // The collector packs what it sends, whatever it is told.
+    if head.headers.contains_key(CONTENT_ENCODING) {
+        let packed = std::mem::take(&mut body);
+        GzDecoder::new(packed.as_slice()).read_to_end(&mut body)?;
+    }
+    Ok(ExportTraceServiceRequest::decode(body.as_slice())?)
 }
 
 fn read(exported: proto::ResourceSpans) -> impl Iterator<Item = Span> {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -12,10 +12,10 @@ use bytes::Bytes;
 use chrono::{SecondsFormat, Utc};
 use hyper::Method;
 use serde_json::json;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::http::{Answer, Client};
+use crate::http_load::quantile;
 use crate::stack::{CALLBACK_PATH, sign};
 
 /// What is to be sent.
@@ -81,32 +81,21 @@ impl Load {
 
     /// Starts sending in the background.
     pub fn start(self) -> Running {
-        let load = Arc::new(self);
-        let next_job = Arc::new(AtomicUsize::new(0));
-        let (accepted, retries) = <(Arc<AtomicU64>, Arc<AtomicU64>)>::default();
-        let setbacks = Arc::<Setbacks>::default();
-        let targets = watch::Sender::new(load.targets.clone());
-        let started = Instant::now();
+        let shared = Arc::new(Shared {
+            targets: Mutex::new(self.targets.clone()),
+            load: self,
+            next_job: AtomicUsize::default(),
+            accepted: AtomicU64::default(),
+            retries: AtomicU64::default(),
+            setbacks: Mutex::default(),
+        });
         let mut senders = JoinSet::new();
-        for number in 0..load.connections.max(1) {
-            let (load, next_job) = (Arc::clone(&load), Arc::clone(&next_job));
-            let (accepted, retries) = (Arc::clone(&accepted), Arc::clone(&retries));
-            let setbacks = Arc::clone(&setbacks);
-            let targets = targets.subscribe();
-            senders.spawn(async move {
-                let counts = Counts { accepted: &accepted, retries: &retries, setbacks: &setbacks };
-                let mut sender = Sender::new(&load, number, targets, counts);
-                let mut jobs = Vec::new();
-                loop {
-                    let job = next_job.fetch_add(1, Ordering::Relaxed);
-                    if job >= load.jobs {
-                        return (jobs, sender.latencies, sender.waits);
-                    }
-                    jobs.push(sender.send_job(job).await);
-                }
-            });
+        for turn in 0..shared.load.connections.max(1) {
+            let (shared, clients) = (Arc::clone(&shared), HashMap::new());
+            let sender = Sender { shared, turn, clients, report: Report::default() };
+            senders.spawn(sender.send_all());
         }
-        Running { senders, next_job, accepted, retries, setbacks, targets, started }
+        Running { senders, shared, started: Instant::now() }
     }
 
     /// Sends everything.
@@ -155,66 +144,81 @@ impl Load {
     fn job_id(&self, job: usize) -> String {
         format!("{}-{job}", self.prefix)
     }
+
+    fn sign(&self, fields: &mut serde_json::Value) -> (Bytes, String) {
+        fields["sent_at"] = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true).into();
+        let body = fields.to_string();
+        let signature = sign(&self.secret, body.as_bytes());
+        (body.into(), signature)
+    }
 }
 
 /// A load that is being sent. Dropping it stops the senders.
 #[derive(Debug)]
 pub struct Running {
-    senders: JoinSet<(Vec<Job>, Vec<Duration>, Vec<Duration>)>,
-    next_job: Arc<AtomicUsize>,
-    accepted: Arc<AtomicU64>,
-    retries: Arc<AtomicU64>,
-    setbacks: Arc<Setbacks>,
-    targets: watch::Sender<Vec<SocketAddr>>,
+    senders: JoinSet<Report>,
+    shared: Arc<Shared>,
     started: Instant,
 }
 
-/// How often there was which answer other than 200, or which reason for having none.
-type Setbacks = Mutex<BTreeMap<String, u64>>;
+/// What all senders of a load share.
+#[derive(Debug)]
+struct Shared {
+    load: Load,
+    targets: Mutex<Vec<SocketAddr>>,
+    next_job: AtomicUsize,
+    accepted: AtomicU64,
+    retries: AtomicU64,
+    setbacks: Mutex<BTreeMap<String, u64>>,
+}
 
 impl Running {
     /// How many callbacks have been accepted so far.
     pub fn accepted(&self) -> u64 {
-        self.accepted.load(Ordering::Relaxed)
+        self.shared.accepted.load(Ordering::Relaxed)
     }
 
     /// How many requests were second or later tries so far.
     pub fn retries(&self) -> u64 {
-        self.retries.load(Ordering::Relaxed)
+        self.shared.retries.load(Ordering::Relaxed)
     }
 
     /// How often there was which status other than 200, or, in words, no answer.
     pub fn setbacks(&self) -> BTreeMap<String, u64> {
-        self.setbacks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.shared.setbacks).clone()
     }
 
     /// Changes the ingresses that callbacks are sent to from now on.
     pub fn retarget(&self, targets: Vec<SocketAddr>) {
         assert!(!targets.is_empty(), "a load needs a target");
-        self.targets.send_replace(targets);
+        *lock(&self.shared.targets) = targets;
     }
 
     /// Begins no further job; those that have begun are sent to their ends.
     pub fn stop(&self) {
-        self.next_job.store(usize::MAX / 2, Ordering::Relaxed);
+        self.shared.next_job.store(usize::MAX / 2, Ordering::Relaxed);
     }
 
     /// Waits until everything has been sent.
     pub async fn finish(mut self) -> Result<Report> {
         let mut report = Report::default();
-        while let Some(sender) = self.senders.join_next().await {
-            let (jobs, latencies, waits) = sender.context("a sender of the load")?;
-            report.jobs.extend(jobs);
-            report.latencies.extend(latencies);
-            report.waits.extend(waits);
+        while let Some(sent) = self.senders.join_next().await {
+            let sent = sent.context("a sender of the load")?;
+            report.jobs.extend(sent.jobs);
+            report.latencies.extend(sent.latencies);
+            report.waits.extend(sent.waits);
         }
-        report.retries = self.retries.load(Ordering::Relaxed);
+        report.retries = self.retries();
         report.elapsed = self.started.elapsed();
         report.jobs.sort_by_key(|job| job.number);
         report.latencies.sort_unstable();
         report.waits.sort_unstable();
         Ok(report)
     }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One callback, as the sender knows it.
@@ -279,63 +283,50 @@ impl Report {
 
     /// How long an accepting answer took at most in this share (0 to 1) of the cases.
     pub fn latency(&self, share: f64) -> Duration {
-        at(&self.latencies, share)
+        quantile(&self.latencies, share).copied().unwrap_or_default()
     }
 
     /// How long callbacks took at most in this share (0 to 1) of the cases, from the first try to
     /// the accepting answer.
     pub fn wait(&self, share: f64) -> Duration {
-        at(&self.waits, share)
+        quantile(&self.waits, share).copied().unwrap_or_default()
     }
 }
 
-fn at(sorted: &[Duration], share: f64) -> Duration {
-    let last = sorted.len().saturating_sub(1);
-    let index = (last as f64 * share.clamp(0.0, 1.0)).round() as usize;
-    sorted.get(index).copied().unwrap_or_default()
-}
-
-struct Sender<'a> {
-    load: &'a Load,
-    targets: watch::Receiver<Vec<SocketAddr>>,
+struct Sender {
+    shared: Arc<Shared>,
     /// The place among the targets of the one that is next.
     turn: usize,
     clients: HashMap<SocketAddr, Client>,
-    counts: Counts<'a>,
-    latencies: Vec<Duration>,
-    waits: Vec<Duration>,
+    report: Report,
 }
 
-/// What all senders of a load count together.
-struct Counts<'a> {
-    accepted: &'a AtomicU64,
-    retries: &'a AtomicU64,
-    setbacks: &'a Setbacks,
-}
-
-impl<'a> Sender<'a> {
-    fn new(
-        load: &'a Load,
-        number: usize,
-        targets: watch::Receiver<Vec<SocketAddr>>,
-        counts: Counts<'a>,
-    ) -> Self {
-        let (clients, latencies, waits) = (HashMap::new(), Vec::new(), Vec::new());
-        Self { load, targets, turn: number, clients, counts, latencies, waits }
+impl Sender {
+    async fn send_all(mut self) -> Report {
+        loop {
+            let number = self.shared.next_job.fetch_add(1, Ordering::Relaxed);
+            if number >= self.shared.load.jobs {
+                return self.report;
+            }
+            let job = self.send_job(number).await;
+            self.report.jobs.push(job);
+        }
     }
 
     async fn send_job(&mut self, number: usize) -> Job {
-        let job_id = self.load.job_id(number);
+        let shared = Arc::clone(&self.shared);
+        let load = &shared.load;
+        let job_id = load.job_id(number);
         let mut job = Job { number, job_id, accepted: Vec::new(), signed_anew: 0, given_up: None };
-        for (sent, mut fields) in self.load.callbacks(number) {
-            if self.load.reconnect {
+        for (sent, mut fields) in load.callbacks(number) {
+            if load.reconnect {
                 self.clients.clear();
             }
             let started = Instant::now();
             match self.send(&mut fields, &mut job.signed_anew).await {
                 Ok(()) => {
-                    self.waits.push(started.elapsed());
-                    self.counts.accepted.fetch_add(1, Ordering::Relaxed);
+                    self.report.waits.push(started.elapsed());
+                    shared.accepted.fetch_add(1, Ordering::Relaxed);
                     job.accepted.push(sent);
                 }
                 Err(reason) => {
@@ -343,9 +334,9 @@ impl<'a> Sender<'a> {
                     break;
                 }
             }
-            self.turn += usize::from(self.load.rotate);
-            if !self.load.rest.is_zero() {
-                tokio::time::sleep(self.load.rest).await;
+            self.turn += usize::from(load.rotate);
+            if !load.rest.is_zero() {
+                tokio::time::sleep(load.rest).await;
             }
         }
         job
@@ -357,15 +348,17 @@ impl<'a> Sender<'a> {
         fields: &mut serde_json::Value,
         signed_anew: &mut u64,
     ) -> Result<(), String> {
+        let shared = Arc::clone(&self.shared);
+        let load = &shared.load;
         let mut reason = String::new();
-        let (mut body, mut signature) = self.sign(fields);
-        for attempt in 0..self.load.max_tries {
+        let (mut body, mut signature) = load.sign(fields);
+        for attempt in 0..load.max_tries {
             if attempt > 0 {
-                self.counts.retries.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(self.load.retry_pause).await;
-                if self.load.sign_anew {
+                shared.retries.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(load.retry_pause).await;
+                if load.sign_anew {
                     *signed_anew += 1;
-                    (body, signature) = self.sign(fields);
+                    (body, signature) = load.sign(fields);
                 }
             }
             let headers = [("content-type", "application/json"), ("x-signature", &signature)];
@@ -373,7 +366,7 @@ impl<'a> Sender<'a> {
             let body = body.clone();
             match self.client().send(Method::POST, CALLBACK_PATH, &headers, body).await {
                 Ok(Answer { status: 200, .. }) => {
-                    self.latencies.push(started.elapsed());
+                    self.report.latencies.push(started.elapsed());
                     return Ok(());
                 }
                 Ok(answer) => {
@@ -382,7 +375,7 @@ impl<'a> Sender<'a> {
                     if !matches!(answer.status, 408 | 429 | 500 | 502 | 503 | 504) {
                         break;
                     }
-                    self.turn += usize::from(self.load.rotate);
+                    self.turn += usize::from(load.rotate);
                 }
                 Err(error) => {
                     reason = format!("{error:#}");
@@ -395,20 +388,12 @@ impl<'a> Sender<'a> {
     }
 
     fn set_back(&self, kind: String) {
-        let mut setbacks = self.counts.setbacks.lock().unwrap_or_else(PoisonError::into_inner);
-        *setbacks.entry(kind).or_default() += 1;
-    }
-
-    fn sign(&self, fields: &mut serde_json::Value) -> (Bytes, String) {
-        fields["sent_at"] = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true).into();
-        let body = fields.to_string();
-        let signature = sign(&self.load.secret, body.as_bytes());
-        (body.into(), signature)
+        *lock(&self.shared.setbacks).entry(kind).or_default() += 1;
     }
 
     /// The connection to the target whose turn it is.
     fn client(&mut self) -> &mut Client {
-        let targets = self.targets.borrow();
+        let targets = lock(&self.shared.targets);
         let target = targets[self.turn % targets.len()];
         self.clients.entry(target).or_insert_with(|| Client::new(target))
     }

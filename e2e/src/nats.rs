@@ -4,14 +4,13 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitStatus;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use async_nats::ConnectOptions;
 
 use crate::port::Port;
-use crate::process::{Log, Process, Program};
+use crate::process::{Process, Program};
 use crate::tools;
 
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -21,11 +20,10 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// One server. It keeps its port and its store over restarts.
 #[derive(Debug)]
 pub struct Nats {
-    process: Process,
-    program: Program,
+    /// The server's process.
+    pub process: Process,
     port: Port,
     client: ConnectOptions,
-    logs: Vec<Arc<Log>>,
 }
 
 /// What a server is told beside its port and its store.
@@ -61,17 +59,20 @@ impl Nats {
         let store = dir.join(format!("nats{suffix}"));
         fs::create_dir_all(&store).with_context(|| format!("can't make {}", store.display()))?;
         let config = dir.join(format!("nats{suffix}.conf"));
-        write_config(&config, &format!("ackline{suffix}"), &store, &port, &settings.more)?;
-        let program = Program::new(format!("nats-server{suffix}"), tools::nats_server()?, dir)
-            .args([Path::new("--config"), &config]);
-        let process = program.start()?;
-        Ok(Self {
-            logs: vec![process.log()],
-            process,
-            program,
-            port,
-            client: settings.client.clone(),
-        })
+        // The limits only have to be above what the tests' streams reserve; no space is taken.
+        let text = format!(
+            "server_name: ackline{suffix}\n\
+             listen: \"{}\"\n\
+             jetstream {{\n  store_dir: {store:?}\n  sync_interval: always\n  \
+             max_memory_store: 64MB\n  max_file_store: 64GB\n}}\n{}\n",
+            port.address(),
+            settings.more,
+        );
+        fs::write(&config, text).with_context(|| format!("can't write {}", config.display()))?;
+        let process = Program::new(format!("nats-server{suffix}"), tools::nats_server()?, dir)
+            .args([Path::new("--config"), &config])
+            .start()?;
+        Ok(Self { process, port, client: settings.client.clone() })
     }
 
     /// The address for clients.
@@ -84,24 +85,9 @@ impl Nats {
         self.port.address()
     }
 
-    /// The server's process.
-    pub fn process(&self) -> &Process {
-        &self.process
-    }
-
-    /// What each of its processes has written, from the first start on.
-    pub fn logs(&self) -> &[Arc<Log>] {
-        &self.logs
-    }
-
     /// A new connection.
     pub async fn client(&self) -> Result<async_nats::Client> {
         self.client.clone().connect(self.url()).await.context("can't connect to nats-server")
-    }
-
-    /// Kills the server with SIGKILL.
-    pub fn kill9(&mut self) {
-        self.process.kill9();
     }
 
     /// Ends the server with SIGTERM.
@@ -111,26 +97,8 @@ impl Nats {
 
     /// Starts the server again, on the same port with the same store; kills it first if it runs.
     pub async fn restart(&mut self) -> Result<()> {
-        self.launch_again()?;
+        self.process.restart()?;
         self.until_ready().await
-    }
-
-    /// Starts the server again without waiting for it; kills it first if it runs.
-    pub(crate) fn launch_again(&mut self) -> Result<()> {
-        self.process.kill9();
-        self.process = self.program.start()?;
-        self.logs.push(self.process.log());
-        Ok(())
-    }
-
-    /// Freezes the server: connections stay open and nothing answers.
-    pub fn pause(&self) {
-        self.process.stop();
-    }
-
-    /// Ends a pause.
-    pub fn resume(&self) {
-        self.process.cont();
     }
 
     async fn answers(&self) -> Result<()> {
@@ -155,23 +123,4 @@ impl Nats {
         ensure!(is_ready, "nats-server does not become ready\n{}", self.process.log().tail(20));
         Ok(())
     }
-}
-
-fn write_config(
-    file: &Path,
-    server_name: &str,
-    store: &Path,
-    port: &Port,
-    more: &str,
-) -> Result<()> {
-    // The limits only have to be above what the tests' streams reserve; no space is taken.
-    let config = format!(
-        "server_name: {server_name}\n\
-         listen: \"{}\"\n\
-         jetstream {{\n  store_dir: {:?}\n  sync_interval: always\n  \
-         max_memory_store: 64MB\n  max_file_store: 64GB\n}}\n{more}\n",
-        port.address(),
-        store.display().to_string(),
-    );
-    fs::write(file, config).with_context(|| format!("can't write {}", file.display()))
 }

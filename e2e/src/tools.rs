@@ -1,6 +1,7 @@
 //! Where the programs are: tools from `make tools`, our own binaries from `make build`.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
@@ -101,6 +102,17 @@ fn tool(variable: &str, pinned: &str) -> Result<PathBuf> {
         };
         format!("{} is missing: run `make {target}`, or set {variable}", path.display())
     })
+}
+
+/// Copies a folder into another, which is made if it is missing, so that everybody can read it.
+pub(crate) fn copy_folder(folder: &Path, into: &Path) -> Result<()> {
+    std::fs::create_dir_all(into)?;
+    let script = "cp -rL \"$1\" \"$2\" && chmod -R a+rX \"$2/${1##*/}\"";
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script, "copy"]).args([folder, into]);
+    let status = command.status().context("can't run a shell")?;
+    ensure!(status.success(), "can't copy {} to {}", folder.display(), into.display());
+    Ok(())
 }
 
 /// Where the running executable was built.

@@ -90,7 +90,7 @@ async fn demo(dir: &Path) -> Result<()> {
         {
             break;
         }
-        for process in [&stack.ingress.process, &stack.worker.process, stack.nats.node(0).process()]
+        for process in [&stack.ingress.process, &stack.worker.process, &stack.nats.node(0).process]
         {
             ensure!(
                 process.is_running(),

@@ -191,8 +191,8 @@ async fn a_status_says_whether_somebody_is_needed() {
 }
 
 /// Waits until a command has written this.
-fn says(process: &Process, text: &str) -> String {
-    process.wait_for_line(|line| line.contains(text), SOON).unwrap()
+async fn says(process: &Process, text: &str) -> String {
+    process.wait_for_line(|line| line.contains(text), SOON).await.unwrap()
 }
 
 on_each_database!(a_job_is_watched_until_it_has_finished);
@@ -201,7 +201,7 @@ async fn a_job_is_watched_until_it_has_finished(db: Db) {
     let stack = Stack::builder().db(db).partitions(2).start().await.unwrap();
     // A script that waits for a job may be earlier than the job.
     let mut watch = stack.spawn(&ackline(&stack, &["jobs", "watch", "good"])).unwrap();
-    says(&watch, "there is no job \\\"good\\\" yet");
+    says(&watch, "there is no job \\\"good\\\" yet").await;
     let mut told = Vec::new();
     let word = |word| status("good", word);
     // Each is told before the next ones are sent, in the order in which they are.
@@ -218,7 +218,7 @@ async fn a_job_is_watched_until_it_has_finished(db: Db) {
         let before = told.len();
         told.extend(said.iter().map(|said| format!("  good  {said}")));
         for said in &told[before..] {
-            assert!(says(&watch, said).ends_with(said));
+            assert!(says(&watch, said).await.ends_with(said));
         }
     }
     assert_eq!(watch.wait(SOON).await.unwrap().code(), Some(0), "{}", watch.log().text());
@@ -234,7 +234,7 @@ async fn a_job_is_watched_until_it_has_finished(db: Db) {
     let known = stack.db().await.unwrap();
     wait_until_applied(&stack, &known).await;
     let mut watch = stack.spawn(&ackline(&stack, &["jobs", "watch", "bad", "--json"])).unwrap();
-    says(&watch, "\"job\"");
+    says(&watch, "\"job\"").await;
     let failed = json!({
         "job_id": "bad", "status": "failed", "failed_step": "make", "error": "no room",
     });
@@ -270,7 +270,7 @@ async fn what_is_not_known_of_a_job_has_a_code_of_its_own() {
     let (code, _, text) = run_split(&stack, &elsewhere).await;
     assert!(code == 3 && text.contains("the database can't be reached"), "{text}");
     let mut watch = stack.spawn(&ackline(&stack, &["jobs", "watch", "slow"])).unwrap();
-    says(&watch, "is provisioning");
+    says(&watch, "is provisioning").await;
     assert_eq!(watch.interrupt(SOON).await.unwrap().code(), Some(3));
     let (code, _, text) =
         run_split(&stack, &ackline(&stack, &["jobs", "watch", "--timeout", "1s"])).await;
@@ -303,7 +303,7 @@ async fn all_jobs_are_watched_line_by_line() {
     wait_until_applied(&stack, &database).await;
     accept(&stack, status("last", "failed")).await;
     for process in [&lines, &objects] {
-        says(process, "last");
+        says(process, "last").await;
     }
     for process in [&mut lines, &mut objects] {
         assert_eq!(process.interrupt(SOON).await.unwrap().code(), Some(0));
@@ -341,13 +341,13 @@ async fn all_jobs_are_watched_in_a_table_on_a_terminal() {
     accept(&stack, status("a", "provisioning")).await;
     let watch = ackline(&stack, &["jobs", "watch"]).on_terminal();
     let mut watch = stack.spawn(&watch).unwrap();
-    says(&watch, "\x1b[33mprovisioning\x1b[0m");
-    says(&watch, "Ctrl-C ends");
+    says(&watch, "\x1b[33mprovisioning\x1b[0m").await;
+    says(&watch, "Ctrl-C ends").await;
     accept(&stack, status("a", "running")).await;
     accept(&stack, status("b", "queued")).await;
-    let line = says(&watch, "\x1b[32mrunning\x1b[0m");
+    let line = says(&watch, "\x1b[32mrunning\x1b[0m").await;
     assert!(line.starts_with("\ra ") && line.ends_with("\x1b[K"), "{line:?}");
-    says(&watch, "\x1b[2mqueued\x1b[0m");
+    says(&watch, "\x1b[2mqueued\x1b[0m").await;
     assert_eq!(watch.interrupt(SOON).await.unwrap().code(), Some(0));
     // Each table is drawn over the one before.
     let seen = watch.log().stdout();
@@ -368,7 +368,7 @@ async fn watching_outlives_the_database() {
         stack.spawn(&ackline(&stack, &args).env("DATABASE_URL", &url)).unwrap()
     };
     let (mut one, mut all) = (watch(&["a"]), watch(&[]));
-    says(&one, "is provisioning");
+    says(&one, "is provisioning").await;
     stack
         .wait_until("it watches all", SOON, async || {
             accept(&stack, heartbeat("a")).await;
@@ -376,14 +376,14 @@ async fn watching_outlives_the_database() {
             all.log().stdout().contains("  b  ")
         })
         .await;
-    stack.postgres.as_mut().unwrap().kill9();
+    stack.postgres.as_mut().unwrap().process.kill9();
     for process in [&one, &all] {
-        says(process, "the database does not answer, and is asked again");
+        says(process, "the database does not answer, and is asked again").await;
     }
     accept(&stack, status("a", "running")).await;
     stack.postgres.as_mut().unwrap().restart().await.unwrap();
     assert_eq!(one.wait(SOON).await.unwrap().code(), Some(0), "{}", one.log().text());
-    says(&all, "  a  provisioning → running");
+    says(&all, "  a  provisioning → running").await;
     assert_eq!(all.interrupt(SOON).await.unwrap().code(), Some(0));
     for process in [&one, &all] {
         let text = process.log().text();

@@ -36,20 +36,20 @@ async fn nats_keeps_its_port_and_its_data_over_a_kill() -> Result<()> {
     context.create_stream(config).await?;
     context.publish("kept", "confirmed".into()).await?.await?;
 
-    nats.kill9();
+    nats.process.kill9();
     assert!(async_nats::connect(&url).await.is_err());
     nats.restart().await?;
     assert_eq!(nats.url(), url);
     let stream = jetstream::new(nats.client().await?).get_stream("KEPT").await?;
     assert_eq!(stream.cached_info().state.messages, 1);
 
-    nats.pause();
+    nats.process.stop();
     let connecting = tokio::time::timeout(Duration::from_millis(300), nats.client()).await;
     assert!(!matches!(connecting, Ok(Ok(_))), "a frozen server answers");
-    nats.resume();
+    nats.process.cont();
     nats.client().await?;
     nats.stop_server().await?;
-    assert!(!nats.process().is_running());
+    assert!(!nats.process.is_running());
     Ok(())
 }
 
@@ -114,11 +114,11 @@ async fn a_load_goes_through_another_ingress_when_one_is_gone() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_process_and_its_children_end_when_it_is_dropped() -> Result<()> {
+#[tokio::test]
+async fn a_process_and_its_children_end_when_it_is_dropped() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let process = family(dir.path()).start()?;
-    let pids = pids(&process.wait_for_line(|line| line.starts_with("pids "), SOON)?);
+    let pids = pids(&process.wait_for_line(|line| line.starts_with("pids "), SOON).await?);
     assert!(pids.iter().all(|pid| is_alive(*pid)));
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
         let _process = process;
@@ -149,13 +149,13 @@ fn a_process_ends_when_its_owner_is_killed() -> Result<()> {
     Ok(())
 }
 
-#[test]
+#[tokio::test]
 #[ignore = "the owner in the test above"]
-fn an_owner_that_waits_to_be_killed() -> Result<()> {
+async fn an_owner_that_waits_to_be_killed() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let process = family(dir.path()).start()?;
-    println!("{}", process.wait_for_line(|line| line.starts_with("pids "), SOON)?);
-    std::thread::sleep(SOON);
+    println!("{}", process.wait_for_line(|line| line.starts_with("pids "), SOON).await?);
+    tokio::time::sleep(SOON).await;
     Ok(())
 }
 
@@ -180,7 +180,7 @@ async fn a_paused_process_goes_on_and_can_be_terminated() -> Result<()> {
     let mut process =
         shell(dir.path(), "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.01; done")
             .start()?;
-    process.wait_for_line(|line| line == "up", SOON)?;
+    process.wait_for_line(|line| line == "up", SOON).await?;
     process.stop();
     assert!(process.terminate(Duration::from_millis(200)).await.is_err(), "it was stopped");
     process.cont();

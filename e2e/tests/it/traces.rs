@@ -280,7 +280,10 @@ async fn an_endpoint_that_is_gone_is_spoken_of_once_and_holds_nobody_up() {
         assert_eq!(post(&stack, &callback(job), None).await.status, 200);
         wait_for_status(&stack, &db, job, Status::Running).await;
         for process in [&stack.ingress.process, &stack.worker.process] {
-            process.wait_for_line(|line| line.contains("spans are not exported"), SOON).unwrap();
+            process
+                .wait_for_line(|line| line.contains("spans are not exported"), SOON)
+                .await
+                .unwrap();
         }
     }
     assert!(exports(&stack.ingress.process) && exports(&stack.worker.process));
@@ -325,7 +328,7 @@ async fn an_endpoint_may_speak_tls_with_a_certificate_that_is_believed() {
     assert_eq!(ingress.post(&headers, body).await.unwrap().status, 200);
     let is_refused =
         |line: &str| line.contains("spans are not exported") && line.contains("certificate");
-    ingress.process.wait_for_line(is_refused, SOON).unwrap();
+    ingress.process.wait_for_line(is_refused, SOON).await.unwrap();
 }
 
 #[tokio::test]
@@ -355,7 +358,7 @@ async fn the_log_is_text_where_it_is_asked_for() {
     let program = program.env("INGRESS_LISTEN", "127.0.0.1:0").env("OPS_LISTEN", "127.0.0.1:0");
     let process = stack.spawn(&program).unwrap();
     let is_text = |line: &str| line.contains(" INFO ") && line.contains("listening");
-    let line = process.wait_for_line(is_text, SOON).unwrap();
+    let line = process.wait_for_line(is_text, SOON).await.unwrap();
     assert!(!line.contains('\u{1b}') && !line.starts_with('{'), "{line}");
 }
 

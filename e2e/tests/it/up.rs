@@ -35,9 +35,9 @@ fn up_with(dir: &Path, flags: &[(&str, &str)]) -> Program {
 }
 
 /// Starts it; returns the commands that it prints for the next steps.
-fn start(dir: &Path) -> (Process, Vec<String>) {
+async fn start(dir: &Path) -> (Process, Vec<String>) {
     let process = up(dir).start().unwrap();
-    process.wait_for_line(|line| line.contains("curl -d"), SOON).unwrap();
+    process.wait_for_line(|line| line.contains("curl -d"), SOON).await.unwrap();
     let out = process.log().stdout();
     let (_, next) = out.split_once("In another terminal:").unwrap();
     let commands = next.lines().filter_map(|line| line.strip_prefix("  ")).map(str::to_owned);
@@ -79,7 +79,7 @@ async fn statuses(dir: &Path, commands: &[String]) -> Vec<(String, String)> {
 async fn one_command_runs_everything_and_finds_its_data_again() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().canonicalize().unwrap();
-    let (mut process, mut commands) = start(&dir);
+    let (mut process, mut commands) = start(&dir).await;
     // What is printed can be typed; what watches goes last, and ends because the job has.
     commands.sort_by_key(|command| command.contains(" watch "));
     let printed = shell(&dir, &commands).await;
@@ -103,10 +103,10 @@ async fn one_command_runs_everything_and_finds_its_data_again() {
 
     // Killed, it takes its server along, and loses nothing.
     let known = [("job-1".to_owned(), "running".to_owned())];
-    let (mut process, commands) = start(&dir);
+    let (mut process, commands) = start(&dir).await;
     assert_eq!(statuses(&dir, &commands).await, known);
     process.kill9();
-    let (mut process, commands) = start(&dir);
+    let (mut process, commands) = start(&dir).await;
     assert_eq!(servers(&dir).len(), 1);
     assert_eq!(statuses(&dir, &commands).await, known);
     assert!(process.interrupt(SOON).await.unwrap().success(), "{}", process.log().text());
@@ -117,7 +117,7 @@ async fn one_command_runs_everything_and_finds_its_data_again() {
 async fn a_part_that_ends_ends_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().canonicalize().unwrap();
-    let (mut process, _) = start(&dir);
+    let (mut process, _) = start(&dir).await;
     rustix::process::kill_process(servers(&dir)[0], Signal::KILL).unwrap();
     assert_eq!(process.wait(SOON).await.unwrap().code(), Some(1));
     let said = process.log().text();

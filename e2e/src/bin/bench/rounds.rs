@@ -33,7 +33,7 @@ impl Server {
 
 /// The processes of a stack's broker.
 pub(crate) fn broker_of(stack: &Stack) -> Vec<u32> {
-    (0..stack.nats.size()).map(|node| stack.nats.node(node).process().pid()).collect()
+    (0..stack.nats.size()).map(|node| stack.nats.node(node).process.pid()).collect()
 }
 
 /// What one round of a server's has shown.

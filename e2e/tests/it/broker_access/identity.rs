@@ -95,7 +95,7 @@ async fn a_password_that_takes_the_place_of_another_is_taken_up() {
             line.contains("--nats-password-file")
                 && line.contains("password can't be read: No such")
         };
-        process.wait_for_line(says_so, SOON).unwrap();
+        process.wait_for_line(says_so, SOON).await.unwrap();
     }
     files.write("password", new);
     stack

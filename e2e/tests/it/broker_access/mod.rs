@@ -83,7 +83,7 @@ async fn end_worker(stack: &mut Stack) {
 /// Nothing that any process has said, or shows to other users of the machine, has a secret in it.
 fn assert_hidden(stack: &Stack, secrets: &[&str]) {
     let logs = stack.all_logs();
-    let processes = [&stack.ingress.process, &stack.worker.process, stack.nats.node(0).process()];
+    let processes = [&stack.ingress.process, &stack.worker.process, &stack.nats.node(0).process];
     let lines = processes.map(|process| {
         let line = std::fs::read(format!("/proc/{}/cmdline", process.pid()));
         String::from_utf8_lossy(&line.unwrap_or_default()).into_owned()
@@ -97,7 +97,7 @@ fn assert_hidden(stack: &Stack, secrets: &[&str]) {
 
 /// Makes the server read its configuration and certificates again.
 async fn reload(stack: &Stack) {
-    let server = stack.nats.node(0).process();
+    let server = &stack.nats.node(0).process;
     let reloads = || server.log().text().matches("Reloaded server configuration").count();
     let before = reloads();
     server.hang_up();

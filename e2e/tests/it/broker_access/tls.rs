@@ -131,7 +131,7 @@ async fn a_worker_connects_to_no_server_that_it_was_not_told_of() {
 
     let url = stack.nats.node(0).url();
     let worker = stack.start_worker_with(&[("NATS_URL", &url)], &[]).await.unwrap();
-    stack.nats.node_mut(0).kill9();
+    stack.nats.node_mut(0).process.kill9();
     let log = worker.process.log();
     stack
         .wait_until("the worker has tried in vain", SOON, async || {

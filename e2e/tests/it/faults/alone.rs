@@ -25,8 +25,8 @@ async fn what_a_node_alone_says_of_a_stream_is_not_believed() {
     wait_for_status(&stack, &db, "a", Status::Running).await;
     wait_until_whole(&stack).await;
 
-    stack.nats.node_mut(0).kill9();
-    stack.nats.node_mut(1).kill9();
+    stack.nats.node_mut(0).process.kill9();
+    stack.nats.node_mut(1).process.kill9();
     let url = stack.nats.node(2).url();
     let broker = jetstream::new(async_nats::connect(&url).await.unwrap());
     stack

@@ -53,7 +53,7 @@ async fn kill_one_after_another(kills: usize) {
     for _ in 0..kills {
         wait_until_whole(&stack).await;
         goes_on(&stack, &running, 50).await;
-        stack.nats.node_mut(node).kill9();
+        stack.nats.node_mut(node).process.kill9();
         wait_for_leaders(&stack, |leader| leader != node).await;
         goes_on(&stack, &running, 50).await;
         stack.nats.node_mut(node).restart().await.unwrap();
@@ -71,7 +71,7 @@ async fn a_follower_is_killed_and_comes_back_and_the_leader_steps_down() {
     wait_until_whole(&stack).await;
     let leader = stack.nats.leader(STREAMS[0]).await.unwrap().unwrap();
     let follower = (leader + 1) % NODES;
-    stack.nats.node_mut(follower).kill9();
+    stack.nats.node_mut(follower).process.kill9();
     goes_on(&stack, &running, 100).await;
     stack.nats.node_mut(follower).restart().await.unwrap();
     wait_until_whole(&stack).await;
@@ -124,10 +124,10 @@ async fn each_node_is_frozen_until_it_is_missed() {
     for node in 0..NODES {
         wait_until_whole(&stack).await;
         goes_on(&stack, &running, 50).await;
-        stack.nats.node(node).pause();
+        stack.nats.node(node).process.stop();
         // Whoever is connected to it must notice by himself: no connection is closed.
         goes_on(&stack, &running, 500).await;
-        stack.nats.node(node).resume();
+        stack.nats.node(node).process.cont();
     }
     conclude(&stack, running, "3 freezes of one node of three", &[]).await;
 }
@@ -174,7 +174,7 @@ async fn streams_on_a_lost_node_hold_up_no_others() {
     let lost = led.remove(lost_node);
     let survivor = stack.nats.node((lost_node + 1) % NODES).url();
     stack.ingress = stack.start_ingress_with(&[("NATS_URL", &survivor)], &[]).await.unwrap();
-    stack.nats.node_mut(lost_node).kill9();
+    stack.nats.node_mut(lost_node).process.kill9();
 
     let job_of = |partition| {
         let mut names = (0..).map(|number| format!("job-{number}"));
@@ -209,9 +209,9 @@ async fn without_a_majority(stack: &mut Stack, running: &Running, survivor: usiz
     let url = stack.nats.node(survivor).url();
     let connected = stack.start_ingress_with(&[("NATS_URL", &url)], &[]).await.unwrap();
     let others: Vec<usize> = (0..NODES).filter(|node| *node != survivor).collect();
-    stack.nats.node(survivor).pause();
+    stack.nats.node(survivor).process.stop();
     for node in &others {
-        let log = stack.nats.node(*node).process().log();
+        let log = stack.nats.node(*node).process.log();
         let missed = format!("Remote: ackline-{}", survivor + 1);
         stack
             .wait_until("the frozen node is missed", SOON, async || {
@@ -223,9 +223,9 @@ async fn without_a_majority(stack: &mut Stack, running: &Running, survivor: usiz
     wait_for_leaders(stack, |leader| leader != survivor).await;
     goes_on(stack, running, 50).await;
     for node in &others {
-        stack.nats.node_mut(*node).kill9();
+        stack.nats.node_mut(*node).process.kill9();
     }
-    stack.nats.node(survivor).resume();
+    stack.nats.node(survivor).process.cont();
 
     stack
         .wait_until("no ingress says that it is ready", SOON, async || {

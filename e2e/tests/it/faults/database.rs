@@ -54,7 +54,7 @@ async fn killed_again_and_again(kills: u64) {
     let running = Load::new(stack.ingress.addr, stack.secret(), jobs).start();
     for kill in 0..kills {
         until_accepted(&stack, &running, kill * 1000 + 150).await;
-        stack.postgres.as_mut().unwrap().kill9();
+        stack.postgres.as_mut().unwrap().process.kill9();
         // Ingress has no need of it.
         until_accepted(&stack, &running, kill * 1000 + 450).await;
         stack.postgres.as_mut().unwrap().restart().await.unwrap();

@@ -54,7 +54,7 @@ async fn migrate_waits_for_a_cluster_that_has_no_majority_yet() {
     let jetstream = jetstream::new(stack.nats.client().await.unwrap());
     jetstream.delete_stream("CALLBACKS-01").await.unwrap();
     for node in [1, 2] {
-        stack.nats.node_mut(node).kill9();
+        stack.nats.node_mut(node).process.kill9();
     }
     let program = stack.program("ackline").unwrap().args(["migrate"]);
     let mut migrate = stack.spawn(&program).unwrap();

@@ -18,7 +18,7 @@ async fn heartbeats_arrive_during_later_steps_and_stop() {
     let run = start(&stack, &inputs);
 
     let db = stack.db().await.unwrap();
-    wait_for_line(&stack, &run, "Provisioning agent-1").await;
+    wait_for_line(&run, "Provisioning agent-1").await;
     let before = job(&db, "beating").await.map_or(0, |job| i64::from(job.heartbeat_count));
     wait_for_heartbeats(&stack, &db, "beating", before + 2).await;
     assert_ne!(senders(&stack, "act-beating"), Vec::<String>::new());

@@ -51,15 +51,9 @@ fn start(stack: &Stack, inputs: &Inputs) -> Act {
 }
 
 /// Waits until a run has written a line.
-async fn wait_for_line(stack: &Stack, run: &Act, text: &str) {
-    let is_written = async || {
-        // In this order: the last line may be the one.
-        let is_over = !run.process.is_running() && run.process.log().is_complete();
-        let line = run.process.log().find_line(|line| line.contains(text));
-        assert!(line.is_some() || !is_over, "{text:?} is not in {}", run.process.log().text());
-        line.is_some()
-    };
-    stack.wait_until(&format!("the run writes {text:?}"), RUN_LIMIT, is_written).await;
+async fn wait_for_line(run: &Act, text: &str) {
+    let written = run.process.wait_for_line(|line| line.contains(text), RUN_LIMIT).await;
+    written.unwrap_or_else(|error| panic!("{text:?}: {error:#}"));
 }
 
 /// The workflow with a placeholder that goes on once this file is there, so that nothing depends on

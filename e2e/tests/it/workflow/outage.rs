@@ -102,7 +102,7 @@ async fn a_callback_that_was_told_503_is_sent_again() {
     let inputs = Inputs::new("busy", &stack.callback_url(), stack.secret());
     stack.nats.pause();
     let run = start(&stack, &inputs);
-    wait_for_line(&stack, &run, "the server answered 503").await;
+    wait_for_line(&run, "the server answered 503").await;
     stack.nats.resume();
     let outcome = run.finish(RUN_LIMIT).await.unwrap();
     assert!(outcome.success, "{}", outcome.output);
@@ -137,7 +137,7 @@ async fn a_success_whose_answer_is_cut_off_is_sent_again_and_known_already() {
     let (stack, proxy, run) = success_without_an_answer("60").await;
     proxy.to_client(Flow::Pass);
     proxy.cut();
-    wait_for_line(&stack, &run, "trying again in").await;
+    wait_for_line(&run, "trying again in").await;
     let outcome = run.finish(RUN_LIMIT).await.unwrap();
     assert!(outcome.success, "{}", outcome.output);
     let db = stack.db().await.unwrap();
@@ -152,7 +152,7 @@ async fn a_success_whose_answer_is_cut_off_is_sent_again_and_known_already() {
 async fn a_success_that_is_never_answered_is_not_followed_by_a_failure() {
     let (stack, proxy, run) = success_without_an_answer("2").await;
     // By now all that follows would be heard.
-    wait_for_line(&stack, &run, "the callback running was not confirmed: gave up after 2 s").await;
+    wait_for_line(&run, "the callback running was not confirmed: gave up after 2 s").await;
     proxy.to_client(Flow::Pass);
     let outcome = run.finish(RUN_LIMIT).await.unwrap();
     assert!(!outcome.success, "{}", outcome.output);
@@ -180,7 +180,7 @@ async fn a_beginning_that_nobody_hears_is_a_failure_with_its_reason() {
         ..Inputs::new("unheard", &stack.callback_url(), stack.secret())
     };
     let run = start(&stack, &inputs);
-    wait_for_line(&stack, &run, "the callback provisioning was not confirmed").await;
+    wait_for_line(&run, "the callback provisioning was not confirmed").await;
     stack.start_ingress().await.unwrap();
     let outcome = run.finish(RUN_LIMIT).await.unwrap();
     assert!(!outcome.success, "{}", outcome.output);

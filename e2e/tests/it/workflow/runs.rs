@@ -197,7 +197,7 @@ async fn a_cancelled_run_is_reported_as_cancelled() {
     };
     let mut run = start(&stack, &inputs);
     let db = stack.db().await.unwrap();
-    wait_for_line(&stack, &run, "Provisioning agent-1").await;
+    wait_for_line(&run, "Provisioning agent-1").await;
     run.process.interrupt(RUN_LIMIT).await.unwrap();
 
     let job = wait_for_status(&stack, &db, "cancelled", Status::Failed).await;
