@@ -3,16 +3,14 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is there to be read")]
 
-use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use chrono::{DateTime, Local};
+use anyhow::{Context, Result, ensure};
 use e2e::act::{Act, Inputs};
+use e2e::process::Process;
 use e2e::stack::{Stack, random_secret};
-use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(300);
@@ -47,14 +45,16 @@ async fn main() -> ExitCode {
 }
 
 async fn demo(dir: &Path) -> Result<()> {
-    let paint = Paint::new();
-    println!("{}", paint.bold("Ackline: two workflow runs, from their callbacks to their rows"));
+    println!("Ackline: two workflow runs, from their callbacks to their rows");
     println!("Starting nats-server, worker (on SQLite) and ingress …");
-    let started = Instant::now();
     let mut stack = Stack::builder().dir(dir).secret(random_secret()?).start().await?;
-    println!("Ready after {:.1} s; callbacks go to {}\n", seconds(started), stack.callback_url());
+    println!("Ready; callbacks go to {}\n\n$ ackline jobs watch", stack.callback_url());
+    let mut watch = Watch {
+        process: stack.spawn(&stack.program("ackline")?.args(["jobs", "watch"]))?,
+        printed: 0,
+    };
 
-    let mut jobs = Vec::new();
+    let mut runs = Vec::new();
     for (id, agent, region, fail) in [
         (SUCCEEDS, "agent-a", "eu-central-1", None),
         (FAILS, "agent-b", "us-east-2", Some(REASON.to_owned())),
@@ -67,194 +67,60 @@ async fn demo(dir: &Path) -> Result<()> {
         inputs.region = region.to_owned();
         inputs.fail = fail;
         inputs.provision_seconds = 3;
-        let run = Act::start(dir, &format!("workflow-{id}"), &inputs)?;
-        jobs.push(Watched { id, run, row: Value::Null, seen: 0, heartbeats: 0 });
+        runs.push((id, Act::start(dir, &format!("workflow-{id}"), &inputs)?));
     }
-
-    let mut workflows_ended = None;
-    loop {
-        let mut lines = Vec::new();
-        for job in &mut jobs {
-            lines.extend(job.look(&stack, &paint).await);
-        }
-        lines.sort();
-        for (at, job, line) in lines {
-            println!("{}  {job}  {line}", paint.dim(&at));
-        }
-        if workflows_ended.is_none() && jobs.iter().all(|job| !job.run.process.is_running()) {
-            workflows_ended = Some(Instant::now());
-        }
-        // The rows may be a moment behind the workflows, and are looked at once more.
-        if let Some(ended) = workflows_ended
-            && (jobs.iter().all(Watched::is_finished) || ended.elapsed() > ROW_LIMIT)
-        {
-            break;
-        }
+    while runs.iter().any(|(_, run)| run.process.is_running()) {
         for process in [&stack.ingress.process, &stack.worker.process, &stack.nats.node(0).process]
         {
-            ensure!(
-                process.is_running(),
-                "{} has ended\n{}",
-                process.name(),
-                process.log().tail(10)
-            );
+            let (name, log) = (process.name(), process.log());
+            ensure!(process.is_running(), "{name} has ended\n{}", log.tail(10));
         }
         tokio::time::sleep(POLL).await;
+        watch.print();
     }
-
-    println!("\n{}", paint.bold("job     status   heartbeats  took    failed step  error"));
-    for job in &jobs {
-        println!(
-            "{:<7} {} {:<11} {:<7} {:<12} {}",
-            job.id,
-            paint.status(&format!("{:<8}", job.text("status"))),
-            job.heartbeats,
-            job.took(),
-            job.text("failed_step"),
-            job.text("error")
-        );
+    for (id, run) in runs {
+        check(&stack, &watch, id, run).await?;
     }
-    for job in jobs {
-        job.check().await?;
-    }
+    watch.process.interrupt(ROW_LIMIT).await?;
+    watch.print();
+    println!("\n$ ackline jobs list\n{}", stack.ackline(&["jobs", "list"]).await?);
     stack.shut_down().await?;
-    println!("\nBoth jobs ended as they should.");
+    println!("Both jobs ended as they should.");
     Ok(())
 }
 
-/// A job whose workflow runs, and what has been printed of it.
-struct Watched {
-    id: &'static str,
-    run: Act,
-    row: Value,
-    seen: usize,
-    heartbeats: i64,
+/// A command that writes what happens to jobs.
+struct Watch {
+    process: Process,
+    printed: usize,
 }
 
-impl Watched {
-    /// What is new: when, whose, and what.
-    async fn look(&mut self, stack: &Stack, paint: &Paint) -> Vec<(String, &'static str, String)> {
-        // Until its first callback is committed there is no such job.
-        let Ok(mut shown) = stack.ackline_json(&["jobs", "show", self.id, "--json"]).await else {
-            return Vec::new();
-        };
-        self.row = shown["job"].take();
-        let heartbeats = self.row["heartbeat_count"].as_i64().unwrap_or_default();
-        let events = shown["events"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let mut lines = Vec::new();
-        for event in events.iter().skip(self.seen) {
-            let at = event["received_at"].as_str();
-            lines.push((clock(at), self.id, describe(event, paint)));
-        }
-        if heartbeats > self.heartbeats {
-            let at = self.row["last_heartbeat_at"].as_str();
-            lines.push((clock(at), self.id, paint.dim(&format!("heartbeat {heartbeats}"))));
-        }
-        self.seen = events.len();
-        self.heartbeats = heartbeats;
-        lines
-    }
-
-    fn text(&self, column: &str) -> &str {
-        self.row[column].as_str().unwrap_or_default()
-    }
-
-    fn is_finished(&self) -> bool {
-        matches!(self.text("status"), "running" | "failed")
-    }
-
-    fn took(&self) -> String {
-        let time = |column| DateTime::parse_from_rfc3339(self.text(column)).ok();
-        match time("queued_at").zip(time("finished_at")) {
-            Some((queued, finished)) => {
-                format!("{:.1} s", (finished - queued).as_seconds_f64())
-            }
-            None => String::new(),
-        }
-    }
-
-    /// Whether the run and the row ended as they should.
-    async fn check(self) -> Result<()> {
-        let (id, row) = (self.id, self.row.clone());
-        let fails = id == FAILS;
-        let outcome = self.run.finish(ROW_LIMIT).await?;
-        ensure!(outcome.success != fails, "the workflow of {id} ended unlike it should");
-        let text = |column: &str| row[column].as_str().unwrap_or_default();
-        let is_right = if fails {
-            text("status") == "failed"
-                && text("failed_step") == "provision"
-                && text("error").contains(REASON)
-        } else {
-            text("status") == "running" && row["failed_step"].is_null() && row["error"].is_null()
-        };
-        if !is_right || self.heartbeats == 0 {
-            bail!("the row of {id} is not as it should be: {row}");
-        }
-        Ok(())
+impl Watch {
+    fn print(&mut self) {
+        let said = self.process.log().stdout();
+        print!("{}", &said[self.printed..]);
+        self.printed = said.len();
     }
 }
 
-/// An event as a line: what it changed, and why.
-fn describe(event: &Value, paint: &Paint) -> String {
-    let text = |column: &str| event[column].as_str().unwrap_or_default();
-    let (from, to) = (text("from_status"), text("to_status"));
-    let mut line = match (from, to) {
-        ("", to) => format!("→ {}", paint.status(to)),
-        (from, to) if from == to => paint.status(to),
-        (from, to) => format!("{from} → {}", paint.status(to)),
+/// Whether the run and the row ended as they should.
+async fn check(stack: &Stack, watch: &Watch, id: &str, run: Act) -> Result<()> {
+    let fails = id == FAILS;
+    let outcome = run.finish(ROW_LIMIT).await?;
+    ensure!(outcome.success != fails, "the workflow of {id} ended unlike it should");
+    // The row may be a moment behind the workflow.
+    let said = format!("{id}  provisioning → {}", if fails { "failed" } else { "running" });
+    watch.process.wait_for_line(|line| line.contains(&said), ROW_LIMIT).await?;
+    let row = stack.ackline_json(&["jobs", "show", id, "--json"]).await?["job"].take();
+    let is_right = if fails {
+        row["failed_step"] == "provision"
+            && row["error"].as_str().is_some_and(|error| error.contains(REASON))
+    } else {
+        row["failed_step"].is_null() && row["error"].is_null()
     };
-    let mut notes = Vec::new();
-    if text("outcome") != "applied" {
-        notes.push(text("outcome").to_owned());
-    }
-    notes.extend([text("reason")].map(str::to_owned));
-    if !text("failed_step").is_empty() {
-        notes.push(format!("in the step {}", text("failed_step")));
-    }
-    notes.push(text("error").to_owned());
-    notes.retain(|note| !note.is_empty());
-    if !notes.is_empty() {
-        line = format!("{line}  {}", notes.join(", "));
-    }
-    line
-}
-
-fn clock(at: Option<&str>) -> String {
-    at.and_then(|at| DateTime::parse_from_rfc3339(at).ok())
-        .map(|at| at.with_timezone(&Local).format("%H:%M:%S%.3f").to_string())
-        .unwrap_or_else(|| " ".repeat("00:00:00.000".len()))
-}
-
-fn seconds(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64()
-}
-
-/// Colours, where somebody sees them.
-struct Paint(bool);
-
-impl Paint {
-    fn new() -> Self {
-        Self(std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-    }
-
-    fn with(&self, code: &str, text: &str) -> String {
-        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
-
-    fn bold(&self, text: &str) -> String {
-        self.with("1", text)
-    }
-
-    fn dim(&self, text: &str) -> String {
-        self.with("2", text)
-    }
-
-    fn status(&self, status: &str) -> String {
-        match status.trim() {
-            "running" => self.with("32", status),
-            "failed" => self.with("31", status),
-            "provisioning" => self.with("36", status),
-            _ => status.to_owned(),
-        }
-    }
+    ensure!(
+        is_right && row["heartbeat_count"].as_i64() > Some(0),
+        "the row of {id} is not as it should be: {row}"
+    );
+    Ok(())
 }
