@@ -1,20 +1,18 @@
 //! How fast callbacks are accepted durably, beside the servers that could be faster or simpler.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::http_load::{Pace, send};
-use e2e::process::{Process, Program};
+use e2e::process::Program;
 use e2e::stack::{Db, Ingress, Stack, address, listening};
 use e2e::usage::peak_mib;
-use shared::bundle;
 
 use crate::callbacks::heartbeats;
 use crate::report::Report;
 use crate::rounds::{ROUNDS, Round, Server, broker_of, side_by_side};
 use crate::streams;
-use crate::yardstick::{PARTITIONS, Yardstick};
+use crate::yardstick::PARTITIONS;
 
 /// How many connections at a time.
 const CONNECTIONS: [usize; 3] = [1, 64, 512];
@@ -38,28 +36,23 @@ pub(crate) async fn stop_worker(stack: &mut Stack) -> Result<()> {
 pub(crate) async fn run(report: &mut Report, round: Duration) -> Result<()> {
     report.part("accept", "callbacks answered with 200, the worker stopped");
     let stack = without_worker(Db::Sqlite, 4 << 30).await?;
-    let no_publish = start(&stack, Yardstick::NoPublish).await?;
-    let one_each = start(&stack, Yardstick::OnePublishEach).await?;
-    let one_stream = start(&stack, Yardstick::OneStream).await?;
     let requests = heartbeats(20_000);
     let servers = [
         Server::ingress_of(&stack, "ingress"),
-        no_publish.server(&stack, "publish taken out"),
-        one_each.server(&stack, "one publish a request, to as many streams"),
-        one_stream.server(&stack, "one publish a request"),
+        start(&stack, "no-publish", "publish taken out").await?,
+        start(&stack, "one-publish", "one publish a request").await?,
     ];
     let mut at_64 = 0.0;
     for connections in CONNECTIONS {
         let all = side_by_side(report, &servers, &requests, connections, round).await?;
         let rates: Vec<_> = all.iter().map(Round::rate).collect();
-        let [ours, limit, each, plain] = rates[..] else { continue };
+        let [ours, limit, plain] = rates[..] else { continue };
         match connections {
             64 => {
                 at_64 = ours;
                 report.at_least("accept, 64 connections / publish taken out", ours / limit, 0.45);
                 let what = "accept, 64 connections / one publish a request";
                 report.at_least(what, ours / plain, 7.0);
-                report.figure(format!("{what}, to as many streams"), ours / each, "x");
             }
             512 => {
                 report.at_least("accept, 512 connections / publish taken out", ours / limit, 0.55);
@@ -75,14 +68,6 @@ pub(crate) async fn run(report: &mut Report, round: Duration) -> Result<()> {
 
     let single = streams::one_at_a_time(&stack, round).await?;
     report.figure("a single durable publish, one at a time, p50", single, "ms");
-    for callbacks in [1, 16, 64, bundle::MAX_CALLBACKS, 2 * bundle::MAX_CALLBACKS] {
-        let rate = streams::bundles_of(&stack, callbacks, round).await?;
-        report.figure(
-            format!("raw: bundles of {callbacks}, published as confirmed"),
-            rate,
-            "callbacks/s",
-        );
-    }
     quarter(report, &stack.ingress, at_64, single, round).await
 }
 
@@ -109,25 +94,37 @@ async fn quarter(
     Ok(())
 }
 
-/// A server to compare with, which ends with it.
-struct Compared {
-    process: Process,
-    addr: SocketAddr,
-}
-
-impl Compared {
-    fn server(&self, stack: &Stack, name: &str) -> Server {
-        let (addr, pid) = (self.addr, self.process.pid());
-        Server { name: name.into(), addr, pid, broker: broker_of(stack) }
+/// What the number of partitions does to accepting, with one replica and with three.
+pub(crate) async fn partitions(report: &mut Report, round: Duration) -> Result<()> {
+    let requests = heartbeats(20_000);
+    for (part, is_cluster, counts) in [
+        ("partitions, one replica", false, &[1, 2, 4, 8, 16, 32][..]),
+        ("partitions, three replicas", true, &[1, 4, 8, 16]),
+    ] {
+        report.part(part, "callbacks answered with 200, the worker stopped");
+        let (mut stacks, mut servers) = (Vec::new(), Vec::new());
+        for partitions in counts {
+            let builder = Stack::builder().partitions(*partitions).stream_max_bytes(1 << 30);
+            let builder = if is_cluster { builder.cluster() } else { builder };
+            let mut stack = builder.start().await?;
+            stop_worker(&mut stack).await?;
+            servers.push(Server::ingress_of(&stack, format!("partitions: {partitions}")));
+            stacks.push(stack);
+        }
+        for connections in [64, 512] {
+            side_by_side(report, &servers, &requests, connections, round).await?;
+        }
     }
+    Ok(())
 }
 
 /// Starts this very program as a server to compare with.
-async fn start(stack: &Stack, kind: Yardstick) -> Result<Compared> {
-    let program = Program::new(kind.as_str(), std::env::current_exe()?, stack.dir())
+async fn start(stack: &Stack, yardstick: &str, name: &str) -> Result<Server> {
+    let process = Program::new(yardstick, std::env::current_exe()?, stack.dir())
         .env("NATS_URL", stack.nats.url())
-        .args(["serve", kind.as_str()]);
-    let process = program.start()?;
-    let listening = listening(&process).await?;
-    Ok(Compared { process, addr: address(&listening, "addr")? })
+        .args(["serve", yardstick])
+        .start()?;
+    let addr = address(&listening(&process).await?, "addr")?;
+    let (name, pid, broker) = (name.to_owned(), process.pid(), broker_of(stack));
+    Ok(Server { name, addr, pid, broker, _process: Some(process) })
 }

@@ -1,20 +1,10 @@
-//! How fast callbacks are applied, beside the plain way and beside a raw copy of the same rows.
+//! How fast callbacks are applied, beside a raw copy of the same rows.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use chrono::{DateTime, Utc};
 use e2e::stack::{Db, Stack};
-use sea_orm::sea_query::OnConflict;
-use sea_orm::{
-    ActiveModelTrait, ConnectionTrait, DatabaseConnection, EntityTrait, IntoActiveModel, Iterable,
-    Statement,
-};
-use shared::callback;
-use worker::entity::{job, job_event};
-use worker::rules::batch::{Seen, step};
-use worker::rules::event::{Body, Event, Position};
-use worker::store::connection::{self, Purpose};
+use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 
 use crate::accept::{stop_worker, without_worker};
 use crate::callbacks;
@@ -29,24 +19,23 @@ const BEATING: usize = 1000;
 /// callbacks of a batch are of the same job.
 const MANY: usize = 20_000;
 /// Callbacks of each job.
-pub(crate) const STEPS: usize = 3;
+const STEPS: usize = 3;
 
 /// The body of a job's status callback: queued, provisioning, running.
-pub(crate) fn status(job: &str, number: usize) -> String {
+fn status(job: &str, number: usize) -> String {
     let steps = ["queued", "provisioning", "running"];
     callbacks::status(job, number, steps[number % STEPS]).to_string()
 }
 
 /// The body of a job's heartbeat.
-pub(crate) fn heartbeat(job: &str, number: usize) -> String {
+fn heartbeat(job: &str, number: usize) -> String {
     let mut body = callbacks::heartbeat(job, number);
     body["sent_at"] = (1_700_000_000 + number).into();
     body.to_string()
 }
 
 /// Measures it on a database, with so many callbacks of each kind.
-pub(crate) async fn run(report: &mut Report, db: Db, events: usize, round: Duration) -> Result<()> {
-    let postgres = db == Db::Postgres;
+pub(crate) async fn run(report: &mut Report, db: Db, events: usize) -> Result<()> {
     report.part(
         format!("apply, {}", db.name()),
         "callbacks that wait in the streams, until they are committed",
@@ -61,10 +50,7 @@ pub(crate) async fn run(report: &mut Report, db: Db, events: usize, round: Durat
     report.figure("status callbacks, in the streams", bytes / count as f64, "bytes a callback");
     let what = "status callbacks, each of another job of its batch";
     let rate = measure(report, &mut stack, expected, count, what).await?;
-    let plain = one_by_one(&stack, 1, round, status).await?;
-    report.figure("status callbacks, one transaction each", plain, "callbacks/s");
-    if postgres {
-        report.at_least("apply, status callbacks / one transaction each", rate / plain, 15.0);
+    if db == Db::Postgres {
         let copied = copy(&database, count).await?;
         report.figure("status callbacks, raw COPY of the same rows", copied, "callbacks/s");
         report.at_least("apply, status callbacks / raw COPY", rate / copied, 0.3);
@@ -81,16 +67,7 @@ pub(crate) async fn run(report: &mut Report, db: Db, events: usize, round: Durat
     let more = fill(&stack, (0..BEATING).map(|n| format!("beat-{n}")), MANY, beats, heartbeat);
     let expected = expected + more.await?;
     let count = BEATING * beats;
-    let rate = measure(report, &mut stack, expected, count, "heartbeats of 1000 jobs").await?;
-    let plain = one_by_one(&stack, 2, round, heartbeat).await?;
-    report.figure("heartbeats, one transaction each", plain, "callbacks/s");
-    if postgres {
-        report.at_least(
-            "apply, heartbeats of 1,000 jobs / one transaction each",
-            rate / plain,
-            30.0,
-        );
-    }
+    measure(report, &mut stack, expected, count, "heartbeats of 1000 jobs").await?;
     stack.shut_down().await
 }
 
@@ -185,57 +162,11 @@ pub(crate) async fn watch(
 }
 
 /// The sum of all checkpoints.
-pub(crate) async fn applied(database: &DatabaseConnection) -> Result<i64> {
+async fn applied(database: &DatabaseConnection) -> Result<i64> {
     let sum = "SELECT CAST(sum(applied_seq) AS BIGINT) AS applied FROM partitions";
     let sum = Statement::from_string(database.get_database_backend(), sum);
     let row = database.query_one_raw(sum).await?.context("no partitions")?;
     Ok(row.try_get("", "applied")?)
-}
-
-/// The plain way: a transaction for each callback on one connection, which reads the job, applies
-/// the rules, and writes the job and its event through sea-orm. The `nth` time on this database.
-/// Callbacks in a second.
-async fn one_by_one(
-    stack: &Stack,
-    nth: i32,
-    lasting: Duration,
-    body: impl Fn(&str, usize) -> String,
-) -> Result<f64> {
-    let url = stack.database_url().parse().map_err(|error: &str| anyhow::anyhow!(error))?;
-    let db = connection::connect(&url, Purpose::Change).await?;
-    let begun = Instant::now();
-    let mut number = 0;
-    while begun.elapsed() < lasting {
-        let job_id = format!("plain-{nth}-{}", number / STEPS);
-        let body = callback::parse(body(&job_id, number).as_bytes())?;
-        number += 1;
-        let seq = i64::try_from(number)?;
-        // Where no stream has anything.
-        let position = Position { seq: -seq, idx: nth };
-        let at = DateTime::<Utc>::from_timestamp_micros(1_700_000_000_000_000 + seq);
-        let at = at.context("no such time")?;
-        let event = Event { position, at, body: Body::Callback(body) };
-
-        let transaction = connection::begin(&db).await?;
-        let job = job::Entity::find_by_id(&job_id).one(&transaction).await?;
-        let (outcome, row) = step(job, &mut Seen::default(), &event, 0);
-        if let Some(job) = outcome.job.filter(|_| outcome.changed) {
-            let changing = job::Column::iter().filter(|column| !matches!(column, job::Column::Id));
-            let conflict = OnConflict::column(job::Column::Id).update_columns(changing).to_owned();
-            job::Entity::insert(job.into_active_model().reset_all())
-                .on_conflict(conflict)
-                .exec_without_returning(&transaction)
-                .await?;
-        }
-        if let Some(row) = row {
-            let row = row.into_active_model().reset_all();
-            job_event::Entity::insert(row).exec_without_returning(&transaction).await?;
-        }
-        transaction.commit().await?;
-    }
-    let rate = number as f64 / begun.elapsed().as_secs_f64();
-    db.close().await?;
-    Ok(rate)
 }
 
 /// Copies the rows of so many callbacks into tables that are like those they are in. Callbacks in

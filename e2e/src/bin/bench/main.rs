@@ -7,31 +7,35 @@ mod accept;
 mod apply;
 mod backlog;
 mod callbacks;
-mod growth;
 mod idle;
 mod latency;
 mod list;
-mod partitions;
 mod report;
 mod rounds;
 mod streams;
-mod sweep;
 mod yardstick;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use clap::{Parser, Subcommand};
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
 use e2e::stack::Db;
 
 use crate::report::Report;
 use crate::yardstick::Yardstick;
 
-/// The parts, in their order.
-const PARTS: [&str; 9] =
-    ["accept", "partitions", "apply", "latency", "backlog", "growth", "idle", "sweep", "list"];
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Part {
+    Accept,
+    Partitions,
+    Apply,
+    Latency,
+    Backlog,
+    Idle,
+    List,
+}
 
 /// Callbacks that are applied of each kind, at the most.
 const APPLIED: usize = 240_000;
@@ -43,11 +47,11 @@ struct Args {
     command: Option<Command>,
     /// Which parts, separated by commas; all if there are none.
     #[arg(long, env = "ONLY", value_delimiter = ',')]
-    only: Vec<String>,
+    only: Vec<Part>,
     /// Callbacks in the backlog.
     #[arg(long, env = "EVENTS", default_value_t = 1_000_000)]
     events: usize,
-    /// Jobs among which ten silent ones are looked for, and in the list.
+    /// Jobs in the list, ten of which are silent.
     #[arg(long, env = "JOBS", default_value_t = 1_000_000)]
     jobs: u64,
     /// How long one round of a load takes, in seconds.
@@ -65,7 +69,7 @@ struct Args {
 enum Command {
     /// Is one of the servers to compare with.
     #[command(hide = true)]
-    Serve { name: String },
+    Serve { server: Yardstick },
 }
 
 #[tokio::main]
@@ -80,13 +84,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<()> {
-    if let Some(Command::Serve { name }) = &args.command {
-        return yardstick::serve(Yardstick::parse(name)?).await;
-    }
-    let only: Vec<_> =
-        args.only.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
-    for part in &only {
-        ensure!(PARTS.contains(part), "ONLY must be of {}", PARTS.join(","));
+    if let Some(Command::Serve { server }) = args.command {
+        return yardstick::serve(server).await;
     }
     let round = Duration::try_from_secs_f64(args.round).context("ROUND must be in seconds")?;
     // Not only after an hour.
@@ -94,37 +93,21 @@ async fn run(args: Args) -> Result<()> {
         std::fs::create_dir_all(dir).with_context(|| format!("can't make {}", dir.display()))?;
     }
     let mut report = Report::new();
-    for part in PARTS {
-        if !only.is_empty() && !only.contains(&part) {
-            continue;
-        }
+    let events = args.events.min(APPLIED);
+    let parts = if args.only.is_empty() { Part::value_variants() } else { &args.only };
+    for part in parts {
         match part {
-            "accept" => accept::run(&mut report, round).await?,
-            "apply" => {
+            Part::Accept => accept::run(&mut report, round).await?,
+            Part::Partitions => accept::partitions(&mut report, round).await?,
+            Part::Latency => latency::run(&mut report, round).await?,
+            Part::Idle => idle::run(&mut report, Duration::from_secs(args.idle)).await?,
+            Part::Apply | Part::Backlog | Part::List => {
                 for db in Db::ALL {
-                    apply::run(&mut report, db, args.events.min(APPLIED), round).await?;
-                }
-            }
-            "partitions" => partitions::run(&mut report, round).await?,
-            "latency" => latency::run(&mut report, round).await?,
-            "backlog" => {
-                for db in Db::ALL {
-                    backlog::run(&mut report, db, args.events).await?;
-                }
-            }
-            "growth" => {
-                let events = args.events.min(APPLIED);
-                growth::run(&mut report, args.jobs, events, round).await?;
-            }
-            "idle" => idle::run(&mut report, Duration::from_secs(args.idle)).await?,
-            "list" => {
-                for db in Db::ALL {
-                    list::run(&mut report, db, args.jobs).await?;
-                }
-            }
-            _ => {
-                for db in Db::ALL {
-                    sweep::run(&mut report, db, args.jobs).await?;
+                    match part {
+                        Part::Apply => apply::run(&mut report, db, events).await?,
+                        Part::Backlog => backlog::run(&mut report, db, args.events).await?,
+                        _ => list::run(&mut report, db, args.jobs).await?,
+                    }
                 }
             }
         }

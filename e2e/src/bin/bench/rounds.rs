@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use e2e::http_load::{Outcome, Pace, Requests, send};
+use e2e::process::Process;
 use e2e::stack::Stack;
 use e2e::usage::cpu_seconds;
 
@@ -21,13 +22,15 @@ pub(crate) struct Server {
     pub(crate) pid: u32,
     /// The servers of the broker behind it.
     pub(crate) broker: Vec<u32>,
+    /// Ends with it, unless it belongs to a stack.
+    pub(crate) _process: Option<Process>,
 }
 
 impl Server {
     /// A stack's ingress.
     pub(crate) fn ingress_of(stack: &Stack, name: impl Into<String>) -> Self {
         let (addr, pid) = (stack.ingress.addr, stack.ingress.process.pid());
-        Self { name: name.into(), addr, pid, broker: broker_of(stack) }
+        Self { name: name.into(), addr, pid, broker: broker_of(stack), _process: None }
     }
 }
 

@@ -22,7 +22,7 @@ const PER_BUNDLE: usize = 100;
 /// milliseconds.
 pub(crate) async fn one_at_a_time(stack: &Stack, lasting: Duration) -> Result<f64> {
     let jetstream = jetstream::new(stack.nats.client().await?);
-    let payload = bundle_of(1);
+    let payload = entry("single", &heartbeat("single", 0).to_string());
     let (began, mut took) = (Instant::now(), Vec::new());
     while began.elapsed() < lasting {
         let sent = Instant::now();
@@ -32,39 +32,6 @@ pub(crate) async fn one_at_a_time(stack: &Stack, lasting: Duration) -> Result<f6
     took.sort();
     let median = took.get(took.len() / 2).context("nothing was published")?;
     Ok(median.as_secs_f64() * 1000.0)
-}
-
-/// How many callbacks a second the streams take in bundles of so many, one on its way to each.
-pub(crate) async fn bundles_of(stack: &Stack, callbacks: usize, lasting: Duration) -> Result<f64> {
-    let jetstream = jetstream::new(stack.nats.client().await?);
-    let payload = bundle_of(callbacks);
-    let began = Instant::now();
-    let mut publishing = JoinSet::new();
-    for partition in Partition::all(PARTITIONS) {
-        let (jetstream, payload) = (jetstream.clone(), payload.clone());
-        publishing.spawn(async move {
-            let mut bundles = 0;
-            while began.elapsed() < lasting {
-                publish(&jetstream, partition, payload.clone()).await?;
-                bundles += 1;
-            }
-            anyhow::Ok(bundles)
-        });
-    }
-    let mut bundles = 0;
-    while let Some(published) = publishing.join_next().await {
-        bundles += published??;
-    }
-    Ok((bundles * callbacks) as f64 / began.elapsed().as_secs_f64())
-}
-
-fn bundle_of(callbacks: usize) -> Bytes {
-    let mut payload = BytesMut::new();
-    for number in 0..callbacks {
-        let job = format!("bundle-{number}");
-        payload.extend_from_slice(&entry(&job, &heartbeat(&job, 0).to_string()));
-    }
-    payload.freeze()
 }
 
 /// A callback as it stands in a bundle.

@@ -9,6 +9,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use chrono::Utc;
+use clap::ValueEnum;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -27,43 +28,25 @@ use e2e::stack::TEST_SECRET;
 pub(crate) const PARTITIONS: u16 = 16;
 
 /// What such a server does with a callback.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Yardstick {
     /// Answers at once: nothing that stores callbacks can be faster.
     NoPublish,
-    /// Publishes it in a message of its own and waits for the confirmation.
-    OnePublishEach,
-    /// The same, all to one stream, which is what one has without partitions.
-    OneStream,
-}
-
-impl Yardstick {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::NoPublish => "no-publish",
-            Self::OnePublishEach => "one-publish-each",
-            Self::OneStream => "one-stream",
-        }
-    }
-
-    pub(crate) fn parse(name: &str) -> Result<Self> {
-        let all = [Self::NoPublish, Self::OnePublishEach, Self::OneStream];
-        let found = all.into_iter().find(|one| one.as_str() == name);
-        found.with_context(|| format!("there is no server {name}"))
-    }
+    /// Publishes it in a message of its own to one stream, which is what one has without
+    /// partitions, and waits for the confirmation.
+    OnePublish,
 }
 
 struct Site {
     keys: Keys,
     broker: Option<jetstream::Context>,
-    partitions: u16,
 }
 
 /// Serves until it is asked to end.
 pub(crate) async fn serve(kind: Yardstick) -> Result<()> {
     let broker = match kind {
         Yardstick::NoPublish => None,
-        Yardstick::OnePublishEach | Yardstick::OneStream => {
+        Yardstick::OnePublish => {
             let url = std::env::var("NATS_URL").context("NATS_URL is not set")?;
             Some(jetstream::new(async_nats::connect(url).await?))
         }
@@ -71,8 +54,7 @@ pub(crate) async fn serve(kind: Yardstick) -> Result<()> {
     let window = ReplayWindow { window: Duration::from_secs(300), require_timestamp: false };
     let secret = SigningKey::new(TEST_SECRET.as_bytes())?;
     let keys = Keys::new([("default", secret)], Schemes::ALL, window);
-    let partitions = if kind == Yardstick::OneStream { 1 } else { PARTITIONS };
-    let site = Arc::new(Site { keys, broker, partitions });
+    let site = Arc::new(Site { keys, broker });
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!(r#"{{"message":"listening","addr":"{}"}}"#, listener.local_addr()?);
     // Those of ingress.
@@ -112,7 +94,7 @@ async fn store(site: &Site, request: Request<Incoming>) -> Result<()> {
     let now = Utc::now();
     let verified = verify(&site.keys, &head.headers, body, now)?;
     let callback = callback::parse(verified.body())?;
-    let partition = Partition::of_job(&callback.job_id, site.partitions);
+    let partition = Partition::new(0);
     let Some(broker) = &site.broker else { return Ok(()) };
     let metadata = Metadata {
         job: callback.job_id,

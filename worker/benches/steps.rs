@@ -1,4 +1,4 @@
-//! What it costs to decode a message, to apply an event, and to fold a batch.
+//! What the steps without I/O cost, from a callback's body to a folded batch.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
@@ -7,6 +7,7 @@ use std::hint::black_box;
 use chrono::DateTime;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use shared::bundle::{self, Metadata};
+use shared::callback;
 use shared::partition::Partition;
 use worker::rules::batch::{Known, fold};
 use worker::rules::event::{Incoming, Message, decode};
@@ -14,6 +15,25 @@ use worker::rules::known_refusals::KnownRefusals;
 use worker::rules::transition::apply;
 
 const CALLBACKS: usize = 100;
+const BODY: &[u8] = br#"{"job_id":"0198c9a2-7f5e-7c41-9e4b-5a1f9f1f9d10","status":"provisioning","workflow_run_id":"18234567890","run_attempt":1,"event_id":"0f8fad5bd9cb469fa16570867728950e","sent_at":"2026-11-01T10:00:00Z"}"#;
+
+fn one(criterion: &mut Criterion) {
+    criterion.bench_function("parse", |bencher| {
+        bencher.iter(|| callback::parse(black_box(BODY)).unwrap());
+    });
+    let job = callback::parse(BODY).unwrap().job_id;
+    criterion.bench_function("partition", |bencher| {
+        bencher.iter(|| Partition::of_job(black_box(&job), 16));
+    });
+    let metadata = Metadata::new(job, "default", 1_700_000_000_000);
+    criterion.bench_function("encode into a bundle", |bencher| {
+        bencher.iter(|| bundle::encode(black_box(&metadata), BODY));
+    });
+    let bundle = bundle::encode(&metadata, BODY);
+    criterion.bench_function("decode a bundle of one", |bencher| {
+        bencher.iter(|| bundle::decode(black_box(&bundle)).unwrap());
+    });
+}
 
 fn message(kind: &str, jobs: usize) -> Message {
     let entries = (0..CALLBACKS).map(|number| {
@@ -42,7 +62,7 @@ fn decoded(kind: &str, jobs: usize) -> Vec<Incoming> {
     decoded
 }
 
-fn work(criterion: &mut Criterion) {
+fn hundred(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("a hundred callbacks");
     group.throughput(Throughput::Elements(CALLBACKS as u64));
     let waiting = message("status", CALLBACKS);
@@ -72,5 +92,5 @@ fn work(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, work);
+criterion_group!(benches, one, hundred);
 criterion_main!(benches);
