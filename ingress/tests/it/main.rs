@@ -71,27 +71,6 @@ fn assert_answer(answer: &str, status: &str, headers: &[&str], body: &str) {
 }
 
 #[tokio::test]
-async fn only_a_post_to_the_path_is_answered_as_a_callback() {
-    let served = serve(&[]).await;
-    for path in ["/", "/api/webhooks/github/", "/api/webhooks", "*"] {
-        let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{{}}"
-        );
-        let answer = served.exchange(request.as_bytes()).await;
-        assert_answer(&answer, "404", &[], r#"{"error":"Not found"}"#);
-    }
-    for method in ["GET", "PUT", "OPTIONS", "DELETE", "PATCH"] {
-        let request =
-            format!("{method} /api/webhooks/github?x=1 HTTP/1.1\r\nConnection: close\r\n\r\n");
-        let answer = served.exchange(request.as_bytes()).await;
-        assert_answer(&answer, "405", &["allow: post"], r#"{"error":"Method not allowed"}"#);
-    }
-    let answer =
-        served.exchange(b"HEAD /api/webhooks/github HTTP/1.1\r\nConnection: close\r\n\r\n").await;
-    assert_answer(&answer, "405", &["allow: post"], "");
-}
-
-#[tokio::test]
 async fn without_a_broker_a_callback_is_put_off_before_its_body_is_read() {
     let served = serve(&[]).await;
     // The body never comes, and would be too large.
@@ -120,26 +99,6 @@ async fn a_refused_body_is_taken_in_and_the_connection_goes_on() {
     let (first, second) = answers.split_once("available\"}").expect("two answers");
     assert!(first.starts_with("HTTP/1.1 503"), "{answers}");
     assert!(second.starts_with("HTTP/1.1 405"), "{answers}");
-}
-
-#[tokio::test]
-async fn a_head_beyond_the_limit_is_refused() {
-    let served = serve(&[]).await;
-    let request = format!("{POST}X-Padding: {}\r\n\r\n", "x".repeat(20_000));
-    let answer = served.exchange(request.as_bytes()).await;
-    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
-}
-
-#[tokio::test]
-async fn a_silent_connection_is_closed_in_time() {
-    let served = serve(&["--silence-timeout=200ms", "--header-timeout=200ms"]).await;
-    for said in [&b""[..], b"POST /api"] {
-        let mut stream = TcpStream::connect(served.address).await.unwrap();
-        stream.write_all(said).await.unwrap();
-        let mut rest = Vec::new();
-        let closed = timeout(Duration::from_secs(2), stream.read_to_end(&mut rest)).await;
-        assert!(closed.is_ok(), "still open after {said:?}");
-    }
 }
 
 #[tokio::test]
