@@ -1,15 +1,10 @@
 //! The harness for tests in a browser sees what is wrong with a page, and nothing where nothing is.
 
-use std::fs;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
 use anyhow::Result;
-use e2e::browser::{self, Browser};
+use e2e::browser::Browser;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue};
+use rstest::rstest;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
 
 use crate::site::{Answer, Site, answer};
 
@@ -81,77 +76,30 @@ async fn what_is_wrong_with_a_page_is_seen_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_trouble_of_a_page_fails_the_test() -> Result<()> {
-    fail(&[("console.error('deliberate')", "console error: deliberate")]).await
-}
-
-#[tokio::test]
+#[rstest]
+#[case::an_error(&[("console.error('deliberate')", "console error: deliberate")])]
 #[ignore = "long: make test-console"]
-async fn every_trouble_of_a_page_fails_the_test() -> Result<()> {
-    fail(&[
-        ("console.warn('deliberate')", "console warning: deliberate"),
-        ("throw new Error('deliberate')", "error on the page: Error: delib"),
-        ("new Image().src = '/missing.png'", "the server responded with a status of 404"),
-        // Reserved for such a purpose; and nothing that is not on this machine is ever looked for.
-        ("new Image().src = 'http://elsewhere.example/'", "another origin: http://elsewhere.ex"),
-        ("new Image().src = 'http://elsewhere.example/'", "/: net::ERR_NAME_NOT_RESOLVED"),
-        ("new WebSocket('ws://elsewhere.example/')", "another origin: ws://elsewhere.ex"),
-        ("fetch('/empty').catch(() => {})", "Content Security Policy"),
-        ("eval('1')", "TrustedScript"),
-    ])
-    .await
-}
-
-/// Each script fails a test with this complaint.
-async fn fail(cases: &[(&'static str, &str)]) -> Result<()> {
+#[case::any(&[
+    ("console.warn('deliberate')", "console warning: deliberate"),
+    ("throw new Error('deliberate')", "error on the page: Error: delib"),
+    ("new Image().src = '/missing.png'", "the server responded with a status of 404"),
+    // Reserved for such a purpose; and nothing that is not on this machine is ever looked for.
+    ("new Image().src = 'http://elsewhere.example/'", "another origin: http://elsewhere.ex"),
+    ("new Image().src = 'http://elsewhere.example/'", "/: net::ERR_NAME_NOT_RESOLVED"),
+    ("new WebSocket('ws://elsewhere.example/')", "another origin: ws://elsewhere.ex"),
+    ("fetch('/empty').catch(() => {})", "Content Security Policy"),
+    ("eval('1')", "TrustedScript"),
+])]
+#[tokio::test]
+async fn a_trouble_of_a_page_fails_the_test(
+    #[case] troubles: &[(&'static str, &str)],
+) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let browser = Browser::start(dir.path()).await?;
-    for (script, expected) in cases {
+    for (script, expected) in troubles {
         let complaint = complaint(&browser, script, &[]).await;
         assert!(complaint.contains("pages were in trouble"), "{script}: {complaint}");
         assert!(complaint.contains(expected), "{script}: {complaint}");
     }
     Ok(())
-}
-
-#[tokio::test]
-async fn nothing_stays_of_a_test_that_is_given_up() -> Result<()> {
-    let (asked, dir) = (Arc::new(Notify::new()), tempfile::tempdir()?);
-    let site = {
-        let asked = Arc::clone(&asked);
-        Site::start(move |_| {
-            asked.notify_one();
-            page("")
-        })
-        .await?
-    };
-    let parameters = json!({ "url": site.url("/"), "expected": ["never"] });
-    let until_it_runs = async {
-        asked.notified().await;
-        processes_in(dir.path())
-    };
-    let running = tokio::select! {
-        result = browser::run(dir.path(), "harness.mjs", &parameters) => panic!("{result:?}"),
-        running = until_it_runs => running?,
-    };
-    assert!(running > 1, "the script and the browser run, but {running} are seen");
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while processes_in(dir.path())? > 0 {
-        assert!(Instant::now() < deadline, "the browser still runs");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
-}
-
-/// How many processes have something to do with this folder.
-fn processes_in(dir: &Path) -> Result<usize> {
-    let dir = dir.to_string_lossy();
-    let is_in = |process: &Path, file| {
-        // It may just have ended.
-        let text = fs::read(process.join(file)).unwrap_or_default();
-        String::from_utf8_lossy(&text).contains(&*dir)
-    };
-    let processes = fs::read_dir("/proc")?.filter_map(|entry| Some(entry.ok()?.path()));
-    Ok(processes.filter(|process| is_in(process, "cmdline") || is_in(process, "environ")).count())
 }

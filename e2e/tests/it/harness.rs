@@ -1,4 +1,4 @@
-//! The harness itself: its servers are real ones, and nothing that it starts stays behind.
+//! The harness itself: nothing that it starts stays behind.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -6,113 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use async_nats::jetstream;
-use e2e::load::Load;
-use e2e::nats::Nats;
-use e2e::postgres::Postgres;
 use e2e::process::Program;
-use e2e::stack::{Db, Stack};
-use sea_orm::{ConnectionTrait, Database, DbBackend, Statement};
-
-use crate::expect::on_each_database;
 
 const SOON: Duration = Duration::from_secs(10);
-
-#[tokio::test]
-async fn nats_keeps_its_port_and_its_data_over_a_kill() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let started = Instant::now();
-    let mut nats = Nats::start(dir.path()).await?;
-    println!("nats-server was ready after {:?}", started.elapsed());
-    let url = nats.url();
-
-    let context = jetstream::new(nats.client().await?);
-    let config = jetstream::stream::Config {
-        name: "KEPT".to_owned(),
-        subjects: vec!["kept".to_owned()],
-        max_bytes: 64 * 1024 * 1024,
-        ..Default::default()
-    };
-    context.create_stream(config).await?;
-    context.publish("kept", "confirmed".into()).await?.await?;
-
-    nats.process.kill9();
-    assert!(async_nats::connect(&url).await.is_err());
-    nats.restart().await?;
-    assert_eq!(nats.url(), url);
-    let stream = jetstream::new(nats.client().await?).get_stream("KEPT").await?;
-    assert_eq!(stream.cached_info().state.messages, 1);
-
-    nats.process.stop();
-    let connecting = tokio::time::timeout(Duration::from_millis(300), nats.client()).await;
-    assert!(!matches!(connecting, Ok(Ok(_))), "a frozen server answers");
-    nats.process.cont();
-    nats.client().await?;
-    nats.stop_server().await?;
-    assert!(!nats.process.is_running());
-    Ok(())
-}
-
-#[tokio::test]
-async fn postgres_keeps_its_port_and_its_data_over_a_kill() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let started = Instant::now();
-    let mut postgres = Postgres::start(dir.path()).await?;
-    println!("PostgreSQL was ready after {:?}", started.elapsed());
-
-    assert_eq!(postgres.psql("SHOW fsync").await?, "on\n");
-    postgres.psql("CREATE TABLE kept AS SELECT 42 AS answer").await?;
-    let url = postgres.url();
-    let started = Instant::now();
-    postgres.restart().await?;
-    println!("PostgreSQL was ready again after {:?}", started.elapsed());
-    assert_eq!(postgres.url(), url);
-
-    let database = Database::connect(&url).await?;
-    let query = Statement::from_string(DbBackend::Postgres, "SELECT answer FROM kept");
-    let row = database.query_one_raw(query).await?.expect("a row");
-    assert_eq!(row.try_get::<i32>("", "answer")?, 42);
-    // Connections that are still open do not keep it from ending.
-    postgres.stop_server().await?;
-    Ok(())
-}
-
-on_each_database!(a_stack_takes_a_load_and_shuts_down);
-
-async fn a_stack_takes_a_load_and_shuts_down(db: Db) {
-    let started = Instant::now();
-    let mut stack = Stack::start(db).await.unwrap();
-    println!("{db:?}: everything was ready after {:?}", started.elapsed());
-
-    let report = Load::new(stack.ingress.addr, stack.secret(), 40).run().await.unwrap();
-    println!("{db:?}: {:.0} callbacks/s", report.rate());
-    assert_eq!((report.accepted(), report.retries), (400, 0));
-    stack
-        .wait_until("every job ends as its last callback says", SOON, async || {
-            let jobs = stack.ackline_json(&["jobs", "list", "--json"]).await.unwrap();
-            let status = |job_id: &str| {
-                let jobs = jobs.as_array().into_iter().flatten();
-                jobs.clone().find(|job| job["id"] == job_id)?["status"].as_str()
-            };
-            report.jobs.iter().all(|job| status(&job.job_id) == job.last_status())
-        })
-        .await;
-    stack.db().await.unwrap().ping().await.unwrap();
-    stack.shut_down().await.unwrap();
-    assert!(stack.all_logs().contains("shutting down"));
-}
-
-#[tokio::test]
-async fn a_load_goes_through_another_ingress_when_one_is_gone() -> Result<()> {
-    let stack = Stack::start(Db::Sqlite).await?;
-    let mut other = stack.start_ingress_with(&[], &[]).await?;
-    other.process.kill9();
-    let load = Load::new(stack.ingress.addr, stack.secret(), 40).also(other.addr);
-    let report = load.run().await?;
-    assert_eq!(report.accepted(), 400);
-    assert!(report.retries > 0, "half of the senders begin with the one that is gone");
-    Ok(())
-}
 
 #[tokio::test]
 async fn a_process_and_its_children_end_when_it_is_dropped() -> Result<()> {
@@ -171,21 +67,6 @@ async fn a_process_has_only_the_environment_it_was_given() -> Result<()> {
     names.sort_unstable();
     assert_eq!(names, ["GIVEN", "HOME", "PATH", "TMPDIR"]);
     assert_eq!(std::fs::read_to_string(dir.path().join("logs/env.log"))?, output);
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_paused_process_goes_on_and_can_be_terminated() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let mut process =
-        shell(dir.path(), "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.01; done")
-            .start()?;
-    process.wait_for_line(|line| line == "up", SOON).await?;
-    process.stop();
-    assert!(process.terminate(Duration::from_millis(200)).await.is_err(), "it was stopped");
-    process.cont();
-    assert_eq!(process.wait(SOON).await?.code(), Some(7));
-    assert!(process.log().text().contains("bye"));
     Ok(())
 }
 
