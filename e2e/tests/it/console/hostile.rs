@@ -2,24 +2,19 @@
 
 use e2e::browser;
 use e2e::stack::Stack;
+use rstest::rstest;
 use serde_json::json;
 use worker::entity::job::Status;
 
 use super::base;
 use crate::expect::*;
 
-#[tokio::test]
-async fn hostile_strings_are_text_on_narrow_pages() {
-    hostile_strings_are_text(&["phone"]).await;
-}
-
-#[tokio::test]
+#[rstest]
+#[case::on_narrow_pages(&["phone"])]
 #[ignore = "long: make test-console"]
-async fn hostile_strings_are_text_on_pages_of_every_kind() {
-    hostile_strings_are_text(&["light", "dark", "phone", "still"]).await;
-}
-
-async fn hostile_strings_are_text(ways: &[&str]) {
+#[case::on_pages_of_every_kind(&["light", "dark", "phone", "still"])]
+#[tokio::test]
+async fn hostile_strings_are_text(#[case] ways: &[&str]) {
     let stack = Stack::builder().partitions(1).start().await.unwrap();
     let db = stack.db().await.unwrap();
     let script = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>";

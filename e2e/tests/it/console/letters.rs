@@ -2,6 +2,7 @@
 
 use e2e::browser;
 use e2e::stack::{Db, Stack};
+use rstest::rstest;
 use serde_json::json;
 use worker::entity::dead_letter::State;
 use worker::entity::job::Status;
@@ -9,18 +10,12 @@ use worker::entity::job::Status;
 use super::{base, json as ask, post};
 use crate::expect::*;
 
-#[tokio::test]
-async fn dead_letters_are_requeued_and_discarded_in_the_browser() {
-    are_requeued_and_discarded_in_the_browser(Db::Sqlite).await;
-}
-
-#[tokio::test]
+#[rstest]
+#[case::on_sqlite(Db::Sqlite)]
 #[ignore = "long: make test-console"]
-async fn dead_letters_are_requeued_and_discarded_in_the_browser_on_postgres() {
-    are_requeued_and_discarded_in_the_browser(Db::Postgres).await;
-}
-
-async fn are_requeued_and_discarded_in_the_browser(db: Db) {
+#[case::on_postgres(Db::Postgres)]
+#[tokio::test]
+async fn dead_letters_are_requeued_and_discarded_in_the_browser(#[case] db: Db) {
     let stack = Stack::builder().db(db).partitions(1).start().await.unwrap();
     refuse_poison(&stack, db).await;
     for id in ["mended", "dropped"] {

@@ -1,13 +1,13 @@
 //! A job's page follows its workflow.
 
-use e2e::act::{Act, Inputs};
+use e2e::act::Act;
 use e2e::browser;
 use e2e::stack::{Db, Stack};
 use serde_json::{Value, json};
 
 use super::base;
 use crate::expect::*;
-use crate::workflow::held;
+use crate::workflow::{held, inputs_of};
 
 /// What a browser sees of a workflow that runs under act, from the job's creation to its end.
 async fn follow(db: Db, fail: Option<&str>) -> Value {
@@ -26,7 +26,7 @@ async fn follow(db: Db, fail: Option<&str>) -> Value {
     wait_until_applied(&stack, &database).await;
 
     let go_on = stack.dir().join("go-on");
-    let mut inputs = Inputs::new(id, &stack.callback_url(), stack.secret());
+    let mut inputs = inputs_of(&stack, id);
     inputs.workflow = Some(held(&go_on));
     inputs.run_id = Some(4711);
     inputs.fail = fail.map(str::to_owned);

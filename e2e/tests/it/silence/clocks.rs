@@ -3,6 +3,7 @@
 use chrono::{DateTime, TimeDelta};
 use e2e::stack::{Worker, listening};
 use e2e::tools;
+use rstest::rstest;
 
 use super::*;
 
@@ -25,7 +26,14 @@ async fn start_with_clock(stack: &Stack, off_s: i64) -> Worker {
     worker
 }
 
-async fn a_wrong_clock_changes_nothing(db: Db, off_s: i64) {
+#[rstest]
+#[case::ahead(600)]
+#[case::behind(-600)]
+#[tokio::test]
+async fn a_wrong_clock_changes_nothing(
+    #[case] off_s: i64,
+    #[values(Db::Sqlite, Db::Postgres)] db: Db,
+) {
     let mut stack = impatient(db, "3s").start().await.unwrap();
     let rows = stack.db().await.unwrap();
     assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
@@ -47,16 +55,4 @@ async fn a_wrong_clock_changes_nothing(db: Db, off_s: i64) {
     assert_eq!((alive.status, alive.failure), (Status::Provisioning, None));
     assert_eq!(outcomes(&rows, "alive").await, [(Kind::Provisioning, Effect::Applied)]);
     assert_audited(&stack).await;
-}
-
-on_each_database!(a_clock_that_is_ahead_changes_nothing);
-
-async fn a_clock_that_is_ahead_changes_nothing(db: Db) {
-    a_wrong_clock_changes_nothing(db, 600).await;
-}
-
-on_each_database!(a_clock_that_is_behind_changes_nothing);
-
-async fn a_clock_that_is_behind_changes_nothing(db: Db) {
-    a_wrong_clock_changes_nothing(db, -600).await;
 }

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use rstest::rstest;
+
 use super::*;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,7 +48,13 @@ async fn a_job_whose_heartbeats_wait_in_the_stream_is_not_failed() {
 
 /// A sender's heartbeats reach no stream while the broker is away. Once it is back they have a whole
 /// timeout to come; only who stays silent is presumed failed.
-async fn the_broker_is_away(away: impl AsyncFnOnce(&mut Stack)) {
+#[rstest]
+#[case::killed(true)]
+#[case::frozen(false)]
+#[tokio::test]
+async fn nobody_is_presumed_failed_before_the_broker_is_back_for_a_whole_timeout(
+    #[case] killed: bool,
+) {
     let mut stack = impatient(Db::Sqlite, "2s").env("LEASE", "2s").start().await.unwrap();
     let db = stack.db().await.unwrap();
     let ids = jobs_of_each_partition();
@@ -54,7 +62,17 @@ async fn the_broker_is_away(away: impl AsyncFnOnce(&mut Stack)) {
         accept(&stack, status(id, "provisioning")).await;
     }
     wait_until_applied(&stack, &db).await;
-    away(&mut stack).await;
+    if killed {
+        stack.nats.kill9()
+    } else {
+        stack.nats.pause()
+    }
+    tokio::time::sleep(TIMEOUT * 2).await;
+    if killed {
+        stack.nats.restart().await.unwrap()
+    } else {
+        stack.nats.resume()
+    }
     // Nothing was presumed on the way, and whoever speaks now is heard first.
     let (beating, silent) = ids.split_at(3);
     stack
@@ -80,26 +98,6 @@ async fn the_broker_is_away(away: impl AsyncFnOnce(&mut Stack)) {
         assert_eq!(job(&db, id).await.unwrap().heartbeat_count, 1);
     }
     assert_audited(&stack).await;
-}
-
-#[tokio::test]
-async fn nobody_is_presumed_failed_before_the_broker_is_back_for_a_whole_timeout() {
-    the_broker_is_away(async |stack| {
-        stack.nats.kill9();
-        tokio::time::sleep(TIMEOUT * 2).await;
-        stack.nats.restart().await.unwrap();
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn nobody_is_presumed_failed_because_the_broker_was_frozen() {
-    the_broker_is_away(async |stack| {
-        stack.nats.pause();
-        tokio::time::sleep(TIMEOUT * 2).await;
-        stack.nats.resume();
-    })
-    .await;
 }
 
 /// What one owner has watched counts for the next, if it comes soon.

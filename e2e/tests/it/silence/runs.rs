@@ -7,17 +7,14 @@ use e2e::proxy::{Flow, Proxy};
 use e2e::stack::CALLBACK_PATH;
 
 use super::*;
-use crate::workflow::{RUN_LIMIT, held, wait_for_heartbeats};
+use crate::workflow::{held, inputs_of, succeeds, wait_for_heartbeats};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[tokio::test]
 async fn a_run_whose_runner_is_killed_is_presumed_failed() {
     let stack = impatient(Db::Postgres, "5s").start().await.unwrap();
-    let inputs = Inputs {
-        provision_seconds: 60,
-        ..Inputs::new("killed", &stack.callback_url(), stack.secret())
-    };
+    let inputs = Inputs { provision_seconds: 60, ..inputs_of(&stack, "killed") };
     let mut run = Act::start(stack.dir(), "act-killed", &inputs).unwrap();
     let rows = stack.db().await.unwrap();
     wait_for_heartbeats(&stack, &rows, "killed", 2).await;
@@ -62,8 +59,7 @@ async fn a_run_that_is_cut_off_is_revived_and_ends_as_it_says() {
     assert_eq!((revived.error, revived.failure, revived.finished_at), (None, None, None));
 
     std::fs::write(go_on, "").unwrap();
-    let outcome = run.finish(RUN_LIMIT).await.unwrap();
-    assert!(outcome.success, "{}", outcome.output);
+    succeeds(run).await;
     wait_for_status(&stack, &db, "cut", Status::Running).await;
     assert_eq!(
         outcomes(&db, "cut").await,

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use e2e::load::Load;
+use rstest::rstest;
 use sea_orm::TransactionTrait;
 use worker::entity::job_event::Model as JobEvent;
 
 use super::*;
 use crate::rebuild::{another, rebuild, rows};
-
-const JOBS: usize = 300;
 
 /// Each silence takes effect once: between two signs of life a job is presumed failed only once, and
 /// what is told of it again changes nothing.
@@ -26,7 +25,20 @@ fn assert_once(events: &[JobEvent]) {
     }
 }
 
-async fn workers_crash(db: Db, workers: usize, kills: usize) {
+#[rstest]
+#[case::three(Db::Postgres, 3, 1, 60)]
+#[ignore = "long: make test-faults"]
+#[case::three_often(Db::Postgres, 3, 20, 300)]
+#[case::one(Db::Sqlite, 1, 1, 60)]
+#[ignore = "long: make test-faults"]
+#[case::one_often(Db::Sqlite, 1, 5, 300)]
+#[tokio::test]
+async fn each_silence_is_presumed_once_although_workers_crash(
+    #[case] db: Db,
+    #[case] workers: usize,
+    #[case] kills: usize,
+    #[case] count: usize,
+) {
     let mut stack = Stack::builder()
         .db(db)
         .partitions(4)
@@ -42,8 +54,8 @@ async fn workers_crash(db: Db, workers: usize, kills: usize) {
         others.push(stack.start_worker_with(&[], &[]).await.unwrap());
     }
     // Half of the jobs fall silent, some before each crash, and half go through beside them.
-    let load = Load::new(stack.ingress.addr, stack.secret(), JOBS / 2);
-    let silent: Vec<String> = (0..JOBS / 2).map(|number| format!("silent-{number}")).collect();
+    let load = Load::new(stack.ingress.addr, stack.secret(), count / 2);
+    let silent: Vec<String> = (0..count / 2).map(|number| format!("silent-{number}")).collect();
     let running = load.start();
     for (kill, ids) in silent.chunks(silent.len().div_ceil(kills)).enumerate() {
         for id in ids {
@@ -76,7 +88,7 @@ async fn workers_crash(db: Db, workers: usize, kills: usize) {
     for id in &silent {
         assert!(is_presumed(&job(&live, id).await.unwrap()), "{id}");
     }
-    assert_eq!(report.jobs.len(), JOBS / 2);
+    assert_eq!(report.jobs.len(), count / 2);
     for sent in &report.jobs {
         assert!(!is_presumed(&job(&live, &sent.job_id).await.unwrap()), "{}", sent.job_id);
     }
@@ -128,26 +140,4 @@ async fn a_silence_is_told_of_once_however_long_it_takes_to_be_applied() {
     let lost = events(&db).await.into_iter().filter(|event| event.kind == Kind::Lost);
     assert_eq!(lost.count(), 4);
     assert_audited(&stack).await;
-}
-
-#[tokio::test]
-async fn three_workers_presume_each_silence_once_while_one_crashes() {
-    workers_crash(Db::Postgres, 3, 1).await;
-}
-
-#[tokio::test]
-#[ignore = "long: make test-faults"]
-async fn three_workers_presume_each_silence_once_while_many_crash() {
-    workers_crash(Db::Postgres, 3, 20).await;
-}
-
-#[tokio::test]
-async fn one_worker_presumes_each_silence_once_although_it_crashes() {
-    workers_crash(Db::Sqlite, 1, 1).await;
-}
-
-#[tokio::test]
-#[ignore = "long: make test-faults"]
-async fn one_worker_presumes_each_silence_once_although_it_crashes_often() {
-    workers_crash(Db::Sqlite, 1, 5).await;
 }

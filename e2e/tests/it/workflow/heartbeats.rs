@@ -11,10 +11,7 @@ use super::*;
 async fn heartbeats_arrive_during_later_steps_and_stop() {
     let stack = Stack::start(Db::Sqlite).await.unwrap();
     let go_on = stack.dir().join("go-on");
-    let inputs = Inputs {
-        workflow: Some(held(&go_on)),
-        ..Inputs::new("beating", &stack.callback_url(), stack.secret())
-    };
+    let inputs = Inputs { workflow: Some(held(&go_on)), ..inputs_of(&stack, "beating") };
     let run = start(&stack, &inputs);
 
     let db = stack.db().await.unwrap();
@@ -23,30 +20,10 @@ async fn heartbeats_arrive_during_later_steps_and_stop() {
     wait_for_heartbeats(&stack, &db, "beating", before + 2).await;
     assert_ne!(senders(&stack, "act-beating"), Vec::<String>::new());
     std::fs::write(go_on, "").unwrap();
-    let outcome = run.finish(RUN_LIMIT).await.unwrap();
-    assert!(outcome.success, "{}", outcome.output);
+    succeeds(run).await;
     assert_eq!(senders(&stack, "act-beating"), Vec::<String>::new());
     wait_for_status(&stack, &db, "beating", Status::Running).await;
     assert_eq!(applied(&db, "beating").await, [Kind::Provisioning, Kind::Running]);
-    assert_audited(&stack).await;
-}
-
-#[tokio::test]
-async fn heartbeats_end_with_a_runner_that_is_killed() {
-    let stack = Stack::start(Db::Sqlite).await.unwrap();
-    let inputs = Inputs {
-        provision_seconds: 60,
-        ..Inputs::new("killed", &stack.callback_url(), stack.secret())
-    };
-    let mut run = start(&stack, &inputs);
-    let db = stack.db().await.unwrap();
-    wait_for_heartbeats(&stack, &db, "killed", 2).await;
-    assert_ne!(senders(&stack, "act-killed"), Vec::<String>::new());
-    run.process.kill9();
-    let is_over = async || senders(&stack, "act-killed").is_empty();
-    stack.wait_until("the heartbeats end", SOON, is_over).await;
-    wait_until_applied(&stack, &db).await;
-    assert_eq!(job(&db, "killed").await.unwrap().status, Status::Provisioning);
     assert_audited(&stack).await;
 }
 
@@ -59,8 +36,7 @@ async fn heartbeats_end_after_their_lifetime() {
         ("ACKLINE_HEARTBEAT_LIFETIME", "3"),
         ("ACKLINE_HEARTBEAT_TIMEOUT", "7200"),
     ];
-    let (success, output) = finished(step(&stack, "start", &start)).await;
-    assert!(success, "{output}");
+    step_succeeds(step(&stack, "start", &start)).await;
     let db = stack.db().await.unwrap();
     wait_for_heartbeats(&stack, &db, "left", 1).await;
     assert_eq!(job(&db, "left").await.unwrap().heartbeat_timeout_s, Some(7200));
@@ -72,8 +48,7 @@ async fn heartbeats_end_after_their_lifetime() {
     stack.wait_until("the heartbeats end", SOON, async || !process.exists()).await;
 
     let stop = [("ACKLINE_MODE", "stop-heartbeats"), ("ACKLINE_JOB_ID", "left")];
-    let (success, output) = finished(step(&stack, "stop", &stop)).await;
-    assert!(success, "{output}");
+    let output = step_succeeds(step(&stack, "stop", &stop)).await;
     assert!(output.contains("after their lifetime of 3 s"), "{output}");
     assert_audited(&stack).await;
 }
@@ -83,8 +58,7 @@ async fn heartbeats_that_nobody_takes_fail_no_job() {
     let stack = Stack::start(Db::Sqlite).await.unwrap();
     let inputs = [("ACKLINE_JOB_ID", "unheard"), ("ACKLINE_SECRET", "not-the-secret")];
     let with_mode = |mode| [("ACKLINE_MODE", mode), inputs[0], inputs[1]];
-    let (success, output) = finished(step(&stack, "start", &with_mode("start-heartbeats"))).await;
-    assert!(success, "{output}");
+    step_succeeds(step(&stack, "start", &with_mode("start-heartbeats"))).await;
     let refused =
         async || series(stack.ingress.ops, "ackline_ingress_refused_total", &[]).await > 0.0;
     stack.wait_until("a heartbeat is refused", SOON, refused).await;
@@ -94,7 +68,6 @@ async fn heartbeats_that_nobody_takes_fail_no_job() {
     let log = state.path().join("heartbeats.log");
     let is_written = async || std::fs::read_to_string(&log).unwrap().contains("Invalid signature");
     stack.wait_until("it is in the log", SOON, is_written).await;
-    let (success, output) = finished(step(&stack, "stop", &with_mode("stop-heartbeats"))).await;
-    assert!(success, "{output}");
+    let output = step_succeeds(step(&stack, "stop", &with_mode("stop-heartbeats"))).await;
     assert!(output.contains("a heartbeat was not confirmed: the server answered 401"), "{output}");
 }

@@ -20,7 +20,7 @@ async fn inputs_are_data(db: Db) {
         region: format!("{HOSTILE}\n{HOSTILE}"),
         fail: Some(reason.clone()),
         provision_seconds: 1,
-        ..Inputs::new(HOSTILE, &stack.callback_url(), stack.secret())
+        ..inputs_of(&stack, HOSTILE)
     };
     let outcome = Act::run(stack.dir(), "act-hostile", &inputs, RUN_LIMIT).await.unwrap();
     assert!(!outcome.success, "{}", outcome.output);
@@ -38,8 +38,7 @@ async fn inputs_are_data(db: Db) {
         ("ACKLINE_AGENT_ID", HOSTILE),
         ("ACKLINE_REGION", &format!("{HOSTILE}\n")),
     ];
-    let (success, output) = finished(step(&stack, "queue", &queue)).await;
-    assert!(success, "{output}");
+    step_succeeds(step(&stack, "queue", &queue)).await;
     wait_until_applied(&stack, &database).await;
     let job = crate::expect::job(&database, HOSTILE).await.unwrap();
     assert_eq!(job.agent_id.as_deref(), Some(HOSTILE));
@@ -63,8 +62,7 @@ async fn bytes_that_are_no_text_become_replacement_characters() {
         ("ACKLINE_OUTCOMES", "look=success build=failure stop=failure"),
         ("ACKLINE_ERROR_FOLDER", folder.to_str().unwrap()),
     ];
-    let (success, output) = finished(step(&stack, "failed", &failed)).await;
-    assert!(success, "{output}");
+    step_succeeds(step(&stack, "failed", &failed)).await;
     let db = stack.db().await.unwrap();
     let job = wait_for_status(&stack, &db, "job", Status::Failed).await;
     assert_eq!(job.failed_step.as_deref(), Some("build"));
@@ -123,25 +121,15 @@ async fn what_is_wrong_with_an_input_is_said() {
     let (success, output) = finished(step(&stack, "late", &late)).await;
     assert!(!success && output.contains("every heartbeat would come too late"), "{output}");
     assert!(events(&stack.db().await.unwrap()).await.is_empty());
-}
-
-#[tokio::test]
-async fn an_empty_secret_fails_the_run_clearly_and_signs_nothing() {
-    let stack = Stack::start(Db::Sqlite).await.unwrap();
-    let inputs = Inputs::new("unsigned", &stack.callback_url(), "");
-    let outcome = start(&stack, &inputs).finish(RUN_LIMIT).await.unwrap();
-    assert!(!outcome.success, "{}", outcome.output);
-    assert!(outcome.output.contains("the secret is empty"), "{}", outcome.output);
-    assert!(!outcome.output.contains("Provisioning agent-1"), "{}", outcome.output);
-    assert_eq!(series(stack.ingress.ops, "ackline_ingress_refused_total", &[]).await, 0.0);
+    let refused = series(stack.ingress.ops, "ackline_ingress_refused_total", &[]).await;
+    assert_eq!(refused, 0.0, "nothing was sent");
 }
 
 #[tokio::test]
 async fn a_refusal_fails_at_once_with_the_servers_reason() {
     let stack = Stack::start(Db::Sqlite).await.unwrap();
     let wrong = [("ACKLINE_STATUS", "provisioning"), ("ACKLINE_SECRET", "not-the-secret")];
-    let (success, output) = finished(step(&stack, "wrong", &wrong)).await;
-    assert!(!success, "{output}");
+    let output = step_fails(step(&stack, "wrong", &wrong)).await;
     let reason = r#"not confirmed: the server answered 401: {"error":"Invalid signature"}"#;
     assert!(output.contains(reason), "{output}");
     assert!(!output.contains("trying again"), "{output}");

@@ -45,9 +45,20 @@ async fn applied(db: &DatabaseConnection, id: &str) -> Vec<Kind> {
     kinds
 }
 
+/// The inputs of a run that reports to this stack.
+pub(crate) fn inputs_of(stack: &Stack, id: &str) -> Inputs {
+    Inputs::new(id, &stack.callback_url(), stack.secret())
+}
+
 /// Starts a run in the stack's directory; its name is that of its job.
 fn start(stack: &Stack, inputs: &Inputs) -> Act {
     Act::start(stack.dir(), &format!("act-{}", inputs.job_id), inputs).unwrap()
+}
+
+/// Waits for the end of a run, which must be a success.
+pub(crate) async fn succeeds(run: Act) {
+    let outcome = run.finish(RUN_LIMIT).await.unwrap();
+    assert!(outcome.success, "{}", outcome.output);
 }
 
 /// Waits until a run has written a line.
@@ -135,4 +146,16 @@ fn step(stack: &Stack, name: &str, env: &[(&str, &str)]) -> Process {
 async fn finished(mut step: Process) -> (bool, String) {
     let status = step.wait(RUN_LIMIT).await.unwrap();
     (status.success(), step.log().text())
+}
+
+async fn step_succeeds(step: Process) -> String {
+    let (success, output) = finished(step).await;
+    assert!(success, "{output}");
+    output
+}
+
+async fn step_fails(step: Process) -> String {
+    let (success, output) = finished(step).await;
+    assert!(!success, "{output}");
+    output
 }

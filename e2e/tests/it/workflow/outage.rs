@@ -6,6 +6,7 @@ use e2e::act::Inputs;
 use e2e::port::Port;
 use e2e::proxy::{Flow, Proxy};
 use e2e::stack::{CALLBACK_PATH, Stack};
+use rstest::rstest;
 use worker::entity::job::{Failure, Status};
 use worker::entity::job_event::Kind;
 
@@ -20,7 +21,15 @@ enum At {
 }
 
 /// Ingress is away for at least this long, and at least until a callback has noticed.
-async fn ingress_is_away(at: At, time: Duration) {
+#[rstest]
+#[case::for_a_moment(Duration::ZERO)]
+#[ignore = "long: make test-workflow"]
+#[case::for_ten_seconds(Duration::from_secs(10))]
+#[tokio::test]
+async fn ingress_is_away(
+    #[case] time: Duration,
+    #[values(At::Provisioning, At::Running, At::Failed)] at: At,
+) {
     let port = Port::lease().unwrap();
     let any = ([127, 0, 0, 1], 0).into();
     let mut stack = Stack::builder().ingress_listen(port.address(), any).start().await.unwrap();
@@ -28,7 +37,7 @@ async fn ingress_is_away(at: At, time: Duration) {
     let inputs = Inputs {
         fail: (at == At::Failed).then(|| "no quota".to_owned()),
         workflow: Some(held(&go_on)),
-        ..Inputs::new("away", &stack.callback_url(), stack.secret())
+        ..inputs_of(&stack, "away")
     };
     let db = stack.db().await.unwrap();
     let run = if at == At::Provisioning {
@@ -72,40 +81,16 @@ async fn ingress_is_away(at: At, time: Duration) {
     assert_audited(&stack).await;
 }
 
-#[tokio::test]
-async fn ingress_is_away_when_provisioning_is_reported() {
-    ingress_is_away(At::Provisioning, Duration::ZERO).await;
-}
-
-#[tokio::test]
-async fn ingress_is_away_when_running_is_reported() {
-    ingress_is_away(At::Running, Duration::ZERO).await;
-}
-
-#[tokio::test]
-async fn ingress_is_away_when_a_failure_is_reported() {
-    ingress_is_away(At::Failed, Duration::ZERO).await;
-}
-
-#[tokio::test]
-#[ignore = "long: make test-workflow"]
-async fn ingress_is_away_for_ten_seconds() {
-    for at in [At::Provisioning, At::Running, At::Failed] {
-        ingress_is_away(at, Duration::from_secs(10)).await;
-    }
-}
-
 /// The broker is frozen: what ingress has handed to it may be stored later, or not.
 #[tokio::test]
 async fn a_callback_that_was_told_503_is_sent_again() {
     let stack = Stack::builder().env("PUBLISH_DEADLINE", "1s").start().await.unwrap();
-    let inputs = Inputs::new("busy", &stack.callback_url(), stack.secret());
+    let inputs = inputs_of(&stack, "busy");
     stack.nats.pause();
     let run = start(&stack, &inputs);
     wait_for_line(&run, "the server answered 503").await;
     stack.nats.resume();
-    let outcome = run.finish(RUN_LIMIT).await.unwrap();
-    assert!(outcome.success, "{}", outcome.output);
+    succeeds(run).await;
     let db = stack.db().await.unwrap();
     wait_for_status(&stack, &db, "busy", Status::Running).await;
     assert_eq!(applied(&db, "busy").await, [Kind::Provisioning, Kind::Running]);
@@ -138,8 +123,7 @@ async fn a_success_whose_answer_is_cut_off_is_sent_again_and_known_already() {
     proxy.to_client(Flow::Pass);
     proxy.cut();
     wait_for_line(&run, "trying again in").await;
-    let outcome = run.finish(RUN_LIMIT).await.unwrap();
-    assert!(outcome.success, "{}", outcome.output);
+    succeeds(run).await;
     let db = stack.db().await.unwrap();
     wait_until_applied(&stack, &db).await;
     assert_eq!(timeline(&db, "unanswered").await.len(), 3, "it was stored twice");
@@ -175,10 +159,7 @@ async fn a_beginning_that_nobody_hears_is_a_failure_with_its_reason() {
     let workflow = e2e::act::workflow().unwrap();
     let hasty = workflow.replacen("${{ vars.CALLBACK_DEADLINE || '240' }}", "2", 1);
     assert_ne!(workflow, hasty);
-    let inputs = Inputs {
-        workflow: Some(hasty),
-        ..Inputs::new("unheard", &stack.callback_url(), stack.secret())
-    };
+    let inputs = Inputs { workflow: Some(hasty), ..inputs_of(&stack, "unheard") };
     let run = start(&stack, &inputs);
     wait_for_line(&run, "the callback provisioning was not confirmed").await;
     stack.start_ingress().await.unwrap();

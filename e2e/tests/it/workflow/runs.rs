@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use e2e::act::{self, Act, Inputs};
+use e2e::act::{Act, Inputs};
 use e2e::stack::{Db, Stack};
 use worker::entity::job::{Failure, Status};
 use worker::entity::job_event::{Effect, Kind};
@@ -75,24 +75,14 @@ async fn workflow_runs_become_rows(db: Db) {
     // A job id that would be code if anything took it for code.
     let (succeeds, fails) = ("ok-\"$(touch pwned)\"-ö'`", "fails-1");
     for id in [succeeds, fails] {
-        let args = [
-            "send",
-            "--status",
-            "queued",
-            "--job-id",
-            id,
-            "--agent-id",
-            "agent-1",
-            "--region",
-            "eu",
-        ];
-        stack.ackline(&args).await.unwrap();
+        let send = ["send", "--status=queued", "--agent-id=agent-1", "--region=eu", "--job-id", id];
+        stack.ackline(&send).await.unwrap();
     }
     let inputs = |id: &str, fail: Option<&str>| Inputs {
         fail: fail.map(Into::into),
         run_id: Some(4242),
         run_attempt: Some(3),
-        ..Inputs::new(id, &stack.callback_url(), stack.secret())
+        ..inputs_of(&stack, id)
     };
     let (ok, failing) = (inputs(succeeds, None), inputs(fails, Some(REASON)));
     let (ok, failing) = tokio::join!(
@@ -155,46 +145,10 @@ async fn workflow_runs_become_rows(db: Db) {
     assert_eq!(listed[0]["id"], succeeds);
 }
 
-/// Adds a step in front of the placeholder.
-fn with_step_before(run: &str) -> String {
-    let workflow = act::workflow().unwrap();
-    let step = format!(
-        "      - name: Look\n        id: look\n        run: {run}\n\n      - name: Provision\n"
-    );
-    let edited = workflow.replace("      - name: Provision\n", &step).replace(
-        "            provision=$",
-        "            look=${{ steps.look.outcome }}\n            provision=$",
-    );
-    assert!(edited.contains("name: Look") && edited.contains("look=$"), "{edited}");
-    edited
-}
-
-#[tokio::test]
-async fn a_failure_before_the_placeholder_is_reported_with_its_own_step() {
-    let stack = Stack::start(Db::Sqlite).await.unwrap();
-    let inputs = Inputs {
-        workflow: Some(with_step_before("exit 3")),
-        ..Inputs::new("early", &stack.callback_url(), stack.secret())
-    };
-    let outcome = start(&stack, &inputs).finish(RUN_LIMIT).await.unwrap();
-    assert!(!outcome.success, "{}", outcome.output);
-    assert!(!outcome.output.contains("Provisioning agent-1"), "{}", outcome.output);
-
-    let db = stack.db().await.unwrap();
-    let job = wait_for_status(&stack, &db, "early", Status::Failed).await;
-    assert_eq!(job.failed_step.as_deref(), Some("look"));
-    assert_eq!(job.error.as_deref(), Some("The step look failed."));
-    assert_eq!(applied(&db, "early").await, [Kind::Provisioning, Kind::Failed]);
-    assert_audited(&stack).await;
-}
-
 #[tokio::test]
 async fn a_cancelled_run_is_reported_as_cancelled() {
     let stack = Stack::start(Db::Sqlite).await.unwrap();
-    let inputs = Inputs {
-        provision_seconds: 600,
-        ..Inputs::new("cancelled", &stack.callback_url(), stack.secret())
-    };
+    let inputs = Inputs { provision_seconds: 600, ..inputs_of(&stack, "cancelled") };
     let mut run = start(&stack, &inputs);
     let db = stack.db().await.unwrap();
     wait_for_line(&run, "Provisioning agent-1").await;
@@ -219,7 +173,7 @@ async fn a_run_again_starts_afresh_and_its_predecessor_is_not_heard_any_more() {
         run_attempt: Some(attempt),
         fail: fail.map(Into::into),
         provision_seconds: 1,
-        ..Inputs::new("again", &stack.callback_url(), stack.secret())
+        ..inputs_of(&stack, "again")
     };
     let first =
         Act::run(stack.dir(), "act-1", &attempt(1, Some("no quota")), RUN_LIMIT).await.unwrap();
@@ -244,8 +198,7 @@ async fn a_run_again_starts_afresh_and_its_predecessor_is_not_heard_any_more() {
         ("GITHUB_RUN_ID", "77"),
         ("GITHUB_RUN_ATTEMPT", "1"),
     ];
-    let (success, output) = finished(step(&stack, "late", &late)).await;
-    assert!(success, "{output}");
+    step_succeeds(step(&stack, "late", &late)).await;
     wait_until_applied(&stack, &db).await;
     let last = timeline(&db, "again").await.pop().unwrap();
     assert_eq!((last.kind, last.outcome), (Kind::Failed, Effect::Ignored), "{last:?}");
@@ -271,7 +224,7 @@ async fn the_documented_workflow_does_what_is_said_of_it() {
     let stack = Stack::start(Db::Sqlite).await.unwrap();
     let inputs = |id: &str, provision: &str| Inputs {
         workflow: Some(documented_workflow(provision)),
-        ..Inputs::new(id, &stack.callback_url(), stack.secret())
+        ..inputs_of(&stack, id)
     };
     let (good, bad) = (inputs("good", "true"), inputs("bad", "ls /no/such/file"));
     let (good, bad) =

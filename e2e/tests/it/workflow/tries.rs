@@ -67,8 +67,7 @@ async fn every_try_has_the_same_id_and_a_time_and_signature_of_its_own() {
         assert_eq!((&body["job_id"], &body["status"]), (&"job".into(), &"provisioning".into()));
         tries.push((signature, body));
     }
-    let (success, output) = finished(program).await;
-    assert!(success, "{output}");
+    let output = step_succeeds(program).await;
     assert!(output.contains("the server answered 429; trying again in 2 s"), "{output}");
     for pair in tries.windows(2) {
         assert_ne!(pair[0].0, pair[1].0);
@@ -95,8 +94,7 @@ async fn trying_ends_at_the_deadline_whatever_the_server_asks_for() {
     let (first, _) = server.answer(patient).await;
     let (last, _) = server.answer(patient).await;
     assert_ne!(first, last);
-    let (success, output) = finished(program).await;
-    assert!(!success, "{output}");
+    let output = step_fails(program).await;
     assert!(output.contains("gave up after 3 s: the server answered 503"), "{output}");
 }
 
@@ -109,8 +107,7 @@ async fn a_redirect_is_not_followed() {
     let program = step(&stack, "redirected", &status);
     let answer = format!("307 Temporary Redirect\r\nLocation: {}", stack.callback_url());
     server.answer(&answer).await;
-    let (success, output) = finished(program).await;
-    assert!(!success, "{output}");
+    let output = step_fails(program).await;
     assert!(output.contains("the server answered 307, and redirects are not followed"), "{output}");
     assert!(events(&stack.db().await.unwrap()).await.is_empty());
 }
