@@ -259,22 +259,20 @@ async fn what_is_not_known_of_a_job_has_a_code_of_its_own() {
     let stack = Stack::builder().partitions(1).start().await.unwrap();
     accept(&stack, status("slow", "provisioning")).await;
     wait_until_applied(&stack, &stack.db().await.unwrap()).await;
-    let slow = ackline(&stack, &["jobs", "watch", "slow", "--timeout", "100ms"]);
-    let (code, out, text) = run_split(&stack, &slow).await;
-    assert!(code == 3 && text.contains("the job \"slow\" is provisioning after 100ms"), "{text}");
-    assert!(out.ends_with("  slow  is provisioning\n"), "{out}");
-    let nobody = ackline(&stack, &["jobs", "watch", "nobody", "--timeout", "100ms"]);
-    let (code, _, text) = run_split(&stack, &nobody).await;
-    assert!(code == 3 && text.contains("the job \"nobody\" is not known after"), "{text}");
-    let elsewhere = ackline(&stack, &["jobs", "watch", "slow"]).env("DATABASE_URL", "sqlite:no.db");
-    let (code, _, text) = run_split(&stack, &elsewhere).await;
-    assert!(code == 3 && text.contains("the database can't be reached"), "{text}");
+    let watch = |args: &[&str]| ackline(&stack, &["jobs", "watch"]).args(args);
+    let elsewhere = watch(&["slow"]).env("DATABASE_URL", "sqlite:no.db");
+    for (program, code, words) in [
+        (watch(&["slow", "--timeout", "100ms"]), 3, "the job \"slow\" is provisioning after 100ms"),
+        (watch(&["nobody", "--timeout", "100ms"]), 3, "the job \"nobody\" is not known after"),
+        (elsewhere, 3, "the database can't be reached"),
+        (watch(&["--timeout", "1s"]), 2, "<ID>"),
+    ] {
+        let (ended, _, text) = run_split(&stack, &program).await;
+        assert!(ended == code && text.contains(words), "{words}: {ended} {text}");
+    }
     let mut watch = stack.spawn(&ackline(&stack, &["jobs", "watch", "slow"])).unwrap();
     says(&watch, "is provisioning").await;
     assert_eq!(watch.interrupt(SOON).await.unwrap().code(), Some(3));
-    let (code, _, text) =
-        run_split(&stack, &ackline(&stack, &["jobs", "watch", "--timeout", "1s"])).await;
-    assert!(code == 2 && text.contains("<ID>"), "{text}");
 }
 
 #[tokio::test]

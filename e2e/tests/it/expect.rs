@@ -1,9 +1,9 @@
 //! What several tests ask of the system.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use async_nats::jetstream::stream::Stream;
 use chrono::{DateTime, Utc};
 use e2e::check;
 use e2e::http::{Answer, Client};
@@ -11,7 +11,9 @@ use e2e::load::Report;
 use e2e::process::{Process, Program};
 use e2e::stack::{CALLBACK_PATH, Db, Stack, Worker, address, listening};
 use hyper::Method;
-use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, EntityTrait, TransactionTrait,
+};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use worker::entity::{dead_letter, job, job_event, partition};
@@ -54,6 +56,16 @@ pub(crate) async fn accept(stack: &Stack, body: impl Into<String>) {
     let body = body.into();
     let answer = stack.post(body.clone()).await.unwrap();
     assert_eq!((answer.status, answer.text().as_str()), (200, r#"{"received":true}"#), "{body}");
+}
+
+/// Posts a callback until it is accepted: ingress may not be connected again yet.
+pub(crate) async fn until_accepted(stack: &Stack, body: impl Into<String>) {
+    let body = body.into();
+    stack
+        .wait_until("ingress accepts", SOON, async || {
+            stack.post(body.clone()).await.is_ok_and(|answer| answer.status == 200)
+        })
+        .await;
 }
 
 /// Posts a callback from a task of its own, because the answer may be long in coming.
@@ -108,6 +120,12 @@ pub(crate) async fn stream_ends(stack: &Stack) -> Vec<u64> {
     check::stream_ends(stack.nats.client().await.unwrap()).await.unwrap()
 }
 
+/// The stream of the first partition.
+pub(crate) async fn first_stream(stack: &Stack) -> Stream {
+    let jetstream = async_nats::jetstream::new(stack.nats.client().await.unwrap());
+    jetstream.get_stream("CALLBACKS-00").await.unwrap()
+}
+
 /// Waits until every stream is applied to its end.
 pub(crate) async fn wait_until_applied(stack: &Stack, db: &DatabaseConnection) {
     let ends = stream_ends(stack).await;
@@ -118,25 +136,39 @@ pub(crate) async fn wait_until_applied(stack: &Stack, db: &DatabaseConnection) {
         .await;
 }
 
+/// What most faults end with: all that senders know to be accepted is applied, exactly once and in
+/// order, and nothing else became of it.
+pub(crate) async fn assert_all_applied(stack: &Stack, report: &Report) {
+    let db = stack.db().await.unwrap();
+    wait_until_applied(stack, &db).await;
+    assert_exactly_once(&db, report).await;
+    assert!(dead_letters(&db).await.is_empty());
+    assert_audited(stack).await;
+}
+
+/// Lets every batch that writes to a table of PostgreSQL wait until this is rolled back.
+pub(crate) async fn lock_table(db: &DatabaseConnection, table: &str) -> DatabaseTransaction {
+    let lock = db.begin().await.unwrap();
+    let statement = format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+    lock.execute_unprepared(&statement).await.unwrap();
+    lock
+}
+
+/// Waits until somebody waits for this table.
+pub(crate) async fn wait_until_blocked(stack: &Stack, table: &str) {
+    let waiting = format!(
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = '{table}'::regclass"
+    );
+    let postgres = stack.postgres.as_ref().unwrap();
+    stack
+        .wait_until(&format!("somebody waits for {table}"), SOON, async || {
+            postgres.psql(&waiting).await.unwrap().trim() != "0"
+        })
+        .await;
+}
+
 /// Every accepted callback of a load has taken effect exactly once, in the order of its job.
 pub(crate) async fn assert_exactly_once(db: &DatabaseConnection, report: &Report) {
-    assert_statuses_exactly_once(db, report).await;
-    assert_heartbeats_exactly_once(db, report).await;
-}
-
-/// Every job has as many heartbeats as were accepted.
-pub(crate) async fn assert_heartbeats_exactly_once(db: &DatabaseConnection, report: &Report) {
-    let jobs: HashMap<String, i32> =
-        jobs(db).await.into_iter().map(|job| (job.id, job.heartbeat_count)).collect();
-    for sent in &report.jobs {
-        let heartbeats = sent.heartbeats();
-        assert_eq!(jobs[&sent.job_id] as u64, heartbeats, "heartbeats of {}", sent.job_id);
-    }
-}
-
-/// The same, where heartbeats were sent again after an unknown outcome: each is signed anew, with
-/// another time, and may count as another one.
-pub(crate) async fn assert_statuses_exactly_once(db: &DatabaseConnection, report: &Report) {
     assert_load_exactly_once(db, report, &[]).await;
 }
 

@@ -51,10 +51,7 @@ async fn slow_bodies_give_way_to_callbacks() {
         assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
         assert!(answer.ends_with(r#"{"error":"Body not received in time"}"#), "{answer}");
     }
-    let db = stack.db().await.unwrap();
-    wait_until_applied(&stack, &db).await;
-    assert_exactly_once(&db, &report).await;
-    assert_audited(&stack).await;
+    assert_all_applied(&stack, &report).await;
 }
 
 #[tokio::test]
@@ -81,10 +78,7 @@ async fn idle_connections_give_way_to_callbacks() {
     let labels = [("listener", "callbacks")];
     let open = async || series(ingress.ops, "ackline_connections", &labels).await;
     stack.wait_until("no connection is left", SOON, async || open().await == 0.0).await;
-    let db = stack.db().await.unwrap();
-    wait_until_applied(&stack, &db).await;
-    assert_exactly_once(&db, &report).await;
-    assert_audited(&stack).await;
+    assert_all_applied(&stack, &report).await;
 }
 
 /// Who comes again and again without a secret, never slow enough to lose a place.

@@ -79,14 +79,10 @@ async fn senders_add_no_series() {
         assert_eq!(stack.post(unknown).await.unwrap().status, 400);
         let signature = [("x-signature", name)];
         assert_eq!(stack.ingress.post(&signature, "{}").await.unwrap().status, 401);
-        assert_eq!(
-            e2e::http::get(stack.ingress.addr, &format!("/{name}")).await.unwrap().status,
-            404
-        );
-        assert_eq!(
-            e2e::http::get(stack.worker.ops, &format!("/{name}")).await.unwrap().status,
-            404
-        );
+        for server in [stack.ingress.addr, stack.worker.ops] {
+            let answer = e2e::http::get(server, &format!("/{name}")).await.unwrap();
+            assert_eq!(answer.status, 404);
+        }
     };
     let after = async |jobs: u64| {
         wait_until_applied(&stack, &db).await;

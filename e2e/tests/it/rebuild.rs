@@ -9,6 +9,7 @@ use worker::entity::job::Status;
 
 use crate::audit::everything_happens;
 use crate::expect::*;
+use crate::faults::restore::Way;
 
 /// Every row of the three tables, as the streams give them.
 pub(crate) async fn rows(db: &DatabaseConnection) -> String {
@@ -111,9 +112,7 @@ async fn a_stream_without_its_beginning_is_rebuilt_only_when_asked_for() {
         }
     }
     wait_until_applied(&stack, &database).await;
-    let jetstream = async_nats::jetstream::new(stack.nats.client().await.unwrap());
-    let stream = jetstream.get_stream("CALLBACKS-00").await.unwrap();
-    stream.purge().sequence(3).await.unwrap();
+    first_stream(&stack).await.purge().sequence(3).await.unwrap();
 
     let (url, empty) = another(&stack, Db::Postgres, "rebuilt").await;
     let (code, output) = rebuild(&stack, &url, &[]).await;
@@ -139,10 +138,7 @@ async fn a_restored_database_repeats_what_was_decided() {
     let live = stack.db().await.unwrap();
     accept(&stack, status("good", "queued")).await;
     wait_until_applied(&stack, &live).await;
-    let backup = stack.database_url().replace("ackline.db", "backup.db");
-    let (_, file) = backup.split_once(':').unwrap();
-    let file = file.split('?').next().unwrap().to_owned();
-    live.execute_unprepared(&format!("VACUUM INTO '{file}'")).await.unwrap();
+    Way::SqliteVacuum.back_up(&mut stack, "backup").await;
 
     refuse_poison(&stack, Db::Sqlite).await;
     for id in ["dropped", "mended"] {
@@ -163,13 +159,7 @@ async fn a_restored_database_repeats_what_was_decided() {
 
     // The database as it was, without the rule that refused the callback.
     live.close().await.unwrap();
-    assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
-    let database = stack.database_url().split_once(':').unwrap().1.split('?').next().unwrap();
-    for suffix in ["-wal", "-shm"] {
-        let _ = std::fs::remove_file(format!("{database}{suffix}"));
-    }
-    std::fs::rename(&file, database).unwrap();
-    stack.start_worker().await.unwrap();
+    Way::SqliteVacuum.put_back(&mut stack, "backup").await;
     let restored = stack.db().await.unwrap();
     wait_until_applied(&stack, &restored).await;
     assert_eq!(rows(&restored).await, expected);

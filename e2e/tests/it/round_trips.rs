@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use e2e::stack::{Db, Stack};
-use sea_orm::{ConnectionTrait, TransactionTrait};
+use sea_orm::ConnectionTrait;
 
 use crate::expect::*;
 
@@ -46,16 +46,9 @@ async fn a_batch_of_any_size_takes_the_same_statements_and_one_of_them_is_the_fe
 
     // While this table is locked, one callback waits in a batch of its own, and the others behind
     // it make the next one.
-    let lock = db.begin().await.unwrap();
-    lock.execute_unprepared("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let lock = lock_table(&db, "jobs").await;
     accept(&stack, event(0, "provisioning")).await;
-    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'jobs'::regclass";
-    let postgres = stack.postgres.as_ref().unwrap();
-    stack
-        .wait_until("the first batch is open", SOON, async || {
-            postgres.psql(waiting).await.unwrap().trim() == "1"
-        })
-        .await;
+    wait_until_blocked(&stack, "jobs").await;
     for job in 0..100 {
         accept(&stack, event(job, "running")).await;
     }

@@ -12,6 +12,7 @@ mod siege;
 use attacker::Attack;
 use e2e::stack::{CALLBACK_PATH, Stack};
 use programs::SlowHttpTest;
+use rstest::rstest;
 use siege::Siege;
 
 /// More places than attackers: only the limits on time end them.
@@ -34,7 +35,11 @@ async fn stack(places: [(&str, &str); 2]) -> Stack {
 }
 
 /// All kinds of attackers at once.
-async fn withstands_every_attack(places: [(&str, &str); 2], name: &str) {
+#[rstest]
+#[case::with_room_for_all(ROOMY)]
+#[case::in_the_places_of_slow_ones(NARROW)]
+#[tokio::test]
+async fn honest_senders_go_on(#[case] places: [(&str, &str); 2]) {
     let stack = stack(places).await;
     let siege = Siege::begin(&stack).await;
     let attackers: Vec<_> =
@@ -44,20 +49,17 @@ async fn withstands_every_attack(places: [(&str, &str); 2], name: &str) {
         let what = format!("ingress has ended every attacker with {attack:?}");
         stack.wait_until(&what, crate::expect::SOON, async || attackers.open() == 0).await;
     }
+    let name = "slow heads, bodies and readers at once";
     siege.end(name, Attack::CONNECTIONS, places).await;
 }
 
+#[rstest]
+#[case::slow_heads(SlowHttpTest::Heads)]
+#[case::slow_bodies(SlowHttpTest::Bodies)]
+#[case::slow_readers(SlowHttpTest::Readers)]
 #[tokio::test]
-async fn honest_senders_go_on_beside_slow_ones() {
-    withstands_every_attack(ROOMY, "slow heads, bodies and readers at once").await;
-}
-
-#[tokio::test]
-async fn honest_senders_get_the_places_of_slow_ones() {
-    withstands_every_attack(NARROW, "slow heads, bodies and readers at once").await;
-}
-
-async fn withstands(mode: SlowHttpTest) {
+#[ignore = "long: make test-door"]
+async fn honest_senders_go_on_beside_slowhttptest(#[case] mode: SlowHttpTest) {
     for places in [ROOMY, NARROW] {
         let stack = stack(places).await;
         let siege = Siege::begin(&stack).await;
@@ -66,22 +68,4 @@ async fn withstands(mode: SlowHttpTest) {
         siege.is_over(&attack).await;
         siege.end(mode.name(), SlowHttpTest::CONNECTIONS, places).await;
     }
-}
-
-#[tokio::test]
-#[ignore = "long: make test-door"]
-async fn slowhttptest_with_slow_heads() {
-    withstands(SlowHttpTest::Heads).await;
-}
-
-#[tokio::test]
-#[ignore = "long: make test-door"]
-async fn slowhttptest_with_slow_bodies() {
-    withstands(SlowHttpTest::Bodies).await;
-}
-
-#[tokio::test]
-#[ignore = "long: make test-door"]
-async fn slowhttptest_with_slow_readers() {
-    withstands(SlowHttpTest::Readers).await;
 }

@@ -37,18 +37,10 @@ impl SlowHttpTest {
             // Ten requests at once, of whose answers it takes five bytes a second.
             Self::Readers => &["-X", "-k", "10", "-w", "10", "-y", "20", "-n", "1", "-z", "5"],
         };
-        let program = Program::new("slowhttptest", tools::slowhttptest()?, dir).args(mode).args([
-            "-c",
-            &connections,
-            "-r",
-            &connections,
-            "-l",
-            "60",
-            "-p",
-            "5",
-            "-u",
-            url,
-        ]);
+        let program = Program::new("slowhttptest", tools::slowhttptest()?, dir)
+            .args(mode)
+            .args(["-c", &connections, "-r", &connections])
+            .args(["-l", "60", "-p", "5", "-u", url]);
         program.start()
     }
 }

@@ -129,6 +129,8 @@ async fn chunks_that_lie_are_refused() {
     let each: String = body.chars().map(|byte| format!("1\r\n{byte}\r\n")).collect();
     let read = &[RECEIVED, NOT_FOUND][..];
     let broken = &[BROKEN][..];
+    let (long, many) = ("x".repeat(17_000), "A: 1\r\n".repeat(1_100));
+    let behind = |fields: &str| format!("{n:x}\r\n{body}\r\n0\r\n{fields}\r\n");
     for (case, chunks, expected) in [
         ("one", format!("{n:x}\r\n{body}{end}"), read),
         ("one a byte", format!("{each}0\r\n\r\n"), read),
@@ -136,20 +138,12 @@ async fn chunks_that_lie_are_refused() {
         ("zeros before", format!("{n:020x}\r\n{body}{end}"), read),
         ("blanks behind the size", format!("{n:x} \r\n{body}{end}"), read),
         ("an extension", format!("{n:x};a=b;c=\"d\"\r\n{body}{end}"), read),
-        ("too long an extension", format!("{n:x};{}\r\n{body}{end}", "x".repeat(17_000)), broken),
+        ("too long an extension", format!("{n:x};{long}\r\n{body}{end}"), broken),
         ("a newline in an extension", format!("{n:x};a\nb\r\n{body}{end}"), broken),
-        ("a signature behind it", format!("{n:x}\r\n{body}\r\n0\r\nX-Signature: 0\r\n\r\n"), read),
-        (
-            "too much behind it",
-            format!("{n:x}\r\n{body}\r\n0\r\nA: {}\r\n\r\n", "x".repeat(17_000)),
-            broken,
-        ),
-        (
-            "too many fields behind it",
-            format!("{n:x}\r\n{body}\r\n0\r\n{}\r\n", "A: 1\r\n".repeat(1_100)),
-            broken,
-        ),
-        ("nonsense behind it", format!("{n:x}\r\n{body}\r\n0\r\n\0\r\n\r\n"), broken),
+        ("a signature behind it", behind("X-Signature: 0\r\n"), read),
+        ("too much behind it", behind(&format!("A: {long}\r\n")), broken),
+        ("too many fields behind it", behind(&many), broken),
+        ("nonsense behind it", behind("\0\r\n"), broken),
         ("no size", format!("\r\n{body}{end}"), broken),
         ("letters", format!("zz\r\n{body}{end}"), broken),
         ("below 0", format!("-{n:x}\r\n{body}{end}"), broken),
@@ -161,11 +155,7 @@ async fn chunks_that_lie_are_refused() {
         ("no end", format!("{n:x}\r\n{body}\r\n"), broken),
         ("a size of 68 bits", format!("FFFFFFFFFFFFFFFFF\r\n{body}{end}"), broken),
         ("one beyond the limit", format!("10001\r\n{}{end}", " ".repeat(65_537)), &[TOO_LARGE]),
-        (
-            "beyond the limit, then a lie",
-            format!("10002\r\n{}zz", " ".repeat(65_538)),
-            &[TOO_LARGE],
-        ),
+        ("beyond it, then a lie", format!("10002\r\n{}zz", " ".repeat(65_538)), &[TOO_LARGE]),
     ] {
         let signed = door.signed(&body) + "Transfer-Encoding: chunked\r\n";
         let request = format!("POST {CALLBACK_PATH} HTTP/1.1\r\nHost: a\r\n{signed}\r\n{chunks}");
@@ -243,83 +233,33 @@ async fn no_body_is_read_as_a_request() {
     let bad = good.replace("X-Signature: ", "X-Signature: 0");
     let large = " ".repeat(70_000) + hidden;
     let chunk = format!("{n:x}\r\n{hidden}\r\n0\r\n\r\n");
-    let unread = |line: &str| format!("{line} HTTP/1.1\r\nHost: a\r\n");
-    let (elsewhere, put, here) = (
-        unread("POST /"),
-        unread(&format!("PUT {CALLBACK_PATH}")),
-        unread(&format!("POST {CALLBACK_PATH}")),
-    );
+    let (put, post) = (format!("PUT {CALLBACK_PATH}"), format!("POST {CALLBACK_PATH}"));
+    let begun = |line: &str, field: &str| format!("{line} HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n");
+    let sized = |line: &str, n: usize| begun(line, &format!("Content-Length: {n}"));
+    let chunked = |line: &str| begun(line, "Transfer-Encoding: chunked");
+    let both = format!("Content-Length: {}\r\nTransfer-Encoding: chunked", chunk.len());
+    let last = good.replace("Host", "Connection: close\r\nHost");
+    let large_chunk = format!("{:x}\r\n{large}\r\n", large.len());
     for (case, said, expected) in [
-        ("two good ones", format!("{good}{good}"), &[RECEIVED, RECEIVED, NOT_FOUND][..]),
-        (
-            "good, bad and good",
-            format!("{good}{bad}{good}"),
-            &[RECEIVED, UNSIGNED, RECEIVED, NOT_FOUND],
-        ),
-        (
-            "a last one",
-            format!("{}{good}", good.replace("Host", "Connection: close\r\nHost")),
-            &[RECEIVED],
-        ),
-        (
-            "another path",
-            format!("{elsewhere}Content-Length: {n}\r\n\r\n{hidden}{good}"),
-            &[NOT_FOUND, RECEIVED, NOT_FOUND],
-        ),
-        (
-            "another path, chunked",
-            format!("{elsewhere}Transfer-Encoding: chunked\r\n\r\n{chunk}{good}"),
-            &[NOT_FOUND, RECEIVED, NOT_FOUND],
-        ),
-        (
-            "another method",
-            format!("{put}Content-Length: {n}\r\n\r\n{hidden}{good}"),
-            &[NOT_ALLOWED, RECEIVED, NOT_FOUND],
-        ),
-        (
-            "not signed",
-            format!("{here}Content-Length: {n}\r\n\r\n{hidden}{good}"),
-            &[UNSIGNED, RECEIVED, NOT_FOUND],
-        ),
-        (
-            "too large",
-            format!("{here}Content-Length: {}\r\n\r\n{large}{good}", large.len()),
-            &[TOO_LARGE],
-        ),
-        (
-            "too large, chunked",
-            format!(
-                "{here}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{large}\r\n{chunk}{good}",
-                large.len()
-            ),
-            &[TOO_LARGE],
-        ),
-        (
-            "broken chunks",
-            format!("{here}Transfer-Encoding: chunked\r\n\r\n1\r\n{hidden}{good}"),
-            &[BROKEN],
-        ),
-        (
-            "both a length and chunks",
-            format!(
-                "{here}Content-Length: {}\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}{good}",
-                chunk.len()
-            ),
-            &[UNSIGNED],
-        ),
+        ("two good ones", good.clone(), &[RECEIVED, RECEIVED, NOT_FOUND][..]),
+        ("good, then bad", format!("{good}{bad}"), &[RECEIVED, UNSIGNED, RECEIVED, NOT_FOUND]),
+        ("a last one", last, &[RECEIVED]),
+        ("another path", sized("POST /", n) + hidden, &[NOT_FOUND, RECEIVED, NOT_FOUND]),
+        ("another, chunked", chunked("POST /") + &chunk, &[NOT_FOUND, RECEIVED, NOT_FOUND]),
+        ("another method", sized(&put, n) + hidden, &[NOT_ALLOWED, RECEIVED, NOT_FOUND]),
+        ("not signed", sized(&post, n) + hidden, &[UNSIGNED, RECEIVED, NOT_FOUND]),
+        ("too large", sized(&post, large.len()) + &large, &[TOO_LARGE]),
+        ("too large, chunked", chunked(&post) + &large_chunk + &chunk, &[TOO_LARGE]),
+        ("broken chunks", chunked(&post) + "1\r\n" + hidden, &[BROKEN]),
+        ("both a length and chunks", begun(&post, &both) + &chunk, &[UNSIGNED]),
         (
             "chunks and a length",
-            format!("{here}Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n{good}"),
+            begun(&post, "Transfer-Encoding: chunked\r\nContent-Length: 5") + "0\r\n\r\n",
             &[UNSIGNED],
         ),
-        (
-            "chunks in HTTP/1.0",
-            format!("{here}Transfer-Encoding: chunked\r\n\r\n{chunk}{good}")
-                .replacen("1.1", "1.0", 1),
-            &[BAD_REQUEST],
-        ),
+        ("chunks in HTTP/1.0", chunked(&post).replacen("1.1", "1.0", 1) + &chunk, &[BAD_REQUEST]),
     ] {
-        door.hears(case, said + BEHIND, expected).await;
+        door.hears(case, said + &good + BEHIND, expected).await;
     }
     door.leaves(&["j"]).await;
 }

@@ -6,7 +6,7 @@ mod json;
 
 use std::net::SocketAddr;
 
-use async_nats::jetstream::{self, stream::Stream};
+use async_nats::jetstream::stream::Stream;
 use e2e::stack::{Builder, Stack};
 
 use crate::expect::*;
@@ -33,8 +33,7 @@ impl Door {
 
     async fn of(builder: Builder) -> Self {
         let stack = builder.partitions(1).start().await.unwrap();
-        let jetstream = jetstream::new(stack.nats.client().await.unwrap());
-        let stream = jetstream.get_stream("CALLBACKS-00").await.unwrap();
+        let stream = first_stream(&stack).await;
         Self { stack, stream, accepted: 0 }
     }
 

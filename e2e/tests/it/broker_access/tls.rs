@@ -135,7 +135,7 @@ async fn a_worker_connects_to_no_server_that_it_was_not_told_of() {
     let log = worker.process.log();
     stack
         .wait_until("the worker has tried in vain", SOON, async || {
-            log.text().matches("event: client error").count() >= 5
+            log.text().matches("event: client error").count() >= 3
         })
         .await;
     assert_eq!(log.text().matches("event: connected").count(), 1);

@@ -9,15 +9,10 @@ use worker::entity::job::Status;
 use super::figures::wait_until_whole;
 use crate::expect::*;
 
-/// Runs a command of `ackline`; whether it succeeded, and what it said.
-async fn ask(stack: &Stack, node: &str, args: &[&str]) -> (bool, String) {
-    let program = stack.program("ackline").unwrap().env("NATS_URL", node).args(args);
-    let mut process = stack.spawn(&program).unwrap();
-    let ended = process.wait(SOON).await.unwrap();
-    (ended.success(), process.log().text())
-}
-
+/// Nodes take more than ten seconds to miss their leader. `worker/tests/rules/verdict.rs` shows what
+/// follows from that.
 #[tokio::test]
+#[ignore = "long: make test-faults"]
 async fn what_a_node_alone_says_of_a_stream_is_not_believed() {
     let mut stack = Stack::builder().cluster().partitions(1).start().await.unwrap();
     let db = stack.db().await.unwrap();
@@ -36,11 +31,11 @@ async fn what_a_node_alone_says_of_a_stream_is_not_believed() {
         })
         .await;
 
-    let (is_clean, audit) = ask(&stack, &url, &["audit"]).await;
-    let (is_done, prune) = ask(&stack, &url, &["prune", "--older-than", "1ms", "--json"]).await;
-    let say_so = [&audit, &prune].map(|said| said.contains("has no leader"));
-    assert_eq!(say_so, [true, true], "{audit}\n{prune}");
-    assert_eq!((is_clean, is_done), (false, true));
+    // Neither judges by such a description.
+    for (args, code) in [(&["audit"][..], 1), (&["prune", "--older-than", "1ms", "--json"], 0)] {
+        let (ended, said) = run(&stack, &ackline(&stack, args).env("NATS_URL", &url)).await;
+        assert!(ended == code && said.contains("has no leader"), "{args:?}: {ended} {said}");
+    }
     let row = &partitions(&db).await[0];
     assert_eq!((row.applied_seq, &row.stopped_reason), (1, &None));
 }

@@ -8,6 +8,7 @@ use e2e::load::Running;
 use e2e::proxy::{Flow, Proxy};
 use e2e::stack::{Db, Ingress, Stack};
 use futures::{StreamExt, TryStreamExt};
+use rstest::rstest;
 use serde_json::json;
 use shared::partition::Partition;
 use worker::entity::job::Status;
@@ -38,7 +39,12 @@ async fn are_refused(stack: &Stack, running: &Running, more: u64) {
     stack.wait_until("callbacks are refused", SOON, async || running.retries() >= target).await;
 }
 
-async fn killed(kills: usize) {
+#[rstest]
+#[case::twice(2)]
+#[ignore = "long: make test-faults"]
+#[case::over_and_over(20)]
+#[tokio::test]
+async fn a_broker_that_is_killed_loses_and_repeats_nothing(#[case] kills: usize) {
     let mut stack = stack("12s").await;
     let running = endless(&stack, 8).start();
     for _ in 0..kills {
@@ -50,61 +56,34 @@ async fn killed(kills: usize) {
     conclude(&stack, running, &format!("{kills} kills of the broker"), &[]).await;
 }
 
-#[tokio::test]
-async fn a_broker_that_is_killed_loses_and_repeats_nothing() {
-    killed(2).await;
-}
-
-#[tokio::test]
+/// Frozen beyond the deadline of what is published, or until ingress drops its connection.
+#[rstest]
+#[case::once(1, false)]
 #[ignore = "long: make test-faults"]
-async fn a_broker_that_is_killed_over_and_over_loses_and_repeats_nothing() {
-    killed(20).await;
-}
-
-async fn frozen_beyond_the_deadline(freezes: usize) {
-    let stack = stack("1s").await;
-    let running = endless(&stack, 8).start();
-    for _ in 0..freezes {
-        goes_on(&stack, &running, 100).await;
-        stack.nats.pause();
-        are_refused(&stack, &running, 16).await;
-        stack.nats.resume();
-    }
-    goes_on(&stack, &running, 100).await;
-    let faults = format!("{freezes} freezes of the broker beyond the deadline");
-    conclude(&stack, running, &faults, &[]).await;
-}
-
-#[tokio::test]
-async fn a_broker_that_is_frozen_beyond_the_deadline_loses_and_repeats_nothing() {
-    frozen_beyond_the_deadline(1).await;
-}
-
-#[tokio::test]
+#[case::over_and_over(3, false)]
 #[ignore = "long: make test-faults"]
-async fn a_broker_that_is_frozen_over_and_over_loses_and_repeats_nothing() {
-    frozen_beyond_the_deadline(3).await;
-}
-
+#[case::until_it_is_dropped(3, true)]
 #[tokio::test]
-#[ignore = "long: make test-faults"]
-async fn a_broker_that_is_frozen_until_ingress_drops_it_loses_and_repeats_nothing() {
+async fn a_broker_that_is_frozen_loses_and_repeats_nothing(
+    #[case] freezes: usize,
+    #[case] until_dropped: bool,
+) {
     let stack = stack("1s").await;
     let running = endless(&stack, 8).start();
     let log = stack.ingress.process.log();
-    let freezes = 3;
+    let drops = || log.text().matches("the connection was lost").count();
     for freeze in 1..=freezes {
         goes_on(&stack, &running, 100).await;
         stack.nats.pause();
-        stack
-            .wait_until("ingress drops its connection", SOON, async || {
-                log.text().matches("the connection was lost").count() >= freeze
-            })
-            .await;
+        are_refused(&stack, &running, 16).await;
+        if until_dropped {
+            let what = "ingress drops its connection";
+            stack.wait_until(what, SOON, async || drops() >= freeze).await;
+        }
         stack.nats.resume();
     }
     goes_on(&stack, &running, 100).await;
-    conclude(&stack, running, &format!("{freezes} long freezes of the broker"), &[]).await;
+    conclude(&stack, running, &format!("{freezes} freezes of the broker"), &[]).await;
 }
 
 /// Deletes every consumer there is, and returns how many.
@@ -175,7 +154,12 @@ async fn bundles(stack: &Stack) -> Vec<Bytes> {
 }
 
 /// Swallows the confirmations of a load again and again; every other time the connection ends.
-async fn swallow_confirmations(rounds: usize) {
+#[rstest]
+#[case::twice(2)]
+#[ignore = "long: make test-faults"]
+#[case::over_and_over(20)]
+#[tokio::test]
+async fn bundles_whose_confirmations_are_lost_are_stored_once(#[case] rounds: usize) {
     let stack = stack("12s").await;
     let (proxy, ingress) = behind_a_proxy(&stack, "12s").await;
     let mut load = endless(&stack, 8);
@@ -204,20 +188,13 @@ async fn swallow_confirmations(rounds: usize) {
     assert_eq!(distinct.len(), bundles.len(), "a bundle is stored once");
 }
 
-#[tokio::test]
-async fn bundles_whose_confirmations_are_lost_are_stored_once() {
-    swallow_confirmations(2).await;
-}
-
-#[tokio::test]
-#[ignore = "long: make test-faults"]
-async fn bundles_whose_confirmations_are_lost_over_and_over_are_stored_once() {
-    swallow_confirmations(20).await;
-}
-
 /// A sender is told 503 and tries again through another ingress, and the job goes on; the stream
 /// gets the copy of the first ingress, too: later than everything, or first of all.
-async fn retried_through_another_ingress(first_is_late: bool) {
+#[rstest]
+#[case::late(true)]
+#[case::first(false)]
+#[tokio::test]
+async fn a_copy_that_comes_through_another_ingress_has_no_effect(#[case] first_is_late: bool) {
     let stack = Stack::builder().partitions(1).start().await.unwrap();
     let (proxy, first) = behind_a_proxy(&stack, "500ms").await;
     let body = |event_id: &str, status: &str| {
@@ -266,19 +243,14 @@ async fn retried_through_another_ingress(first_is_late: bool) {
     assert_audited(&stack).await;
 }
 
-#[tokio::test]
-async fn a_copy_that_comes_late_through_the_first_ingress_has_no_effect() {
-    retried_through_another_ingress(true).await;
-}
-
-#[tokio::test]
-async fn a_copy_that_comes_through_a_second_ingress_has_no_effect() {
-    retried_through_another_ingress(false).await;
-}
-
 /// Holds up what one of two ingresses publishes, or its confirmations, until senders have taken
 /// the other one.
-async fn copies_under_load(rounds: usize) {
+#[rstest]
+#[case::once(1)]
+#[ignore = "long: make test-faults"]
+#[case::over_and_over(20)]
+#[tokio::test]
+async fn copies_through_two_ingresses_take_effect_once(#[case] rounds: usize) {
     let stack = stack("12s").await;
     let (proxy, first) = behind_a_proxy(&stack, "500ms").await;
     let mut load = endless(&stack, 8);
@@ -304,17 +276,6 @@ async fn copies_under_load(rounds: usize) {
     assert!(copies > 0, "there was nothing to recognise");
 }
 
-#[tokio::test]
-async fn copies_through_two_ingresses_take_effect_once() {
-    copies_under_load(1).await;
-}
-
-#[tokio::test]
-#[ignore = "long: make test-faults"]
-async fn copies_through_two_ingresses_over_and_over_take_effect_once() {
-    copies_under_load(20).await;
-}
-
 /// A job of each partition.
 fn a_job_of_each() -> Vec<String> {
     Partition::all(PARTITIONS)
@@ -326,7 +287,10 @@ fn a_job_of_each() -> Vec<String> {
 }
 
 /// Streams fill up while nothing is applied, and have room again once workers run.
-async fn full_streams(rounds: usize) {
+#[tokio::test]
+#[ignore = "long: make test-faults"]
+async fn streams_that_are_full_again_and_again_lose_and_repeat_nothing() {
+    let rounds = 3;
     let mut stack = Stack::builder()
         .db(Db::Postgres)
         .partitions(PARTITIONS)
@@ -361,10 +325,4 @@ async fn full_streams(rounds: usize) {
         let state = &stream.cached_info().state;
         assert!(state.first_sequence > 1 && state.bytes <= 1 << 20, "{state:?}");
     }
-}
-
-#[tokio::test]
-#[ignore = "long: make test-faults"]
-async fn streams_that_are_full_again_and_again_lose_and_repeat_nothing() {
-    full_streams(3).await;
 }

@@ -46,7 +46,10 @@ async fn wait_for_leaders(stack: &Stack, may_lead: impl Fn(usize) -> bool) {
 }
 
 /// Kills the nodes in turn, each of which starts again when the others have taken over.
-async fn kill_one_after_another(kills: usize) {
+#[tokio::test]
+#[ignore = "long: make test-faults"]
+async fn nodes_are_killed_one_after_another_over_and_over() {
+    let kills = 12;
     let (mut stack, _second) = cluster(4, "12s").await;
     let running = endless(&stack, 8).start();
     let mut node = stack.nats.leader(STREAMS[0]).await.unwrap().unwrap();
@@ -78,12 +81,6 @@ async fn a_follower_is_killed_and_comes_back_and_the_leader_steps_down() {
     step_down(&stack, STREAMS[0]).await;
     goes_on(&stack, &running, 100).await;
     conclude(&stack, running, "a kill of a follower, and a leader stepped down", &[]).await;
-}
-
-#[tokio::test]
-#[ignore = "long: make test-faults"]
-async fn nodes_are_killed_one_after_another_over_and_over() {
-    kill_one_after_another(12).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@ use async_nats::jetstream::{self, consumer::Info, consumer::pull::Config};
 use e2e::load::{Load, Report, Running};
 use e2e::stack::{Db, Stack, Worker};
 use futures::TryStreamExt;
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, TransactionTrait};
+use rstest::rstest;
+use sea_orm::DatabaseTransaction;
 use shared::partition::Partition;
 use worker::entity::job::Status;
 
@@ -34,7 +35,7 @@ async fn three_workers(partitions: u16, lease: &str) -> (Stack, [Worker; 2]) {
     (stack, [second, third])
 }
 
-async fn until_accepted(stack: &Stack, running: &Running, count: u64) {
+async fn load_reaches(stack: &Stack, running: &Running, count: u64) {
     stack.wait_until("the load goes on", SOON, async || running.accepted() >= count).await;
 }
 
@@ -48,37 +49,26 @@ async fn assert_outlived(stack: &mut Stack, others: [Worker; 2]) {
     assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
 }
 
-async fn killed_again_and_again(kills: u64) {
+#[rstest]
+#[case::once(1)]
+#[ignore = "long: make test-faults"]
+#[case::many_times(12)]
+#[tokio::test]
+async fn a_database_killed_under_load_loses_and_repeats_nothing(#[case] kills: u64) {
     let (mut stack, others) = three_workers(16, "1s").await;
     let jobs = 100 * kills as usize;
     let running = Load::new(stack.ingress.addr, stack.secret(), jobs).start();
     for kill in 0..kills {
-        until_accepted(&stack, &running, kill * 1000 + 150).await;
+        load_reaches(&stack, &running, kill * 1000 + 150).await;
         stack.postgres.as_mut().unwrap().process.kill9();
         // Ingress has no need of it.
-        until_accepted(&stack, &running, kill * 1000 + 450).await;
+        load_reaches(&stack, &running, kill * 1000 + 450).await;
         stack.postgres.as_mut().unwrap().restart().await.unwrap();
     }
     let report = running.finish().await.unwrap();
-    let db = stack.db().await.unwrap();
-    wait_until_applied(&stack, &db).await;
-    assert_exactly_once(&db, &report).await;
-    assert!(dead_letters(&db).await.is_empty());
     assert_eq!(report.accepted() as u64, kills * 1000);
-    assert_outlived(&mut stack, others).await;
     println!("{} callbacks, {kills} kills, {} retries", report.accepted(), report.retries);
-    assert_audited(&stack).await;
-}
-
-#[tokio::test]
-async fn a_database_killed_under_load_loses_and_repeats_nothing() {
-    killed_again_and_again(1).await;
-}
-
-#[tokio::test]
-#[ignore = "long: make test-faults"]
-async fn a_database_killed_many_times_under_load_loses_and_repeats_nothing() {
-    killed_again_and_again(12).await;
+    assert_unharmed(stack, others, &report).await;
 }
 
 /// The broker's word on the consumers of every partition, by partition. It is made impatient with
@@ -114,10 +104,8 @@ async fn consumers(stack: &Stack) -> Vec<Vec<Info>> {
 }
 
 /// The database hangs: soon a batch of every partition waits for this table.
-async fn hang(db: &DatabaseConnection) -> DatabaseTransaction {
-    let lock = db.begin().await.unwrap();
-    lock.execute_unprepared("LOCK TABLE job_events IN ACCESS EXCLUSIVE MODE").await.unwrap();
-    lock
+async fn hang(stack: &Stack) -> DatabaseTransaction {
+    lock_table(&stack.db().await.unwrap(), "job_events").await
 }
 
 async fn until_forgotten(stack: &Stack) {
@@ -137,10 +125,7 @@ fn trickle(stack: &Stack, prefix: &str) -> Running {
 }
 
 async fn assert_unharmed(mut stack: Stack, others: [Worker; 2], report: &Report) {
-    let db = stack.db().await.unwrap();
-    wait_until_applied(&stack, &db).await;
-    assert_exactly_once(&db, report).await;
-    assert!(dead_letters(&db).await.is_empty());
+    assert_all_applied(&stack, report).await;
     assert_outlived(&mut stack, others).await;
     assert_audited(&stack).await;
 }
@@ -149,8 +134,8 @@ async fn assert_unharmed(mut stack: Stack, others: [Worker; 2], report: &Report)
 async fn a_database_that_hangs_until_messages_come_again_repeats_nothing() {
     let (stack, others) = three_workers(PARTITIONS, "9s").await;
     let running = trickle(&stack, "during");
-    until_accepted(&stack, &running, 60).await;
-    let lock = hang(&stack.db().await.unwrap()).await;
+    load_reaches(&stack, &running, 60).await;
+    let lock = hang(&stack).await;
     let mut again = [false; PARTITIONS as usize];
     stack
         .wait_until("the broker delivers again what the workers have", SOON, async || {
@@ -170,8 +155,8 @@ async fn a_database_that_hangs_until_messages_come_again_repeats_nothing() {
 async fn a_database_that_hangs_until_the_broker_forgets_its_readers_loses_nothing() {
     let (stack, others) = three_workers(PARTITIONS, "20s").await;
     let running = trickle(&stack, "during");
-    until_accepted(&stack, &running, 60).await;
-    let lock = hang(&stack.db().await.unwrap()).await;
+    load_reaches(&stack, &running, 60).await;
+    let lock = hang(&stack).await;
     let mut report = running.finish().await.unwrap();
     // What comes again uses up what the workers have asked for, and they ask for no more.
     until_forgotten(&stack).await;
@@ -184,7 +169,7 @@ async fn a_database_that_hangs_until_the_broker_forgets_its_readers_loses_nothin
 async fn a_database_that_is_stopped_until_nobody_reads_loses_nothing() {
     let (mut stack, others) = three_workers(PARTITIONS, "1s").await;
     let running = trickle(&stack, "during");
-    until_accepted(&stack, &running, 60).await;
+    load_reaches(&stack, &running, 60).await;
     stack.postgres.as_mut().unwrap().stop_server().await.unwrap();
     let report = running.finish().await.unwrap();
     until_forgotten(&stack).await;
@@ -197,19 +182,10 @@ async fn a_worker_that_meets_a_dying_database_at_its_start_waits_for_it() {
     let mut stack = Stack::builder().db(Db::Postgres).env("LEASE", "1s").start().await.unwrap();
     assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
     // It is connected, and asks for the schema, when the database dies.
-    let db = stack.db().await.unwrap();
-    let lock = db.begin().await.unwrap();
-    lock.execute_unprepared("LOCK TABLE seaql_migrations IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let _lock = lock_table(&stack.db().await.unwrap(), "seaql_migrations").await;
     let program = stack.program("ackline-worker").unwrap().env("OPS_LISTEN", "127.0.0.1:0");
     let mut worker = stack.spawn(&program).unwrap();
-    let asks = "SELECT count(*) FROM pg_locks \
-                WHERE NOT granted AND relation = 'seaql_migrations'::regclass";
-    let postgres = stack.postgres.as_ref().unwrap();
-    stack
-        .wait_until("it asks for the schema", SOON, async || {
-            postgres.psql(asks).await.unwrap().trim() != "0"
-        })
-        .await;
+    wait_until_blocked(&stack, "seaql_migrations").await;
     stack.postgres.as_mut().unwrap().restart().await.unwrap();
 
     accept(&stack, status("a", "queued")).await;

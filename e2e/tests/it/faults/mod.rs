@@ -16,7 +16,7 @@ mod pause;
 mod poison;
 mod refusals;
 mod restart;
-mod restore;
+pub(crate) mod restore;
 mod restore_live;
 mod scale;
 mod soak;

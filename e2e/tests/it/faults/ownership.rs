@@ -3,7 +3,7 @@
 use async_nats::jetstream::{self, stream::Config};
 use e2e::process::Process;
 use e2e::stack::{Db, Stack};
-use sea_orm::{ConnectionTrait, SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use sea_orm::{ConnectionTrait, TransactionTrait};
 use worker::entity::job::Status;
 
 use crate::expect::*;
@@ -52,9 +52,7 @@ async fn a_batch_that_was_applied_meanwhile_does_not_commit() {
     let lost = db.begin().await.unwrap();
     lost.execute_unprepared("UPDATE partitions SET applied_seq = 2").await.unwrap();
     accept(&stack, status("a", "provisioning")).await;
-    let jetstream = jetstream::new(stack.nats.client().await.unwrap());
-    let stream = jetstream.get_stream("CALLBACKS-00").await.unwrap();
-    let applied = stream.get_raw_message(2).await.unwrap();
+    let applied = first_stream(&stack).await.get_raw_message(2).await.unwrap();
     let msg_id = applied.headers.get("Nats-Msg-Id").unwrap().as_str();
     let set_id = format!("UPDATE partitions SET applied_msg_id = '{msg_id}'");
     lost.execute_unprepared(&set_id).await.unwrap();
@@ -119,140 +117,28 @@ pub(crate) async fn with_three_applied() -> (Stack, jetstream::Context, Config) 
     (stack, jetstream, config)
 }
 
+/// `ackline partitions accept`, which must be refused: why.
+pub(crate) async fn refused_to_accept(stack: &Stack) -> String {
+    let (code, why) = run(stack, &ackline(stack, &["partitions", "accept", "0", "--yes"])).await;
+    assert_eq!(code, 1, "{why}");
+    why
+}
+
 #[tokio::test]
 async fn a_recreated_stream_is_not_taken_for_the_one_that_was_applied() {
     let (mut stack, jetstream, config) = with_three_applied().await;
     jetstream.delete_stream("CALLBACKS-00").await.unwrap();
     jetstream.create_stream(config).await.unwrap();
-    stack
-        .wait_until("ingress accepts again", SOON, async || {
-            stack.post(status("b", "queued")).await.is_ok_and(|answer| answer.status == 200)
-        })
-        .await;
+    until_accepted(&stack, status("b", "queued")).await;
     stack.start_worker().await.unwrap();
     stopped(&stack, "it was recreated").await;
+    let reason = refused_to_accept(&stack).await;
+    assert!(reason.contains("an empty database"), "{reason}");
     let db = stack.db().await.unwrap();
     assert!(job(&db, "b").await.is_none(), "nothing was skipped to go on");
     assert_eq!(partitions(&db).await[0].applied_seq, 3);
     assert_eq!((events(&db).await.len(), jobs(&db).await.len()), (3, 1), "nothing was undone");
     assert!(stream_ends(&stack).await[0] > 0, "what was accepted since waits");
-}
-
-#[tokio::test]
-async fn a_stream_whose_unapplied_messages_are_gone_stops_its_partition() {
-    let (mut stack, jetstream, _) = with_three_applied().await;
-    for step in ["queued", "provisioning"] {
-        accept(&stack, status("b", step)).await;
-    }
-    let stream = jetstream.get_stream("CALLBACKS-00").await.unwrap();
-    stream.purge().sequence(5).await.unwrap();
-    stack.start_worker().await.unwrap();
-    stopped(&stack, "the stream begins at 5").await;
-    let db = stack.db().await.unwrap();
-    assert!(job(&db, "b").await.is_none());
-}
-
-#[tokio::test]
-async fn a_message_that_is_delivered_again_is_applied_once() {
-    let stack = Stack::builder().partitions(1).start().await.unwrap();
-    let db = stack.db().await.unwrap();
-    accept(&stack, status("a", "queued")).await;
-    wait_for_status(&stack, &db, "a", Status::Queued).await;
-
-    // While the worker waits for the database, the broker is told to deliver its message again.
-    let writer = db.begin_with_options(TransactionOptions {
-        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-        ..TransactionOptions::default()
-    });
-    let writer = writer.await.unwrap();
-    accept(&stack, status("a", "provisioning")).await;
-    let row = partitions(&db).await.remove(0);
-    let name = format!("worker-{}-{}", row.epoch, row.owner.unwrap());
-    let client = stack.nats.client().await.unwrap();
-    let stream = jetstream::new(client.clone()).get_stream("CALLBACKS-00").await.unwrap();
-    let delivered = async || stream.consumer_info(&name).await.unwrap();
-    stack
-        .wait_until("the message is delivered", SOON, async || {
-            delivered().await.delivered.stream_sequence == 2
-        })
-        .await;
-    // This consumer began with the stream, so that its sequences are the stream's.
-    let again = format!("$JS.ACK.CALLBACKS-00.{name}.1.2.2.0.0");
-    client.publish(again, "-NAK".into()).await.unwrap();
-    stack
-        .wait_until("the message is delivered again", SOON, async || {
-            delivered().await.delivered.consumer_sequence == 3
-        })
-        .await;
-    writer.rollback().await.unwrap();
-
-    // Comes after the repetition.
-    accept(&stack, status("a", "running")).await;
-    wait_for_status(&stack, &db, "a", Status::Running).await;
-    wait_until_applied(&stack, &db).await;
-    let seqs: Vec<i64> = events(&db).await.into_iter().map(|event| event.seq).collect();
-    assert_eq!(seqs, [1, 2, 3]);
-    assert_eq!(dead_letters(&db).await.len(), 0, "nothing was tried again");
-    assert_eq!(partitions(&db).await[0].epoch, row.epoch, "nothing was read anew");
-}
-
-#[tokio::test]
-async fn a_hole_in_the_stream_stops_its_partition_before_it() {
-    let (mut stack, jetstream, _) = with_three_applied().await;
-    accept(&stack, status("b", "queued")).await;
-    jetstream.publish("internal.00", "anything".into()).await.unwrap().await.unwrap();
-    accept(&stack, status("b", "provisioning")).await;
-    // A purge by subject is what leaves a hole: the stream's ends do not tell.
-    let stream = jetstream.get_stream("CALLBACKS-00").await.unwrap();
-    assert_eq!(stream.purge().filter("internal.00").await.unwrap().purged, 1);
-    stack.start_worker().await.unwrap();
-    stopped(&stack, "the message 5 is gone").await;
-    let db = stack.db().await.unwrap();
-    assert_eq!(job(&db, "b").await.unwrap().status, Status::Queued);
-    assert_eq!(partitions(&db).await[0].applied_seq, 4, "what comes before it is applied");
-}
-
-#[tokio::test]
-async fn a_stream_restored_from_an_older_backup_stops_its_partition() {
-    let (mut stack, _, _) = with_three_applied().await;
-    // What a restored snapshot looks like: the same creation time, fewer messages.
-    let store = stack.dir().join("nats");
-    stack.nats.stop_server().await.unwrap();
-    let backup = stack.dir().join("backup");
-    copy(&store, &backup);
-    stack.nats.restart().await.unwrap();
-    stack.start_worker().await.unwrap();
-    stack
-        .wait_until("ingress accepts again", SOON, async || {
-            stack.post(status("b", "queued")).await.is_ok_and(|answer| answer.status == 200)
-        })
-        .await;
-    let db = stack.db().await.unwrap();
-    wait_until_applied(&stack, &db).await;
-    let applied = (partitions(&db).await[0].applied_seq, jobs(&db).await, events(&db).await);
-    assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
-    stack.nats.stop_server().await.unwrap();
-    std::fs::remove_dir_all(&store).unwrap();
-    copy(&backup, &store);
-    stack.nats.restart().await.unwrap();
-    stack.start_worker().await.unwrap();
-    stopped(&stack, "it lost its tail").await;
-
-    // New messages fill the places of the lost ones: they are others all the same.
-    stack.worker.process.kill9();
-    for _ in 0..3 {
-        stack
-            .wait_until("ingress accepts again", SOON, async || {
-                stack.post(status("c", "queued")).await.is_ok_and(|answer| answer.status == 200)
-            })
-            .await;
-    }
-    stack.start_worker().await.unwrap();
-    stopped(&stack, "is not the one that was applied").await;
-    assert!(job(&db, "c").await.is_none());
-    let left = (partitions(&db).await[0].applied_seq, jobs(&db).await, events(&db).await);
-    assert_eq!(left, applied, "nothing was undone");
-    assert!(stream_ends(&stack).await[0] >= 6, "what was accepted since waits");
 }
 
 pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {

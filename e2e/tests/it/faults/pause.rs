@@ -3,13 +3,13 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use e2e::load::{Load, Report};
+use e2e::load::Load;
 use e2e::stack::{Db, Stack, Worker};
-use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait, TransactionTrait};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use rstest::rstest;
+use sea_orm::{DatabaseConnection, EntityTrait};
 use worker::entity::job::Status;
 
+use super::figures::{conclude, endless};
 use crate::expect::*;
 
 /// A worker and the id that its process has in the database.
@@ -92,41 +92,6 @@ async fn an_idle_owner_that_was_paused_repeats_nothing_when_it_wakes_up() {
     assert_audited(&stack).await;
 }
 
-/// A load that goes on until it is told to end.
-struct Endless {
-    end: oneshot::Sender<()>,
-    sending: JoinHandle<Report>,
-}
-
-impl Endless {
-    fn start(stack: &Stack) -> Self {
-        let (end, mut ended) = oneshot::channel();
-        let mut load = Load::new(stack.ingress.addr, stack.secret(), 40);
-        load.connections = 4;
-        let sending = tokio::spawn(async move {
-            let mut all: Option<Report> = None;
-            for number in 0.. {
-                load.prefix = format!("load-{number}");
-                let report = load.clone().run().await.unwrap();
-                match &mut all {
-                    Some(all) => all.jobs.extend(report.jobs),
-                    None => all = Some(report),
-                }
-                if ended.try_recv().is_ok() {
-                    break;
-                }
-            }
-            all.unwrap()
-        });
-        Self { end, sending }
-    }
-
-    async fn finish(self) -> Report {
-        self.end.send(()).unwrap();
-        self.sending.await.unwrap()
-    }
-}
-
 /// Waits until some more of the load is applied, any amount of it, so that whoever is paused then
 /// is in the middle of anything.
 async fn until_some_more_is_applied(stack: &Stack, db: &DatabaseConnection) {
@@ -137,10 +102,19 @@ async fn until_some_more_is_applied(stack: &Stack, db: &DatabaseConnection) {
 }
 
 /// Pauses one worker after another; with `kills`, the next one is killed meanwhile.
-async fn paused_under_load(workers: usize, pauses: usize, kills: bool) {
+#[rstest]
+#[case::two(2, 2, false)]
+#[ignore = "long: make test-faults"]
+#[case::three_that_are_killed_too(3, 12, true)]
+#[tokio::test]
+async fn owners_that_are_paused_under_load_repeat_nothing(
+    #[case] workers: usize,
+    #[case] pauses: usize,
+    #[case] kills: bool,
+) {
     let (mut stack, db) = with_lease("1s").await;
     let mut owners = owners(&mut stack, &db, workers).await;
-    let load = Endless::start(&stack);
+    let running = endless(&stack, 4).start();
     let mut fences = 0.0;
     for pause in 0..pauses {
         let (paused, killed) = (pause % workers, (pause + 1) % workers);
@@ -162,25 +136,8 @@ async fn paused_under_load(workers: usize, pauses: usize, kills: bool) {
         wait_until_shared(&stack, &db, &owners).await;
         fences += metric(&owners[paused].worker, "ackline_worker_fences_total").await;
     }
-    let report = load.finish().await;
-    wait_until_applied(&stack, &db).await;
-    assert_exactly_once(&db, &report).await;
-    // What is applied again has the key of what it repeats, and would be refused.
-    assert_eq!(dead_letters(&db).await.len(), 0);
+    conclude(&stack, running, &format!("{pauses} pauses, kills: {kills}"), &[]).await;
     assert!(fences >= 1.0, "nobody was late");
-    println!("{} callbacks, {pauses} pauses, kills: {kills}", report.accepted());
-    assert_audited(&stack).await;
-}
-
-#[tokio::test]
-async fn owners_that_are_paused_under_load_repeat_nothing() {
-    paused_under_load(2, 2, false).await;
-}
-
-#[tokio::test]
-#[ignore = "long: make test-faults"]
-async fn three_owners_that_are_paused_and_killed_under_load_repeat_nothing() {
-    paused_under_load(3, 12, true).await;
 }
 
 #[tokio::test]
@@ -192,17 +149,9 @@ async fn an_owner_that_is_paused_within_its_transaction_does_not_hold_its_partit
     wait_until_applied(&stack, &db).await;
 
     // The batch has passed its fence and waits for this table when its process is paused.
-    let lock = db.begin().await.unwrap();
-    lock.execute_unprepared("LOCK TABLE job_events IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let lock = lock_table(&db, "job_events").await;
     accept(&stack, status("a", "provisioning")).await;
-    let postgres = stack.postgres.as_ref().unwrap();
-    let waiting = "SELECT count(*) FROM pg_locks \
-                   WHERE NOT granted AND relation = 'job_events'::regclass";
-    stack
-        .wait_until("the batch has passed its fence", SOON, async || {
-            postgres.psql(waiting).await.unwrap().trim() == "1"
-        })
-        .await;
+    wait_until_blocked(&stack, "job_events").await;
     let before = partitions(&db).await;
     let number = job(&db, "a").await.unwrap().partition as usize;
     let id = before[number].owner.as_deref();

@@ -9,6 +9,7 @@ use shared::partition::Partition;
 use worker::entity::dead_letter::State;
 use worker::entity::job::Status;
 
+use super::ownership::stopped;
 use crate::expect::*;
 
 on_each_database!(a_malformed_message_becomes_a_dead_letter_and_the_partition_goes_on);
@@ -81,46 +82,6 @@ async fn a_callback_in_a_foreign_partition_is_a_dead_letter() {
 
 fn lost(job_id: &str) -> String {
     format!(r#"{{"type":"lost","job_id":"{job_id}","witness":[1,0]}}"#)
-}
-
-on_each_database!(a_callback_that_the_database_refuses_is_isolated);
-
-async fn a_callback_that_the_database_refuses_is_isolated(db: Db) {
-    let mut stack = Stack::builder().db(db).partitions(1).start().await.unwrap();
-    refuse_poison(&stack, db).await;
-    // All in one batch: the worker finds them when it starts.
-    assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
-    for n in 0..20 {
-        accept(&stack, status(&format!("good-{n:02}"), "queued")).await;
-        if n == 7 {
-            accept(&stack, poison("bad")).await;
-            accept(&stack, status("bad", "provisioning")).await;
-            accept(&stack, heartbeat("bad")).await;
-        }
-    }
-    stack.start_worker().await.unwrap();
-    let database = stack.db().await.unwrap();
-    wait_until_applied(&stack, &database).await;
-    let ids: Vec<String> = jobs(&database).await.into_iter().map(|job| job.id).collect();
-    assert_eq!(ids, (0..20).map(|n| format!("good-{n:02}")).collect::<Vec<_>>());
-    let letters: Vec<_> = dead_letters(&database)
-        .await
-        .into_iter()
-        .map(|letter| (letter.seq, letter.job_id.unwrap(), letter.state, letter.payload))
-        .collect();
-    let bad = || "bad".to_owned();
-    assert_eq!(letters.len(), 3);
-    assert_eq!(letters[0], (9, bad(), State::Dead, poison("bad").into_bytes()));
-    assert_eq!((letters[1].0, &letters[1].1, letters[1].2), (10, &bad(), State::Held));
-    assert_eq!((letters[2].0, &letters[2].1, letters[2].2), (11, &bad(), State::Held));
-
-    // Later callbacks of the job stay behind it, those of others do not.
-    accept(&stack, status("bad", "running")).await;
-    accept(&stack, status("good-00", "running")).await;
-    wait_until_applied(&stack, &database).await;
-    assert!(job(&database, "bad").await.is_none());
-    assert_eq!(job(&database, "good-00").await.unwrap().status, Status::Running);
-    assert_eq!(dead_letters(&database).await.len(), 4);
 }
 
 /// Sends callbacks so that they form one bundle, which no batch divides, in this order: while the
@@ -324,12 +285,7 @@ async fn twenty_dead_letters_in_a_row_stop_the_partition_and_a_repair_starts_it_
     }
     accept(&stack, status("good", "running")).await;
     let database = stack.db().await.unwrap();
-    stack
-        .wait_until("the partition stops", SOON, async || {
-            let reason = partitions(&database).await[0].stopped_reason.clone();
-            reason.is_some_and(|reason| reason.contains("dead letters in a row"))
-        })
-        .await;
+    stopped(&stack, "dead letters in a row").await;
     let row = partitions(&database).await.remove(0);
     assert_eq!((row.applied_seq, row.dead_letters_in_row), (21, 20));
     assert_eq!(dead_letters(&database).await.len(), 20);

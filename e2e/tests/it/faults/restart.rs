@@ -1,7 +1,6 @@
 //! A worker that crashes and comes back, and what it leaves behind if it does not.
 
 use chrono::TimeDelta;
-use e2e::load::Load;
 use e2e::stack::{Db, Stack};
 use sea_orm::{ActiveValue::Set, DatabaseConnection, EntityTrait, QueryOrder};
 use worker::entity::worker;
@@ -11,34 +10,6 @@ use crate::expect::*;
 async fn workers(db: &DatabaseConnection) -> Vec<String> {
     let rows = worker::Entity::find().order_by_asc(worker::Column::Name).all(db).await.unwrap();
     rows.into_iter().map(|row| row.name).collect()
-}
-
-on_each_database!(a_crashed_worker_works_on_under_its_old_name);
-
-async fn a_crashed_worker_works_on_under_its_old_name(db: Db) {
-    // SQLite's file has one owner, who waits for nothing.
-    let lease = if db == Db::Sqlite { "1h" } else { "1s" };
-    let mut stack = Stack::builder()
-        .db(db)
-        .env("WORKER_ID", "provisioner-1")
-        .env("LEASE", lease)
-        .start()
-        .await
-        .unwrap();
-    let running = Load::new(stack.ingress.addr, stack.secret(), 60).start();
-    stack.wait_until("the load goes on", SOON, async || running.accepted() >= 200).await;
-    stack.worker.process.kill9();
-    stack.start_worker().await.unwrap();
-    let report = running.finish().await.unwrap();
-    let database = stack.db().await.unwrap();
-    wait_until_applied(&stack, &database).await;
-    assert_exactly_once(&database, &report).await;
-    assert_eq!(report.accepted(), 600);
-
-    let listed = stack.ackline_json(&["partitions", "list", "--json"]).await.unwrap();
-    let owners: Vec<_> = listed.as_array().unwrap().iter().map(|row| &row["owner_name"]).collect();
-    assert_eq!(owners, ["provisioner-1"; 16]);
-    assert_audited(&stack).await;
 }
 
 on_each_database!(a_worker_forgets_those_that_are_long_dead);

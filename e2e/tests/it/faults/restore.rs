@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use async_nats::jetstream;
 use e2e::load::{Load, Report};
-use e2e::stack::{Builder, Db, Stack};
+use e2e::stack::{Db, Stack};
+use rstest::rstest;
 use sea_orm::ConnectionTrait;
 use shared::partition::Partition;
 use worker::entity::{dead_letter, job, job_event};
@@ -14,7 +15,7 @@ use crate::faults::ownership::stopped;
 
 /// How a backup is made and put back.
 #[derive(Debug, Clone, Copy)]
-enum Way {
+pub(crate) enum Way {
     /// The file, while no worker runs.
     SqliteFile,
     /// `VACUUM INTO` beside a running worker.
@@ -33,7 +34,7 @@ impl Way {
         }
     }
 
-    async fn back_up(self, stack: &mut Stack, name: &str) {
+    pub(crate) async fn back_up(self, stack: &mut Stack, name: &str) {
         match self {
             Self::SqliteFile => {
                 assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
@@ -55,7 +56,7 @@ impl Way {
     }
 
     /// Puts a backup back while no worker runs, and starts one.
-    async fn put_back(self, stack: &mut Stack, name: &str) {
+    pub(crate) async fn put_back(self, stack: &mut Stack, name: &str) {
         if stack.worker.process.is_running() {
             assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
         }
@@ -120,7 +121,14 @@ async fn accept_poison(stack: &Stack, job_id: &str) {
     accept(stack, status(job_id, "provisioning")).await;
 }
 
-async fn a_restored_backup_catches_up(way: Way) {
+#[rstest]
+#[case::copy_of_an_sqlite_file(Way::SqliteFile)]
+#[case::vacuum_of_an_sqlite_file(Way::SqliteVacuum)]
+#[case::dump_of_postgres(Way::PostgresDump)]
+#[ignore = "long: make test-faults"]
+#[case::copy_of_postgres(Way::PostgresFiles)]
+#[tokio::test]
+async fn a_restored_backup_catches_up(#[case] way: Way) {
     // The rows that are put back name an owner, whose lease its successor waits for.
     let builder = Stack::builder().db(way.db()).partitions(4).env("LEASE", "1s");
     let mut stack = builder.start().await.unwrap();
@@ -154,64 +162,32 @@ async fn a_restored_backup_catches_up(way: Way) {
     assert_audited(&stack).await;
 }
 
-#[tokio::test]
-async fn a_restored_copy_of_an_sqlite_file_catches_up() {
-    a_restored_backup_catches_up(Way::SqliteFile).await;
-}
-
-#[tokio::test]
-async fn a_restored_vacuum_of_an_sqlite_file_catches_up() {
-    a_restored_backup_catches_up(Way::SqliteVacuum).await;
-}
-
-#[tokio::test]
-async fn a_restored_dump_of_postgres_catches_up() {
-    a_restored_backup_catches_up(Way::PostgresDump).await;
-}
-
-#[tokio::test]
-#[ignore = "long: make test-faults"]
-async fn a_restored_copy_of_postgres_catches_up() {
-    a_restored_backup_catches_up(Way::PostgresFiles).await;
-}
-
-/// A stack on PostgreSQL whose worker has applied more than a backup of the same epochs has.
-async fn ahead_of_its_backup(builder: Builder) -> (Stack, Report, Rows) {
-    let stack = builder.db(Db::Postgres).partitions(4).start().await.unwrap();
-    let mut report = load(&stack, "before").run().await.unwrap();
+/// A stack on PostgreSQL with a backup of what it has applied.
+async fn backed_up(lease: &str) -> (Stack, Report) {
+    let builder = Stack::builder().db(Db::Postgres).partitions(4).env("LEASE", lease);
+    let stack = builder.start().await.unwrap();
+    let report = load(&stack, "before").run().await.unwrap();
     rows(&stack).await;
     stack.postgres.as_ref().unwrap().dump("backup").await.unwrap();
-    report.jobs.extend(load(&stack, "after").run().await.unwrap().jobs);
-    let before = rows(&stack).await;
-    (stack, report, before)
-}
-
-async fn assert_unharmed(stack: &Stack, report: &Report) {
-    let db = stack.db().await.unwrap();
-    wait_until_applied(stack, &db).await;
-    assert_exactly_once(&db, report).await;
-    assert!(dead_letters(&db).await.is_empty());
-    assert_audited(stack).await;
+    (stack, report)
 }
 
 #[tokio::test]
 async fn a_worker_that_runs_through_a_restore_applies_nothing_on_top_of_it() {
     // Renewals are twenty minutes apart, the connections live on, and the row names this worker and
     // its epoch: only the checkpoint in the fence can notice.
-    let (stack, mut report, _) = ahead_of_its_backup(Stack::builder().env("LEASE", "1h")).await;
+    let (stack, mut report) = backed_up("1h").await;
+    report.jobs.extend(load(&stack, "after").run().await.unwrap().jobs);
+    rows(&stack).await;
     stack.postgres.as_ref().unwrap().restore("backup").await.unwrap();
     report.jobs.extend(load(&stack, "restored").run().await.unwrap().jobs);
-    assert_unharmed(&stack, &report).await;
+    assert_all_applied(&stack, &report).await;
     assert!(metric(&stack.worker, "ackline_worker_fences_total").await > 0.0);
 }
 
 #[tokio::test]
 async fn a_worker_that_was_paused_before_a_restore_applies_nothing_when_it_wakes_up() {
-    let builder = Stack::builder().db(Db::Postgres).partitions(4).env("LEASE", "1s");
-    let mut stack = builder.start().await.unwrap();
-    let mut report = load(&stack, "before").run().await.unwrap();
-    rows(&stack).await;
-    stack.postgres.as_ref().unwrap().dump("backup").await.unwrap();
+    let (mut stack, mut report) = backed_up("1s").await;
     // Another process goes on, in the next epoch.
     stack.start_worker().await.unwrap();
     report.jobs.extend(load(&stack, "after").run().await.unwrap().jobs);
@@ -251,11 +227,16 @@ async fn a_worker_that_was_paused_before_a_restore_applies_nothing_when_it_wakes
         .await;
     assert_eq!(rows(&stack).await, caught_up);
     report.jobs.extend(load(&stack, "together").run().await.unwrap().jobs);
-    assert_unharmed(&stack, &report).await;
+    assert_all_applied(&stack, &report).await;
     drop(second);
 }
 
-async fn a_backup_that_is_too_old_stops(way: Way) {
+#[rstest]
+#[case::on_sqlite(Way::SqliteFile)]
+#[ignore = "long: make test-faults"]
+#[case::on_postgres(Way::PostgresFiles)]
+#[tokio::test]
+async fn a_backup_from_before_the_stream_begins_stops(#[case] way: Way) {
     let mut stack = Stack::builder()
         .db(way.db())
         .partitions(1)
@@ -274,12 +255,8 @@ async fn a_backup_that_is_too_old_stops(way: Way) {
         accept(&stack, status("b", step)).await;
     }
     let new = rows(&stack).await;
-    let jetstream = jetstream::new(stack.nats.client().await.unwrap());
-    let first = async || {
-        let stream = jetstream.get_stream("CALLBACKS-00").await.unwrap();
-        stream.cached_info().state.first_sequence
-    };
-    stack.wait_until("what is applied is trimmed", SOON, async || first().await == 6).await;
+    let first = async |stack: &Stack| first_stream(stack).await.cached_info().state.first_sequence;
+    stack.wait_until("what is applied is trimmed", SOON, async || first(&stack).await == 6).await;
     way.back_up(&mut stack, "new").await;
 
     way.put_back(&mut stack, "old").await;
@@ -292,7 +269,7 @@ async fn a_backup_that_is_too_old_stops(way: Way) {
     let db = stack.db().await.unwrap();
     let rows_now = (jobs(&db).await, events(&db).await);
     assert_eq!(rows_now, (old.jobs, old.events), "nothing was skipped to go on");
-    assert_eq!(first().await, 6, "nothing was removed");
+    assert_eq!(first(&stack).await, 6, "nothing was removed");
     db.close().await.unwrap();
 
     // A younger backup mends it.
@@ -302,15 +279,4 @@ async fn a_backup_that_is_too_old_stops(way: Way) {
     assert_eq!(mended.events[..6], new.events);
     assert_eq!((mended.jobs.len(), mended.events.len()), (3, 7));
     assert_audited(&stack).await;
-}
-
-#[tokio::test]
-async fn a_backup_from_before_the_stream_begins_stops_on_sqlite() {
-    a_backup_that_is_too_old_stops(Way::SqliteFile).await;
-}
-
-#[tokio::test]
-#[ignore = "long: make test-faults"]
-async fn a_backup_from_before_the_stream_begins_stops_on_postgres() {
-    a_backup_that_is_too_old_stops(Way::PostgresFiles).await;
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use e2e::load::Load;
 use e2e::stack::{Db, Ingress, Stack};
+use rstest::rstest;
 use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseConnection, EntityTrait, QueryFilter};
 use worker::entity::worker;
 
@@ -47,8 +48,7 @@ async fn the_partitions_of_a_killed_worker_are_taken_over() {
     wait_for_spread(&stack, &db, &[16]).await;
     println!("everything was taken over {:?} after the kill; the lease is 2 s", killed.elapsed());
     let report = running.finish().await.unwrap();
-    wait_until_applied(&stack, &db).await;
-    assert_exactly_once(&db, &report).await;
+    assert_all_applied(&stack, &report).await;
     assert_eq!(report.accepted(), 1000);
 
     let took =
@@ -56,7 +56,6 @@ async fn the_partitions_of_a_killed_worker_are_taken_over() {
     let (sum, count) = (took("sum").await, took("count").await);
     assert!(count >= 16.0, "each take-over is measured");
     println!("{count} partitions were taken over, each in {:.1} ms", 1000.0 * sum / count);
-    assert_audited(&stack).await;
 }
 
 /// One place is left for it, and all other partitions are somebody else's.
@@ -109,26 +108,17 @@ async fn partitions_spread_over_workers_that_come_and_go_under_load() {
     wait_for_spread(&stack, &db, &[16]).await;
 
     let report = running.finish().await.unwrap();
-    wait_until_applied(&stack, &db).await;
-    assert_exactly_once(&db, &report).await;
-    assert_audited(&stack).await;
+    assert_all_applied(&stack, &report).await;
     assert_eq!(report.accepted(), 4000);
 }
 
-#[tokio::test]
-async fn workers_that_are_killed_lose_and_repeat_nothing() {
-    workers_are_killed(2).await;
-}
-
-#[tokio::test]
+#[rstest]
+#[case::twice(2)]
 #[ignore = "long: make test-faults"]
-async fn workers_that_are_killed_over_and_over_lose_and_repeat_nothing() {
-    workers_are_killed(6).await;
-}
-
-async fn workers_are_killed(kills: u64) {
+#[case::over_and_over(6)]
+#[tokio::test]
+async fn workers_that_are_killed_lose_and_repeat_nothing(#[case] kills: u64) {
     let stack = three_workers().await;
-    let db = stack.db().await.unwrap();
     let second = stack.start_worker_with(&[("WORKER_ID", "second")], &[]).await.unwrap();
     let third = stack.start_worker_with(&[("WORKER_ID", "third")], &[]).await.unwrap();
     let mut workers = [("second", second), ("third", third)];
@@ -144,9 +134,7 @@ async fn workers_are_killed(kills: u64) {
         *worker = stack.start_worker_with(&[("WORKER_ID", name)], &[]).await.unwrap();
     }
     let report = running.finish().await.unwrap();
-    wait_until_applied(&stack, &db).await;
-    assert_exactly_once(&db, &report).await;
-    assert_audited(&stack).await;
+    assert_all_applied(&stack, &report).await;
     println!("{} callbacks, {kills} kills, {} retries", report.accepted(), report.retries);
 }
 
@@ -157,7 +145,12 @@ async fn accepted(ingress: &Ingress) -> f64 {
 
 /// Each callback of a job goes through another ingress than the one before it, and two of three
 /// ingresses end and start again.
-async fn ingresses_come_and_go(rounds: usize) {
+#[rstest]
+#[case::twice(2)]
+#[ignore = "long: make test-faults"]
+#[case::over_and_over(20)]
+#[tokio::test]
+async fn ingresses_come_and_go_under_load(#[case] rounds: usize) {
     let stack = three_workers().await;
     let mut load = endless(&stack, 8);
     load.rotate = true;
@@ -180,15 +173,4 @@ async fn ingresses_come_and_go(rounds: usize) {
     }
     goes_on(&stack, &running, 100).await;
     conclude(&stack, running, &format!("{rounds} times 1, 3 and 1 ingresses"), &[]).await;
-}
-
-#[tokio::test]
-async fn ingresses_come_and_go_under_load() {
-    ingresses_come_and_go(2).await;
-}
-
-#[tokio::test]
-#[ignore = "long: make test-faults"]
-async fn ingresses_come_and_go_over_and_over_under_load() {
-    ingresses_come_and_go(20).await;
 }

@@ -3,8 +3,15 @@
 use std::time::Duration;
 
 use e2e::soak::{self, Fault};
+use rstest::rstest;
 
-async fn loses_and_repeats_nothing(faults: &[Fault]) {
+#[rstest]
+#[case::in_faults_of_workers_and_broker(&[Fault::KillWorker, Fault::KillBroker])]
+#[case::in_faults_of_ingress_and_database(&[Fault::KillIngress, Fault::KillDatabase])]
+#[ignore = "long: make test-faults"]
+#[case::in_faults_of_every_kind(&Fault::ALL)]
+#[tokio::test]
+async fn a_soak_loses_and_repeats_nothing(#[case] faults: &[Fault]) {
     let dir = tempfile::tempdir().unwrap();
     let soak = soak::run(dir.path(), 2, faults, Duration::ZERO, |line| println!("{line}"));
     let outcome = soak.await.unwrap();
@@ -12,16 +19,4 @@ async fn loses_and_repeats_nothing(faults: &[Fault]) {
     assert!(outcome.findings.is_empty());
     assert!(outcome.accepted > 0);
     assert!(outcome.faults.iter().eq(faults.iter().map(|fault| (fault, &1))));
-}
-
-#[tokio::test]
-async fn a_soak_in_faults_of_each_part_loses_and_repeats_nothing() {
-    let faults = [Fault::KillWorker, Fault::KillIngress, Fault::KillBroker, Fault::KillDatabase];
-    loses_and_repeats_nothing(&faults).await;
-}
-
-#[tokio::test]
-#[ignore = "long: make test-faults"]
-async fn a_soak_in_faults_of_every_kind_loses_and_repeats_nothing() {
-    loses_and_repeats_nothing(&Fault::ALL).await;
 }

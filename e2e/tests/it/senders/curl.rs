@@ -37,17 +37,17 @@ async fn a_script_sees_what_became_of_its_callback() {
     let stack = Stack::builder().start().await.unwrap();
     let body = status("a", "queued");
     let (good, bad) = (stack.sign(body.as_bytes()), stack.sign(b"another body"));
-    let received = r#"{"received":true}"#.to_owned();
-    let invalid = r#"{"error":"Invalid signature"}"#.to_owned();
-
-    let output = curl(&stack, &["-sf"], &good, &body).output().await.unwrap();
-    assert_eq!(text(&output), (Some(0), received.clone(), String::new()));
-    let output = curl(&stack, &["-sf"], &bad, &body).output().await.unwrap();
-    assert_eq!(text(&output), (Some(22), String::new(), String::new()));
-    let output = curl(&stack, &["-s", "--fail-with-body"], &good, &body).output().await.unwrap();
-    assert_eq!(text(&output), (Some(0), received, String::new()));
-    let output = curl(&stack, &["-s", "--fail-with-body"], &bad, &body).output().await.unwrap();
-    assert_eq!(text(&output), (Some(22), invalid, String::new()));
+    let (received, invalid) = (r#"{"received":true}"#, r#"{"error":"Invalid signature"}"#);
+    for (options, signature, code, answer) in [
+        (&["-sf"][..], &good, 0, received),
+        (&["-sf"], &bad, 22, ""),
+        (&["-s", "--fail-with-body"], &good, 0, received),
+        (&["-s", "--fail-with-body"], &bad, 22, invalid),
+    ] {
+        let output = curl(&stack, options, signature, &body).output().await.unwrap();
+        let expected = (Some(code), answer.to_owned(), String::new());
+        assert_eq!(text(&output), expected, "{options:?}");
+    }
 
     let before = refused(&stack, None).await;
     let retry = ["-sf", "--retry", "5", "--retry-delay", "1"];
