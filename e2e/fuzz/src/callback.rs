@@ -3,7 +3,7 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use shared::callback::{Callback, Fields, Kind, Malformed, Status, parse};
@@ -56,9 +56,9 @@ fn assert_within_limits(callback: &Callback) {
 /// The contract of docs/CALLBACKS.md, read from a tree of JSON values.
 fn read_again(body: &[u8]) -> Result<Callback, String> {
     let value: Value = serde_json::from_slice(body).map_err(|_| "Invalid JSON")?;
-    let Members(written) = serde_json::from_slice(body).map_err(|_| "Invalid JSON")?;
+    let written: Written = serde_json::from_slice(body).map_err(|_| "Invalid JSON")?;
     // The tree keeps one member of those that have the same key.
-    if written != members(&value) {
+    if written.members() != members(&value) {
         return Err("Invalid JSON".into());
     }
     let Value::Object(object) = value else { return Err("Invalid JSON".into()) };
@@ -162,52 +162,42 @@ fn members(value: &Value) -> usize {
 }
 
 /// The same, as they are written.
-struct Members(usize);
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Object(#[serde(deserialize_with = "in_object")] usize),
+    Array(Vec<Self>),
+    Other(IgnoredAny),
+}
 
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(MembersVisitor)
+impl Written {
+    fn members(&self) -> usize {
+        match self {
+            Self::Object(members) => *members,
+            Self::Array(items) => items.iter().map(Self::members).sum(),
+            Self::Other(IgnoredAny) => 0,
+        }
     }
 }
 
-struct MembersVisitor;
+fn in_object<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    deserializer.deserialize_map(Members)
+}
 
-impl<'de> Visitor<'de> for MembersVisitor {
-    type Value = Members;
+struct Members;
+
+impl<'de> Visitor<'de> for Members {
+    type Value = usize;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
+        f.write_str("an object")
     }
-    fn visit_unit<E>(self) -> Result<Members, E> {
-        Ok(Members(0))
-    }
-    fn visit_bool<E>(self, _: bool) -> Result<Members, E> {
-        Ok(Members(0))
-    }
-    fn visit_i64<E>(self, _: i64) -> Result<Members, E> {
-        Ok(Members(0))
-    }
-    fn visit_u64<E>(self, _: u64) -> Result<Members, E> {
-        Ok(Members(0))
-    }
-    fn visit_f64<E>(self, _: f64) -> Result<Members, E> {
-        Ok(Members(0))
-    }
-    fn visit_str<E>(self, _: &str) -> Result<Members, E> {
-        Ok(Members(0))
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Members, A::Error> {
-        let mut written = 0;
-        while let Some(Members(inner)) = seq.next_element()? {
-            written += inner;
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<usize, A::Error> {
+        let mut members = 0;
+        while let Some((_, value)) = map.next_entry::<IgnoredAny, Written>()? {
+            members += 1 + value.members();
         }
-        Ok(Members(written))
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-        let mut written = 0;
-        while let Some((_, Members(inner))) = map.next_entry::<String, Members>()? {
-            written += 1 + inner;
-        }
-        Ok(Members(written))
+        Ok(members)
     }
 }
