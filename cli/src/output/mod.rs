@@ -14,7 +14,6 @@ use worker::entity::job::Status;
 #[derive(Debug)]
 pub struct Output<W> {
     writer: W,
-    is_terminal: bool,
     has_colours: bool,
 }
 
@@ -28,31 +27,18 @@ pub(crate) enum Colour {
 }
 
 impl Output<StdoutLock<'static>> {
-    /// Standard output. A terminal that cannot move its cursor does not count as one. Terminals get
-    /// colours, unless `NO_COLOR` is set (<https://no-color.org>).
+    /// Standard output. Terminals get colours, unless `TERM` is `dumb` or `NO_COLOR` is set
+    /// (<https://no-color.org>).
     #[must_use]
     pub fn stdout() -> Self {
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let is_terminal = io::stdout().is_terminal() && !is_dumb;
-        let has_colours = is_terminal && !is_set("NO_COLOR");
-        Self { writer: io::stdout().lock(), is_terminal, has_colours }
+        let has_colours = io::stdout().is_terminal() && !is_dumb && !is_set("NO_COLOR");
+        Self { writer: io::stdout().lock(), has_colours }
     }
 }
 
 impl<W> Output<W> {
-    /// Whether it is a terminal.
-    pub(crate) fn is_terminal(&self) -> bool {
-        self.is_terminal
-    }
-
-    /// How many columns and rows the terminal has.
-    pub(crate) fn size(&self) -> (usize, usize) {
-        let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
-        let known = size.filter(|size| size.ws_col > 0 && size.ws_row > 0);
-        known.map_or((80, 24), |size| (size.ws_col.into(), size.ws_row.into()))
-    }
-
     /// The text in that colour, if there are colours. Its width stays the same.
     pub(crate) fn paint(&self, text: &str, colour: Option<Colour>) -> String {
         match colour.filter(|_| self.has_colours && !text.is_empty()) {
@@ -103,7 +89,7 @@ pub(crate) mod tests {
         has_colours: bool,
         write: impl FnOnce(&mut Output<Vec<u8>>) -> io::Result<()>,
     ) -> String {
-        let mut out = Output { writer: Vec::new(), is_terminal: has_colours, has_colours };
+        let mut out = Output { writer: Vec::new(), has_colours };
         write(&mut out).unwrap();
         String::from_utf8(out.writer).unwrap()
     }

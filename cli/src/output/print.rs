@@ -3,13 +3,13 @@
 use std::io::{self, Write};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
 use super::{Colour, Output};
 use worker::observe::humanize::{is_hidden, number_of};
 
 /// Between two columns.
-const GAP: &str = "  ";
+const GAP: usize = 2;
 
 /// Prints a value as JSON.
 pub(crate) fn json(out: &mut impl Write, value: &impl serde::Serialize) -> anyhow::Result<()> {
@@ -73,59 +73,26 @@ impl Table {
     }
 
     pub(crate) fn print(&self, out: &mut Output<impl Write>) -> io::Result<()> {
-        for line in self.lines(out, usize::MAX) {
-            writeln!(out, "{line}")?;
-        }
-        Ok(())
-    }
-
-    /// The lines, cut to so many columns of a terminal. A colour takes none.
-    pub(crate) fn lines<W>(&self, out: &Output<W>, columns: usize) -> Vec<String> {
         let count = self.rows.first().map_or(0, |head| head.0.len());
         let width =
             |column: usize| self.rows.iter().map(|row| row.0[column].0.width()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..count).map(width).collect();
-        let line = |row: &Row| {
-            let (mut line, mut left, mut pending) = (String::new(), columns, 0);
+        for row in &self.rows {
+            // Nothing is padded behind the last text of a line.
+            let mut padding = 0;
             for ((cell, colour), width) in row.0.iter().zip(&widths) {
-                if !cell.is_empty() && left > pending {
-                    line.push_str(&" ".repeat(pending));
-                    left -= pending;
-                    pending = 0;
-                    let cell = cut(cell, left);
-                    line.push_str(&out.paint(&cell, *colour));
-                    left -= cell.width();
-                    pending += width.saturating_sub(cell.width());
-                } else {
-                    pending += width;
+                if !cell.is_empty() {
+                    write!(out, "{:padding$}", "")?;
+                    let painted = out.paint(cell, *colour);
+                    write!(out, "{painted}")?;
+                    padding = 0;
                 }
-                pending += GAP.len();
+                padding += width - cell.width() + GAP;
             }
-            line
-        };
-        self.rows.iter().map(line).collect()
-    }
-}
-
-/// A text, cut to so many columns of a terminal.
-pub(crate) fn cut(text: &str, columns: usize) -> String {
-    if text.width() <= columns {
-        return text.to_owned();
-    }
-    let mut shown = String::new();
-    let mut left = columns.saturating_sub(1);
-    for c in text.chars() {
-        let width = c.width().unwrap_or(0);
-        if width > left {
-            break;
+            writeln!(out)?;
         }
-        left -= width;
-        shown.push(c);
+        Ok(())
     }
-    if columns > 0 {
-        shown.push('…');
-    }
-    shown
 }
 
 #[cfg(test)]
@@ -173,24 +140,6 @@ mod tests {
         let stripped =
             painted.replace("\x1b[2m", "").replace("\x1b[31m", "").replace("\x1b[0m", "");
         assert_eq!(stripped, written(false, |out| table().print(out)));
-    }
-
-    #[test]
-    fn lines_are_cut_to_the_terminal() {
-        let cut_to = |columns: usize| {
-            let mut lines = Vec::new();
-            written(false, |out| {
-                lines = table().lines(out, columns);
-                Ok(())
-            });
-            lines
-        };
-        assert_eq!(cut_to(17)[2], "日本  failed  to…");
-        assert_eq!(cut_to(8)[1], "a     q…");
-        assert_eq!(cut_to(3)[2], "日…");
-        for columns in 0..30 {
-            assert!(cut_to(columns).iter().all(|line| line.width() <= columns), "{columns}");
-        }
     }
 
     #[test]

@@ -333,25 +333,6 @@ async fn all_jobs_are_watched_line_by_line() {
     }
 }
 
-#[tokio::test]
-async fn all_jobs_are_watched_in_a_table_on_a_terminal() {
-    let stack = Stack::builder().partitions(1).start().await.unwrap();
-    accept(&stack, status("a", "provisioning")).await;
-    let watch = ackline(&stack, &["jobs", "watch"]).on_terminal();
-    let mut watch = stack.spawn(&watch).unwrap();
-    says(&watch, "\x1b[33mprovisioning\x1b[0m").await;
-    says(&watch, "Ctrl-C ends").await;
-    accept(&stack, status("a", "running")).await;
-    accept(&stack, status("b", "queued")).await;
-    let line = says(&watch, "\x1b[32mrunning\x1b[0m").await;
-    assert!(line.starts_with("\ra ") && line.ends_with("\x1b[K"), "{line:?}");
-    says(&watch, "\x1b[2mqueued\x1b[0m").await;
-    assert_eq!(watch.interrupt(SOON).await.unwrap().code(), Some(0));
-    // Each table is drawn over the one before.
-    let seen = watch.log().stdout();
-    assert!(seen.contains("\x1b[3A\rJOB"), "{seen:?}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn watching_outlives_the_database() {
     let mut stack = Stack::builder().db(Db::Postgres).partitions(1).start().await.unwrap();

@@ -1,4 +1,4 @@
-//! All jobs, a line for each event: for a log, and for programs.
+//! All jobs, a line for each event.
 
 use std::io::Write;
 

@@ -16,7 +16,7 @@ pub struct Unfinished(pub(super) String);
 /// Looks at the database again and again.
 pub(super) struct Look {
     pub(super) shutdown: CancellationToken,
-    pub(super) is_away: bool,
+    is_away: bool,
 }
 
 impl Look {

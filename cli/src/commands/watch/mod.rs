@@ -5,7 +5,6 @@ mod all;
 mod line;
 mod look;
 mod one;
-mod table;
 
 use std::io::Write;
 use std::time::Duration;
@@ -34,7 +33,7 @@ pub struct Watch {
     /// The database.
     #[command(flatten)]
     database: DatabaseArgs,
-    /// Print JSON objects, one a line, instead of a table or sentences.
+    /// Print JSON objects, one a line, instead of sentences.
     #[arg(long)]
     json: bool,
 }
@@ -57,7 +56,6 @@ pub async fn run(args: &Watch, out: &mut Output<impl Write>) -> anyhow::Result<(
                 opened.with_context(|| Unfinished(format!("the job {id:?} can't be watched")))?;
             one::watch(&db, look, id, args.timeout, args.json, out).await
         }
-        None if out.is_terminal() && !args.json => table::watch(&opened?, look, out).await,
         None => all::watch(&opened?, look, args.json, out).await,
     }
 }
