@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
@@ -22,11 +23,11 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
+use tokio_util::io::InspectReader;
 
 use super::limits::Limits;
 use super::metrics::{self, Counted};
-use super::observed::{Observed, Sent, Working};
-use super::phase::{LINGER, Phase};
+use super::phase::{LINGER, Phase, Working};
 use crate::eviction::{Evicted, Slot};
 use crate::shutdown::Leaving;
 
@@ -124,9 +125,20 @@ where
         if leaving.begun.is_cancelled() || crowded.load(Ordering::Relaxed) {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok::<_, Evicted>(answer.map(|body| Sent { body, _working: working }))
+        // hyper drops the body when all of it is written; until then it keeps the request in flight.
+        // A stream of events may take as long as its reader stays.
+        Ok::<_, Evicted>(answer.map(|body| {
+            body.map_err(move |error| {
+                let _ = &working;
+                error
+            })
+        }))
     });
-    let stream = Observed { stream, phase: &phase };
+    let stream = InspectReader::new(stream, |arrived| {
+        if !arrived.is_empty() {
+            phase.hear();
+        }
+    });
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let mut limit = pin!(sleep_until(silent_until));
     let mut evicted = pin!(eviction.happened());

@@ -5,7 +5,6 @@ mod accept;
 mod connection;
 mod limits;
 mod metrics;
-mod observed;
 mod phase;
 
 pub use self::accept::serve;

@@ -1,6 +1,6 @@
 //! What a connection waits for, and until when.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -33,6 +33,15 @@ enum Waits {
     Idle(Instant),
     /// For nothing: a request is in flight, and its waits are the handler's.
     No,
+}
+
+/// A request in flight, until it is dropped.
+pub(super) struct Working(pub(super) Arc<Phase>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 impl Phase {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -12,12 +13,6 @@ pub struct TraceContext {
     span: [u8; 8],
     flags: u8,
 }
-
-/// The id of a trace; displayed as 32 lowercase hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct TraceId([u8; 16]);
-
-const SAMPLED: u8 = 1;
 
 impl TraceContext {
     /// Makes a context; none if one of the ids is zero, which stands for no id.
@@ -32,76 +27,44 @@ impl TraceContext {
     pub fn parse(text: &str) -> Option<Self> {
         let text: &[u8; 55] = text.as_bytes().try_into().ok()?;
         let dashes = [text[2], text[35], text[52]] == [b'-'; 3];
-        if text[..2] != *b"00" || !dashes {
+        if text[..2] != *b"00" || !dashes || text.iter().any(u8::is_ascii_uppercase) {
             return None;
         }
-        let [flags] = hex(&text[53..])?;
-        Self::new(hex(&text[3..35])?, hex(&text[36..52])?, flags)
+        let [flags] = bytes(&text[53..])?;
+        Self::new(bytes(&text[3..35])?, bytes(&text[36..52])?, flags)
     }
 
-    /// The trace.
+    /// The trace; displayed as 32 lowercase hexadecimal digits.
     #[must_use]
     pub fn trace_id(&self) -> TraceId {
-        TraceId(self.trace)
-    }
-
-    /// The trace's id.
-    #[must_use]
-    pub fn trace(&self) -> [u8; 16] {
-        self.trace
-    }
-
-    /// The id of the parent span.
-    #[must_use]
-    pub fn span(&self) -> [u8; 8] {
-        self.span
-    }
-
-    /// The flags; the lowest bit says that the trace is recorded.
-    #[must_use]
-    pub fn flags(&self) -> u8 {
-        self.flags
-    }
-
-    /// Whether the parent records the trace.
-    #[must_use]
-    pub fn is_sampled(&self) -> bool {
-        self.flags & SAMPLED != 0
+        TraceId::from_bytes(self.trace)
     }
 }
 
-/// Reads lowercase digits, two a byte.
-fn hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
+/// Reads digits, two a byte.
+fn bytes<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
+    hex::decode_to_slice(digits, &mut bytes).ok()?;
     Some(bytes)
-}
-
-fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
-    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-}
-
-impl fmt::Display for TraceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(f, &self.0)
-    }
 }
 
 /// As in a `traceparent`.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("00-")?;
-        write_hex(f, &self.trace)?;
-        f.write_str("-")?;
-        write_hex(f, &self.span)?;
-        write!(f, "-{:02x}", self.flags)
+        let (trace, span) = (u128::from_be_bytes(self.trace), u64::from_be_bytes(self.span));
+        write!(f, "00-{trace:032x}-{span:016x}-{:02x}", self.flags)
+    }
+}
+
+impl From<&TraceContext> for SpanContext {
+    fn from(context: &TraceContext) -> Self {
+        Self::new(
+            TraceId::from_bytes(context.trace),
+            SpanId::from_bytes(context.span),
+            TraceFlags::new(context.flags),
+            true,
+            TraceState::NONE,
+        )
     }
 }
 
@@ -140,12 +103,11 @@ mod tests {
             let text = format!("{}{flags}", &SOUND[..53]);
             let context = TraceContext::parse(&text).unwrap();
             assert_eq!(context.to_string(), text);
-            assert_eq!(context.is_sampled(), flags != "00");
             assert_eq!(serde_json::to_value(context).unwrap(), text);
         }
         let context = TraceContext::parse(SOUND).unwrap();
         assert_eq!(context.trace_id().to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
-        assert_eq!(context.span(), [0x00, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7]);
+        assert_eq!(context.span, [0x00, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7]);
         assert_eq!(size_of::<Option<TraceContext>>(), 26);
     }
 

@@ -11,9 +11,10 @@ mod client;
 mod settings;
 mod spans;
 
+pub use opentelemetry::trace::TraceId;
 pub use opentelemetry_sdk::trace::Span;
 
+pub use self::context::TraceContext;
 pub(crate) use self::context::lenient;
-pub use self::context::{TraceContext, TraceId};
 pub use self::settings::Settings;
 pub use self::spans::{Traces, fail};

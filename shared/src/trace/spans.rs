@@ -4,8 +4,8 @@
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{
-    Link, Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt,
-    TraceFlags, TraceId, TraceState, Tracer, TracerProvider,
+    Link, Span as _, SpanBuilder, SpanKind, Status, TraceContextExt, TraceId, TraceState, Tracer,
+    TracerProvider,
 };
 use opentelemetry::{Context, InstrumentationScope, KeyValue};
 use opentelemetry_otlp::{
@@ -127,18 +127,6 @@ impl TraceContext {
             context.trace_id().to_bytes(),
             context.span_id().to_bytes(),
             context.trace_flags().to_u8(),
-        )
-    }
-}
-
-impl From<&TraceContext> for SpanContext {
-    fn from(context: &TraceContext) -> Self {
-        Self::new(
-            TraceId::from_bytes(context.trace()),
-            SpanId::from_bytes(context.span()),
-            TraceFlags::new(context.flags()),
-            true,
-            TraceState::NONE,
         )
     }
 }
