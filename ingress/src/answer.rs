@@ -3,6 +3,8 @@
 //! Senders use `curl --retry`, so a permanent fault must not have a retryable status, nor the other
 //! way round.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
@@ -67,92 +69,59 @@ impl Refusal {
         Self::NotConfirmed,
     ];
 
-    /// The status of the answer.
+    /// The status of the answer; the code in logs, on each of which docs/ERRORS.md has a paragraph;
+    /// the reason, as a metric's label and in logs; and the error that the answer names.
+    fn facts(self) -> (StatusCode, &'static str, &'static str, Cow<'static, str>) {
+        let (status, code, reason, error) = match self {
+            Self::NotFound => (404, "ACK-601", "not_found", "Not found"),
+            Self::MethodNotAllowed => (405, "ACK-602", "method_not_allowed", "Method not allowed"),
+            Self::ShuttingDown => (503, "ACK-603", "shutting_down", "Shutting down"),
+            Self::TooMany => (503, "ACK-604", "too_many_in_flight", "Too many requests in flight"),
+            Self::BrokerDown => (503, "ACK-605", "broker_down", "Broker not available"),
+            Self::BodyTooLarge => (413, "ACK-606", "body_too_large", "Body too large"),
+            Self::BodyTooSlow => (408, "ACK-607", "body_too_slow", "Body not received in time"),
+            Self::GaveWay => (408, "ACK-608", "body_gave_way", "Body not received in time"),
+            Self::BodyBroken => (400, "ACK-609", "body_broken", "Body not received"),
+            Self::Signature(refused) => {
+                let (code, reason) = match refused {
+                    Refused::Missing => ("ACK-611", "signature_missing"),
+                    Refused::Malformed => ("ACK-612", "signature_malformed"),
+                    Refused::Wrong => ("ACK-613", "signature_wrong"),
+                    Refused::Scheme => ("ACK-614", "scheme_not_allowed"),
+                    Refused::Replay => ("ACK-615", "replay_window"),
+                };
+                (401, code, reason, "Invalid signature")
+            }
+            Self::Malformed(malformed) => {
+                let error = malformed.to_string().into();
+                return (StatusCode::BAD_REQUEST, "ACK-616", "malformed", error);
+            }
+            Self::StreamFull => (503, "ACK-617", "stream_full", "Stream full"),
+            Self::NotConfirmed => (503, "ACK-618", "not_confirmed", "Not confirmed in time"),
+        };
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, code, reason, error.into())
+    }
+
     pub(crate) fn status(self) -> StatusCode {
-        match self {
-            Self::NotFound => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyTooSlow | Self::GaveWay => StatusCode::REQUEST_TIMEOUT,
-            Self::Signature(_) => StatusCode::UNAUTHORIZED,
-            Self::BodyBroken | Self::Malformed(_) => StatusCode::BAD_REQUEST,
-            Self::ShuttingDown
-            | Self::TooMany
-            | Self::BrokerDown
-            | Self::StreamFull
-            | Self::NotConfirmed => StatusCode::SERVICE_UNAVAILABLE,
-        }
+        self.facts().0
     }
 
-    /// The reason, as a metric's label and in logs.
-    pub(crate) fn reason(self) -> &'static str {
-        match self {
-            Self::NotFound => "not_found",
-            Self::MethodNotAllowed => "method_not_allowed",
-            Self::ShuttingDown => "shutting_down",
-            Self::TooMany => "too_many_in_flight",
-            Self::BrokerDown => "broker_down",
-            Self::BodyTooLarge => "body_too_large",
-            Self::BodyTooSlow => "body_too_slow",
-            Self::BodyBroken => "body_broken",
-            Self::GaveWay => "body_gave_way",
-            Self::Signature(Refused::Missing) => "signature_missing",
-            Self::Signature(Refused::Malformed) => "signature_malformed",
-            Self::Signature(Refused::Wrong) => "signature_wrong",
-            Self::Signature(Refused::Scheme) => "scheme_not_allowed",
-            Self::Signature(Refused::Replay) => "replay_window",
-            Self::Malformed(_) => "malformed",
-            Self::StreamFull => "stream_full",
-            Self::NotConfirmed => "not_confirmed",
-        }
-    }
-
-    /// The code in logs; docs/ERRORS.md has a paragraph on each.
     pub(crate) fn code(self) -> &'static str {
-        match self {
-            Self::NotFound => "ACK-601",
-            Self::MethodNotAllowed => "ACK-602",
-            Self::ShuttingDown => "ACK-603",
-            Self::TooMany => "ACK-604",
-            Self::BrokerDown => "ACK-605",
-            Self::BodyTooLarge => "ACK-606",
-            Self::BodyTooSlow => "ACK-607",
-            Self::GaveWay => "ACK-608",
-            Self::BodyBroken => "ACK-609",
-            Self::Signature(Refused::Missing) => "ACK-611",
-            Self::Signature(Refused::Malformed) => "ACK-612",
-            Self::Signature(Refused::Wrong) => "ACK-613",
-            Self::Signature(Refused::Scheme) => "ACK-614",
-            Self::Signature(Refused::Replay) => "ACK-615",
-            Self::Malformed(_) => "ACK-616",
-            Self::StreamFull => "ACK-617",
-            Self::NotConfirmed => "ACK-618",
-        }
+        self.facts().1
     }
 
-    fn error(self) -> String {
-        match self {
-            Self::NotFound => "Not found".into(),
-            Self::MethodNotAllowed => "Method not allowed".into(),
-            Self::ShuttingDown => "Shutting down".into(),
-            Self::TooMany => "Too many requests in flight".into(),
-            Self::BrokerDown => "Broker not available".into(),
-            Self::BodyTooLarge => "Body too large".into(),
-            Self::BodyTooSlow | Self::GaveWay => "Body not received in time".into(),
-            Self::BodyBroken => "Body not received".into(),
-            Self::Signature(_) => "Invalid signature".into(),
-            Self::Malformed(malformed) => malformed.to_string(),
-            Self::StreamFull => "Stream full".into(),
-            Self::NotConfirmed => "Not confirmed in time".into(),
-        }
+    pub(crate) fn reason(self) -> &'static str {
+        self.facts().2
     }
 
     /// The answer that tells the sender.
     pub(crate) fn answer(self) -> Answer {
-        let body = serde_json::json!({ "error": self.error() }).to_string();
-        let mut answer = json(self.status(), body.into());
+        let (status, _, _, error) = self.facts();
+        let body = serde_json::json!({ "error": error }).to_string();
+        let mut answer = json(status, body.into());
         let headers = answer.headers_mut();
-        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
+        if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         match self {
@@ -227,7 +196,7 @@ mod tests {
         let refused = [Refused::Malformed, Refused::Wrong, Refused::Scheme, Refused::Replay];
         let missing = Refusal::Signature(Refused::Missing);
         for refusal in refused.map(Refusal::Signature) {
-            assert_eq!(refusal.error(), missing.error());
+            assert_eq!(refusal.facts().3, missing.facts().3);
             assert_eq!(refusal.answer().headers(), missing.answer().headers());
             assert_ne!(refusal.reason(), missing.reason());
         }

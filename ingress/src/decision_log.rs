@@ -52,21 +52,31 @@ impl DecisionLog {
         parent: Option<TraceContext>,
         began: Option<SystemTime>,
     ) -> Request<'_> {
-        let span = began.and_then(|began| {
-            let mut span = self.traces.span(parent, || {
-                SpanBuilder::from_name("receive callback")
-                    .with_kind(SpanKind::Server)
-                    .with_start_time(began)
-            })?;
-            if span.is_recording() {
-                span.set_attributes([
-                    KeyValue::new("http.request.method", "POST"),
-                    KeyValue::new("http.route", self.route.clone()),
-                ]);
-            }
-            Some(span)
+        let span = self.span("receive callback", SpanKind::Server, parent, began, || {
+            vec![
+                KeyValue::new("http.request.method", "POST"),
+                KeyValue::new("http.route", self.route.clone()),
+            ]
         });
         Request { log: self, parent, span }
+    }
+
+    /// A span that `began` then, if spans are exported.
+    fn span(
+        &self,
+        name: &'static str,
+        kind: SpanKind,
+        parent: Option<TraceContext>,
+        began: Option<SystemTime>,
+        attributes: impl FnOnce() -> Vec<KeyValue>,
+    ) -> Option<Span> {
+        let began = began?;
+        let describe = || SpanBuilder::from_name(name).with_kind(kind).with_start_time(began);
+        let mut span = self.traces.span(parent, describe)?;
+        if span.is_recording() {
+            span.set_attributes(attributes());
+        }
+        Some(span)
     }
 }
 
@@ -79,22 +89,15 @@ impl Request<'_> {
     /// Begins publishing its callback.
     pub(crate) fn publish(&self, partition: Partition, job: &str) -> Publish {
         let parent = self.context();
-        let span = self.log.now().and_then(|began| {
-            let mut span = self.log.traces.span(parent, || {
-                SpanBuilder::from_name("publish callback")
-                    .with_kind(SpanKind::Producer)
-                    .with_start_time(began)
-            })?;
-            if span.is_recording() {
-                span.set_attributes([
-                    KeyValue::new("messaging.system", "nats"),
-                    KeyValue::new("messaging.operation.type", "send"),
-                    KeyValue::new("messaging.destination.name", partition.stream()),
-                    KeyValue::new("messaging.destination.partition.id", partition.to_string()),
-                    KeyValue::new("ackline.job.id", job.to_owned()),
-                ]);
-            }
-            Some(span)
+        let began = self.log.now();
+        let span = self.log.span("publish callback", SpanKind::Producer, parent, began, || {
+            vec![
+                KeyValue::new("messaging.system", "nats"),
+                KeyValue::new("messaging.operation.type", "send"),
+                KeyValue::new("messaging.destination.name", partition.stream()),
+                KeyValue::new("messaging.destination.partition.id", partition.to_string()),
+                KeyValue::new("ackline.job.id", job.to_owned()),
+            ]
         });
         Publish { parent, span }
     }

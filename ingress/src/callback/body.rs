@@ -40,7 +40,8 @@ where
                 return Err(Refusal::BodyTooLarge);
             }
             if first.is_empty() && rest.is_empty() {
-                // Most bodies come in one piece, which is not copied.
+                // Most bodies come in one piece, which is not copied. Many pieces are: kept as they
+                // came, chunks of a byte each would take thirty times their size.
                 first = data;
             } else {
                 rest.extend_from_slice(&std::mem::take(&mut first));
