@@ -12,7 +12,7 @@ use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 use ingress::signature::{
     GITHUB_HEADER, Keys, PLAIN_HEADER, ReplayWindow, STANDARD_HEADER, STANDARD_ID_HEADER,
-    STANDARD_TIMESTAMP_HEADER, Schemes, SigningKey, verify,
+    STANDARD_TIMESTAMP_HEADER, Scheme, SigningKey, verify,
 };
 
 fn headers(all: &[(&'static str, String)]) -> HeaderMap {
@@ -37,7 +37,7 @@ fn judge(criterion: &mut Criterion) {
     let secrets =
         ["one", "two", "three"].map(|text| (text, SigningKey::new(text.as_bytes()).unwrap()));
     let (last, other) = (secrets[2].1.clone(), SigningKey::new(b"other").unwrap());
-    let keys = Keys::new(secrets, Schemes::ALL, window);
+    let keys = Keys::new(secrets, &Scheme::ALL, window);
     for size in [200, 64 * 1024] {
         let body = Bytes::from(vec![b'x'; size]);
         let good = last.sign_plain(&body);

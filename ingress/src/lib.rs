@@ -91,7 +91,7 @@ async fn serve_traced(
     metrics::keys(&config.keys);
     tracing::info!(
         keys = ?config.keys,
-        schemes = %config.keys.schemes(),
+        schemes = ?config.keys.schemes(),
         tls = config.tls.is_some(),
         "callbacks are verified",
     );

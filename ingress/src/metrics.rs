@@ -66,7 +66,7 @@ pub(crate) fn refused(reason: &'static str) {
 /// Exports unused keys as well.
 pub(crate) fn keys(keys: &Keys) {
     for id in keys.ids() {
-        for scheme in keys.schemes().iter() {
+        for scheme in keys.schemes() {
             counter!(VERIFIED, "key" => Arc::clone(id), "scheme" => scheme.as_str()).increment(0);
         }
     }

@@ -31,7 +31,7 @@ pub(crate) async fn run(
         if let Some((files, current)) = &tls {
             outcome(
                 "certificate",
-                files.load().map(|new| {
+                files.load().map_err(|unusable| unusable.to_string()).map(|new| {
                     current.send_replace(new);
                     tracing::info!("read the certificate again");
                 }),

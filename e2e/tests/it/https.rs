@@ -120,8 +120,8 @@ async fn a_certificate_that_cannot_be_used_is_named_at_the_start() {
     let other = authority.issue("other", &["localhost"]).unwrap();
     for (cert, key, expected) in [
         (&one.certificate, &other.key, "is not the key of --tls-cert"),
-        (&one.key, &one.key, "holds no PEM of a certificate"),
-        (&one.certificate, &one.certificate, "holds no PEM of a private key"),
+        (&one.key, &one.key, "holds no certificate in PEM"),
+        (&one.certificate, &one.certificate, "holds no private key in PEM"),
     ] {
         let program =
             stack.program("ackline-ingress").unwrap().env("TLS_CERT", cert).env("TLS_KEY", key);

@@ -222,7 +222,7 @@ mod tests {
     use shared::callback::Malformed;
 
     use super::*;
-    use crate::signature::{PLAIN_HEADER, Schemes, SigningKey};
+    use crate::signature::{PLAIN_HEADER, Scheme, SigningKey};
 
     #[test]
     fn the_replay_window_is_judged_after_the_json_and_before_its_meaning() {
@@ -230,7 +230,7 @@ mod tests {
         let secret = SigningKey::new(b"s").unwrap();
         let lax = ReplayWindow::for_tests();
         let strict = ReplayWindow { require_timestamp: true, ..lax };
-        let keys = Keys::new([("", secret.clone())], Schemes::ALL, lax);
+        let keys = Keys::new([("", secret.clone())], &Scheme::ALL, lax);
         let read_with = |window, body: &'static str| {
             let mut headers = HeaderMap::new();
             let signature = secret.sign_plain(body.as_bytes());

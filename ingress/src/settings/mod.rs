@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use shared::broker::{BrokerArgs, Servers};
 use shared::health::HealthArgs;
-use shared::settings::{Problems, duration, duration_or_zero, listen_address};
+use shared::settings::{InFile, Problems, duration, duration_or_zero, listen_address};
 use shared::{telemetry, trace};
 use tokio_rustls::rustls::ServerConfig;
 
@@ -19,7 +19,7 @@ pub(crate) use self::certificate::TlsFiles;
 pub(crate) use self::limits::Limits;
 
 use crate::secrets::{Named, Secrets, SecretsArgs};
-use crate::signature::{Keys, ReplayWindow, Schemes};
+use crate::signature::{Keys, ReplayWindow, Scheme};
 
 /// Where ingress is looked at by default.
 pub const OPS_LISTEN: &str = "127.0.0.1:9080";
@@ -66,8 +66,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     secrets: SecretsArgs,
     /// The signature schemes that are allowed: plain, github, standard.
-    #[arg(long, env = "SCHEMES", default_value = "plain,github,standard")]
-    schemes: Schemes,
+    #[arg(long, env = "SCHEMES", default_value = "plain,github,standard", value_delimiter = ',')]
+    schemes: Vec<Scheme>,
     /// How far `sent_at` and `webhook-timestamp` may be from this machine's clock, in both directions.
     #[arg(long, env = "REPLAY_WINDOW", default_value = "300s", value_parser = duration)]
     replay_window: Duration,
@@ -115,7 +115,7 @@ pub struct Config {
 #[derive(Debug)]
 pub(crate) struct KeySource {
     secrets: Secrets,
-    schemes: Schemes,
+    schemes: Vec<Scheme>,
     window: ReplayWindow,
 }
 
@@ -129,7 +129,7 @@ impl KeySource {
     }
 
     fn keys(&self, active: Vec<Named>) -> Keys {
-        Keys::new(active, self.schemes, self.window)
+        Keys::new(active, &self.schemes, self.window)
     }
 }
 
@@ -152,7 +152,7 @@ impl ServeArgs {
         let (secrets, active) = secrets?;
         let window =
             ReplayWindow { window: self.replay_window, require_timestamp: self.require_timestamp };
-        let key_source = KeySource { secrets, schemes: self.schemes, window };
+        let key_source = KeySource { secrets, schemes: self.schemes.clone(), window };
         let keys = key_source.keys(active);
         let (servers, tls, traces) = (servers?, tls?, traces?);
         Some(Config { args: self, servers, key_source, keys, tls, traces })
@@ -163,7 +163,8 @@ impl ServeArgs {
         let files = match (&self.tls_cert, &self.tls_key) {
             (None, None) => return Some(None),
             (Some(cert), Some(key)) if !cert.is_empty() && !key.is_empty() => {
-                TlsFiles { cert: cert.into(), key: key.into() }
+                let file = |setting, path: &OsString| InFile { setting, path: path.into() };
+                TlsFiles { cert: file("--tls-cert", cert), key: file("--tls-key", key) }
             }
             _ => {
                 problems.note("--tls-cert and --tls-key: set both, or none for HTTP");
@@ -173,7 +174,7 @@ impl ServeArgs {
         match files.load() {
             Ok(config) => Some(Some((files, config))),
             Err(problem) => {
-                problems.note(problem);
+                problems.note(problem.to_string());
                 None
             }
         }
@@ -226,7 +227,7 @@ mod tests {
             assert_eq!(config.args.callback_path, "/api/webhooks/github");
             assert_eq!(config.args.limits.max_body_bytes, 65_536);
             assert!(!config.keys.window().require_timestamp);
-            assert_eq!(config.keys.schemes(), Schemes::ALL);
+            assert_eq!(config.keys.schemes(), Scheme::ALL);
             assert!(config.tls.is_none());
         }
         let both = check(&[], &[SECRET, ("GITHUB_CALLBACK_SECRET", "t")]).unwrap();
@@ -280,6 +281,15 @@ mod tests {
     }
 
     #[test]
+    fn schemes_are_a_list() {
+        let some = check(&["--schemes=standard, github "], &[SECRET]).unwrap();
+        assert_eq!(some.keys.schemes(), [Scheme::Standard, Scheme::GitHub]);
+        for bad in ["--schemes=", "--schemes=plain,"] {
+            assert!(check(&[bad], &[SECRET]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_timestamp_can_be_required_with_or_without_a_value() {
         for flag in ["--require-timestamp", "--require-timestamp=yes"] {
             let config = check(&[flag], &[SECRET]).unwrap();
@@ -309,7 +319,11 @@ mod tests {
         let no_pem = no_pem.display();
         for (cert, key, expected) in [
             ("/nowhere", "/nowhere", "--tls-cert: /nowhere can't be read".to_owned()),
-            (&*no_pem.to_string(), "/nowhere", format!("--tls-cert: {no_pem} holds no PEM")),
+            (
+                &*no_pem.to_string(),
+                "/nowhere",
+                format!("--tls-cert: {no_pem} holds no certificate in PEM"),
+            ),
         ] {
             let args = [format!("--tls-cert={cert}"), format!("--tls-key={key}")];
             let problem = check(&args.each_ref().map(String::as_str), &[SECRET]).unwrap_err();

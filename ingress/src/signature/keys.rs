@@ -13,7 +13,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use shared::secret::{ExposeSecret, Secret};
 
-use super::scheme::{NO_PREFIX, Prefix, Scheme, Schemes, standard_prefix};
+use super::scheme::{NO_PREFIX, Prefix, Scheme, standard_prefix};
 use super::window::ReplayWindow;
 
 /// The prefix of a Standard Webhooks secret, whose rest is base64.
@@ -111,7 +111,7 @@ fn schedule(key: &[u8]) -> Hmac<Sha256> {
 #[derive(Clone)]
 pub struct Keys {
     pub(super) keys: Vec<Key>,
-    pub(super) schemes: Schemes,
+    pub(super) schemes: Vec<Scheme>,
     pub(super) window: ReplayWindow,
 }
 
@@ -126,11 +126,12 @@ impl Keys {
     #[must_use]
     pub fn new(
         secrets: impl IntoIterator<Item = (impl Into<Arc<str>>, SigningKey)>,
-        schemes: Schemes,
+        schemes: &[Scheme],
         window: ReplayWindow,
     ) -> Self {
         let key = |(id, signing): (_, SigningKey)| Key { id: Into::into(id), signing };
-        Self { keys: secrets.into_iter().map(key).collect(), schemes, window }
+        let keys = secrets.into_iter().map(key).collect();
+        Self { keys, schemes: schemes.to_vec(), window }
     }
 
     /// The ids, in the order in which the keys are tried.
@@ -140,8 +141,8 @@ impl Keys {
 
     /// The allowed schemes.
     #[must_use]
-    pub fn schemes(&self) -> Schemes {
-        self.schemes
+    pub fn schemes(&self) -> &[Scheme] {
+        &self.schemes
     }
 
     /// The replay window.
@@ -238,7 +239,7 @@ mod tests {
         // The HMAC is made of it.
         is_wiped(&Sha256::default());
         assert!(!format!("{:?}", key()).contains("hunter2"));
-        let keys = Keys::new([("a", key())], Schemes::ALL, ReplayWindow::for_tests());
+        let keys = Keys::new([("a", key())], &Scheme::ALL, ReplayWindow::for_tests());
         assert_eq!(format!("{keys:?}"), r#"{"a"}"#);
     }
 }

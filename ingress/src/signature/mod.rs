@@ -16,7 +16,7 @@ mod verify;
 pub use self::keys::{BadSecret, Keys, SigningKey};
 pub use self::scheme::{
     GITHUB_HEADER, PLAIN_HEADER, STANDARD_HEADER, STANDARD_ID_HEADER, STANDARD_TIMESTAMP_HEADER,
-    Scheme, Schemes, is_message_id,
+    Scheme, is_message_id,
 };
 pub use self::verify::{Refused, Verified, verify};
 pub use self::window::ReplayWindow;

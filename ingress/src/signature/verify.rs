@@ -118,7 +118,7 @@ pub(super) fn judge(
     if !bool::from(holds) {
         return Err(Refused::Wrong);
     }
-    if !claims.iter().any(|claim| keys.schemes.contains(claim.scheme)) {
+    if !claims.iter().any(|claim| keys.schemes.contains(&claim.scheme)) {
         return Err(Refused::Scheme);
     }
     let signer = |(claim, (_, index)): (&Claim<'_>, &(Choice, u64))| {

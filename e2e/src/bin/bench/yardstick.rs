@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, StatusCode};
-use ingress::signature::{Keys, ReplayWindow, Schemes, SigningKey, verify};
+use ingress::signature::{Keys, ReplayWindow, Scheme, SigningKey, verify};
 use shared::bundle::{self, Metadata};
 use shared::callback;
 use shared::listener::{self, Limits};
@@ -53,7 +53,7 @@ pub(crate) async fn serve(kind: Yardstick) -> Result<()> {
     };
     let window = ReplayWindow { window: Duration::from_secs(300), require_timestamp: false };
     let secret = SigningKey::new(TEST_SECRET.as_bytes())?;
-    let keys = Keys::new([("default", secret)], Schemes::ALL, window);
+    let keys = Keys::new([("default", secret)], &Scheme::ALL, window);
     let site = Arc::new(Site { keys, broker });
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!(r#"{{"message":"listening","addr":"{}"}}"#, listener.local_addr()?);
