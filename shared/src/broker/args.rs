@@ -76,18 +76,7 @@ impl BrokerArgs {
         let authorities = InFile::take(problems, CA, self.nats_ca.as_ref());
         let certificate = InFile::take(problems, CERT, self.nats_cert.as_ref());
         let key = InFile::take(problems, KEY, self.nats_key.as_ref());
-        let client = match (certificate?, key?) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            (Some(_), None) => {
-                problems.note(format!("{CERT} needs {KEY}"));
-                return None;
-            }
-            (None, Some(_)) => {
-                problems.note(format!("{KEY} needs {CERT}"));
-                return None;
-            }
-        };
+        let client = both(problems, (CERT, certificate?), (KEY, key?))?;
         let tls = Tls { authorities: authorities?, client };
         for problem in tls.problems() {
             problems.note(problem.to_string());
@@ -103,21 +92,10 @@ impl BrokerArgs {
             Some("") => problems.take(USER, Err(Empty)),
             user => Some(user.map(str::to_owned)),
         };
-        let user = match (user?, password?) {
-            (Some(user), Some(file)) => Some(Access::PasswordFile { user, file }),
-            (None, None) => None,
-            (Some(_), None) => {
-                problems.note(format!("{USER} needs {PASSWORD}"));
-                return None;
-            }
-            (None, Some(_)) => {
-                problems.note(format!("{PASSWORD} needs {USER}"));
-                return None;
-            }
-        };
+        let user = both(problems, (USER, user?), (PASSWORD, password?))?;
         let ways = [
             (URL, in_url.cloned()),
-            (USER, user),
+            (USER, user.map(|(user, file)| Access::PasswordFile { user, file })),
             (NKEY, nkey?.map(Access::Nkey)),
             (CREDENTIALS, credentials?.map(Access::Credentials)),
         ];
@@ -135,4 +113,18 @@ impl BrokerArgs {
         }
         Some(chosen.into_iter().next().map_or(Access::Nobody, |(_, way)| way))
     }
+}
+
+/// Both of two settings or neither of them. None if one is missing, which is noted.
+fn both<A, B>(
+    problems: &mut Problems,
+    (first, a): (&str, Option<A>),
+    (second, b): (&str, Option<B>),
+) -> Option<Option<(A, B)>> {
+    match (&a, &b) {
+        (Some(_), None) => problems.note(format!("{first} needs {second}")),
+        (None, Some(_)) => problems.note(format!("{second} needs {first}")),
+        _ => return Some(a.zip(b)),
+    }
+    None
 }

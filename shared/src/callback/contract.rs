@@ -41,13 +41,8 @@ impl Status {
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
-        match text {
-            "queued" => Some(Self::Queued),
-            "provisioning" => Some(Self::Provisioning),
-            "running" => Some(Self::Running),
-            "failed" => Some(Self::Failed),
-            _ => None,
-        }
+        let all = [Self::Queued, Self::Provisioning, Self::Running, Self::Failed];
+        all.into_iter().find(|status| status.as_str() == text)
     }
 }
 

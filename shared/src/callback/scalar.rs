@@ -44,17 +44,11 @@ impl Scalar<'_> {
         field: &'static str,
         max_bytes: usize,
     ) -> Result<Option<String>, Malformed> {
-        match self {
-            Scalar::Absent => Ok(None),
-            Scalar::Text(text) => {
-                let text = without_nul(text);
-                if text.len() > max_bytes {
-                    return Err(Malformed::Field(field));
-                }
-                Ok(Some(text))
-            }
-            _ => Err(Malformed::Field(field)),
+        let text = self.text(field)?;
+        if text.as_ref().is_some_and(|text| text.len() > max_bytes) {
+            return Err(Malformed::Field(field));
         }
+        Ok(text)
     }
 
     /// A text that is truncated at a character if it is too long.
@@ -63,13 +57,17 @@ impl Scalar<'_> {
         field: &'static str,
         max_bytes: usize,
     ) -> Result<Option<String>, Malformed> {
+        let mut text = self.text(field)?;
+        if let Some(text) = &mut text {
+            text.truncate(text.floor_char_boundary(max_bytes));
+        }
+        Ok(text)
+    }
+
+    fn text(self, field: &'static str) -> Result<Option<String>, Malformed> {
         match self {
             Scalar::Absent => Ok(None),
-            Scalar::Text(text) => {
-                let mut text = without_nul(text);
-                text.truncate(text.floor_char_boundary(max_bytes));
-                Ok(Some(text))
-            }
+            Scalar::Text(text) => Ok(Some(without_nul(text))),
             _ => Err(Malformed::Field(field)),
         }
     }
