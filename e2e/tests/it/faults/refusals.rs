@@ -223,9 +223,9 @@ async fn a_wrong_number_of_partitions_is_refused_everywhere_and_changes_nothing(
     for partition in Partition::all(4) {
         name_number(&jetstream, partition, n).await;
     }
-    let another = "INSERT INTO partitions \
-                   (partition, epoch, applied_seq, rules_version, dead_letters_in_row) \
-                   VALUES (4, 0, 0, 1, 0)";
+    let another = "INSERT INTO partitions (partition, epoch, applied_seq, rules_version, \
+                   rules_from_seq, dead_letters_in_row, applied_callbacks) \
+                   VALUES (4, 0, 0, 1, 0, 0, 0)";
     db.execute_unprepared(another).await.unwrap();
     let why = refused(&stack, &["ackline-worker"]).await;
     assert!(why.contains("the database has 5 partitions, the streams 4"), "{why}");

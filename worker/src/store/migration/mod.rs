@@ -5,11 +5,7 @@
 //! so in its name: `m20270301_000009_needs_000005_drop_region` is for programs that know migration
 //! 5, and older ones refuse a database that has it.
 
-mod m20261101_000001_first;
-mod m20261123_000002_gaps;
-mod m20261123_000003_replay;
-mod m20261123_000004_silence;
-mod m20261124_000005_progress;
+mod m20261127_000001_schema;
 
 use sea_orm_migration::prelude::*;
 
@@ -26,13 +22,7 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![
-            Box::new(m20261101_000001_first::Migration),
-            Box::new(m20261123_000002_gaps::Migration),
-            Box::new(m20261123_000003_replay::Migration),
-            Box::new(m20261123_000004_silence::Migration),
-            Box::new(m20261124_000005_progress::Migration),
-        ]
+        vec![Box::new(m20261127_000001_schema::Migration)]
     }
 }
 
@@ -55,7 +45,7 @@ mod tests {
     #[test]
     fn a_step_names_the_one_that_it_needs() {
         assert_eq!(needed_by("m20270301_000009_needs_000005_drop_region"), Some(5));
-        for expanding in ["m20261101_000001_first", "m20270301_000009_needs", "", "needs_000005"] {
+        for expanding in ["m20261127_000001_schema", "m20270301_000009_needs", "", "needs_000005"] {
             assert_eq!(needed_by(expanding), None, "{expanding}");
         }
     }

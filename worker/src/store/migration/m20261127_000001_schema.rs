@@ -61,6 +61,8 @@ impl MigrationTrait for Migration {
             text("failure"),
             text("agent_id"),
             text("region"),
+            int("heartbeat_timeout_s"),
+            time("presume_at"),
             required(int("heartbeat_count")),
             time("last_heartbeat_at"),
             time("last_heartbeat_sent_at"),
@@ -103,6 +105,7 @@ impl MigrationTrait for Migration {
             text("event_id"),
             required(blob("payload")),
             required(time("received_at")),
+            required(int("refusals")),
         ];
         let partitions = vec![
             required(int("partition")),
@@ -114,8 +117,23 @@ impl MigrationTrait for Migration {
             text("applied_msg_id"),
             time("stream_created_at"),
             required(int("rules_version")),
+            required(bigint("rules_from_seq")),
             required(int("dead_letters_in_row")),
             text("stopped_reason"),
+            bigint("accepted_seq"),
+            time("watched_since"),
+            time("watched_until"),
+            required(bigint("applied_callbacks")),
+            time("applied_at"),
+            time("applied_received_at"),
+        ];
+        let partition_gaps = vec![
+            required(int("partition")),
+            required(bigint("from_seq")),
+            required(bigint("to_seq")),
+            required(text("reason")),
+            required(time("stream_created_at")),
+            required(time("accepted_at")),
         ];
         let workers =
             vec![required(text("id")), required(text("name")), required(time("alive_until"))];
@@ -126,6 +144,7 @@ impl MigrationTrait for Migration {
             table("job_events", job_events, &position),
             table("dead_letters", dead_letters, &position),
             table("partitions", partitions, &["partition"]),
+            table("partition_gaps", partition_gaps, &["partition", "from_seq"]),
             table("workers", workers, &["id"]),
         ] {
             manager.create_table(table).await?;
@@ -133,6 +152,11 @@ impl MigrationTrait for Migration {
         for (name, table, columns) in [
             ("job_events_job_id", "job_events", ["job_id", "event_id"].as_slice()),
             ("dead_letters_job_id", "dead_letters", ["job_id"].as_slice()),
+            // In this order every silent job is at the beginning of a range: `presume_at` is null
+            // where `updated_at` decides.
+            ("jobs_silence", "jobs", &["partition", "status", "presume_at", "updated_at"]),
+            // A list of jobs, of one status or of all, is read from the ends of its ranges.
+            ("jobs_age", "jobs", &["status", "created_at", "id"]),
         ] {
             let mut index = Index::create();
             index.name(name).table(table);
