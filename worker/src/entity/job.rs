@@ -10,6 +10,7 @@ use utoipa::ToSchema;
     Debug,
     Clone,
     Copy,
+    Default,
     PartialEq,
     Eq,
     Hash,
@@ -24,6 +25,7 @@ use utoipa::ToSchema;
 pub enum Status {
     /// Entered when the job is created, or by a new run; left by a callback of the workflow, or by
     /// silence. A crash of a worker leaves it as it is.
+    #[default]
     Queued,
     /// Entered when the workflow has begun; left by its success, its failure or its silence.
     Provisioning,
@@ -89,7 +91,7 @@ pub enum Failure {
 
 /// One job. Times come from the stream, in microseconds.
 #[sea_orm::model]
-#[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, DeriveEntityModel, Serialize)]
 #[sea_orm(table_name = "jobs")]
 pub struct Model {
     /// The sender's name of the job.
@@ -158,30 +160,13 @@ impl Model {
     pub fn queued(id: String, created_at: DateTimeUtc, seq: i64, idx: i32) -> Self {
         Self {
             id,
-            status: Status::Queued,
-            workflow_run_id: None,
-            run_attempt: None,
-            run_count: 0,
-            error: None,
-            failed_step: None,
-            failure: None,
-            agent_id: None,
-            region: None,
-            heartbeat_timeout_s: None,
-            presume_at: None,
-            heartbeat_count: 0,
-            last_heartbeat_at: None,
-            last_heartbeat_sent_at: None,
-            queued_at: None,
-            started_at: None,
-            finished_at: None,
             created_at,
             updated_at: created_at,
-            partition: 0,
             first_seq: seq,
             first_idx: idx,
             last_seq: seq,
             last_idx: idx,
+            ..Self::default()
         }
     }
 

@@ -78,9 +78,10 @@ impl Effect {
     }
 }
 
-/// One event at its position (partition, stream sequence, index in the bundle).
+/// What one callback, or one decision of a worker or an operator, did.
 #[sea_orm::model]
-#[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel, Serialize, ToSchema)]
+#[schema(as = Event)]
 #[sea_orm(table_name = "job_events")]
 pub struct Model {
     /// The partition.
@@ -121,6 +122,7 @@ pub struct Model {
     #[sea_orm(column_type = "Text", nullable)]
     pub failed_step: Option<String>,
     /// When the stream stored it.
+    #[schema(value_type = chrono::DateTime<chrono::Utc>)]
     pub received_at: DateTimeUtc,
 }
 

@@ -119,22 +119,12 @@ pub async fn create_partitions(db: &DatabaseConnection, wanted: u16) -> Result<(
     let rows = (0..wanted).map(|number| partition::ActiveModel {
         partition: Set(i32::from(number)),
         epoch: Set(0),
-        owner: Set(None),
-        previous_owner: Set(None),
-        lease_until: Set(None),
         applied_seq: Set(0),
-        applied_msg_id: Set(None),
-        stream_created_at: Set(None),
         rules_version: Set(RULES_VERSION),
         rules_from_seq: Set(0),
         dead_letters_in_row: Set(0),
-        stopped_reason: Set(None),
-        accepted_seq: Set(None),
-        watched_since: Set(None),
-        watched_until: Set(None),
         applied_callbacks: Set(0),
-        applied_at: Set(None),
-        applied_received_at: Set(None),
+        ..partition::ActiveModel::default()
     });
     let transaction = begin(db).await?;
     let found = count_partitions(&transaction).await?;

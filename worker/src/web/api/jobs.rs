@@ -12,8 +12,9 @@ use tokio::time::{Instant, timeout_at};
 use utoipa::{IntoParams, ToSchema};
 
 use super::page::{self, Page};
-use super::schema::{Event, Job};
+use super::schema::Job;
 use crate::entity::job::{Model, Status};
+use crate::entity::job_event::Model as Event;
 use crate::store::read::{self, JobFilter, JobKey};
 use crate::web::extractors::{InPath, InQuery};
 use crate::web::problem::{Problem, Wrong};
@@ -215,6 +216,5 @@ pub(super) async fn events(
         return Err(no_job(&id));
     }
     let found = read::events_after(&db, &id, after, limit + 1).await?;
-    let page = Page::new(found, limit, |event| page::of_event(event.seq, event.idx), Event::from);
-    Ok(Json(page))
+    Ok(Json(Page::new(found, limit, |event| page::of_event(event.seq, event.idx), |event| event)))
 }

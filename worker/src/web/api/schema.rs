@@ -1,11 +1,11 @@
-//! A job, an event and a dead letter in the API. The names are those of the tables.
+//! A job and a dead letter in the API. The names are those of the tables; an event is its row.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::apply::redrive::LetterId;
-use crate::entity::{dead_letter, job, job_event};
+use crate::entity::{dead_letter, job};
 use crate::web::settings::WebSettings;
 
 /// Where a job stands.
@@ -76,63 +76,6 @@ impl Job {
             created_at: job.created_at,
             updated_at: job.updated_at,
             partition: job.partition,
-        }
-    }
-}
-
-/// What one callback, or one decision of a worker or an operator, did.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct Event {
-    /// The partition.
-    partition: i32,
-    /// The stream sequence.
-    seq: i64,
-    /// The index in the bundle.
-    idx: i32,
-    /// The job; empty for an order that concerns none.
-    job_id: String,
-    /// What it reports.
-    kind: job_event::Kind,
-    /// The job's status before.
-    from_status: Option<job::Status>,
-    /// The job's status after.
-    to_status: Option<job::Status>,
-    /// What became of it.
-    outcome: job_event::Effect,
-    /// Why, if that needs saying.
-    reason: Option<String>,
-    /// The sender's idempotency key.
-    event_id: Option<String>,
-    /// The run that sent it, as it was sent.
-    workflow_run_id: Option<String>,
-    /// That run's attempt.
-    run_attempt: Option<i32>,
-    /// The error that it carried.
-    error: Option<String>,
-    /// The failed step that it carried.
-    failed_step: Option<String>,
-    /// When the stream stored it.
-    received_at: DateTime<Utc>,
-}
-
-impl From<job_event::Model> for Event {
-    fn from(event: job_event::Model) -> Self {
-        Self {
-            partition: event.partition,
-            seq: event.seq,
-            idx: event.idx,
-            job_id: event.job_id,
-            kind: event.kind,
-            from_status: event.from_status,
-            to_status: event.to_status,
-            outcome: event.outcome,
-            reason: event.reason,
-            event_id: event.event_id,
-            workflow_run_id: event.workflow_run_id,
-            run_attempt: event.run_attempt,
-            error: event.error,
-            failed_step: event.failed_step,
-            received_at: event.received_at,
         }
     }
 }

@@ -12,7 +12,6 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use utoipa::IntoParams;
 
-use super::schema::Event;
 use crate::store::read;
 use crate::web::extractors::InQuery;
 use crate::web::problem::{Problem, Wrong};
@@ -148,7 +147,7 @@ impl Follower {
             })?;
             above = between.up_to;
             for event in between.events {
-                let event = sse::Event::default().event("event").json_data(Event::from(event));
+                let event = sse::Event::default().event("event").json_data(event);
                 self.send(event).await?;
             }
         }
