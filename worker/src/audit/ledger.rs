@@ -25,26 +25,29 @@ struct Page<T> {
     rows: VecDeque<T>,
     after: Position,
     ended: bool,
+    limit: u64,
+    position: fn(&T) -> Position,
 }
 
 impl<T> Page<T> {
-    fn new(after: Position) -> Self {
-        Self { rows: VecDeque::new(), after, ended: false }
+    fn new(after: Position, limit: u64, position: fn(&T) -> Position) -> Self {
+        Self { rows: VecDeque::new(), after, ended: false, limit, position }
     }
 
-    fn add(&mut self, rows: Vec<T>, limit: u64, position: impl Fn(&T) -> Position) {
-        self.ended = (rows.len() as u64) < limit;
-        self.after = rows.last().map_or(self.after, position);
-        self.rows = rows.into();
+    /// The next row, if it is not above this position. Reads more if there is none.
+    async fn next(
+        &mut self,
+        until: Position,
+        read: impl AsyncFnOnce(Position, u64) -> Result<Vec<T>, DbErr>,
+    ) -> Result<Option<T>, DbErr> {
+        if self.rows.is_empty() && !self.ended {
+            let rows = read(self.after, self.limit).await?;
+            self.ended = (rows.len() as u64) < self.limit;
+            self.after = rows.last().map_or(self.after, self.position);
+            self.rows = rows.into();
+        }
+        Ok(self.rows.pop_front_if(|row| (self.position)(row) <= until))
     }
-}
-
-fn event_position(row: &job_event::Model) -> Position {
-    Position { seq: row.seq, idx: row.idx }
-}
-
-fn letter_position(row: &dead_letter::Model) -> Position {
-    Position { seq: row.seq, idx: row.idx }
 }
 
 impl<'a> Ledger<'a> {
@@ -52,7 +55,10 @@ impl<'a> Ledger<'a> {
     /// checkpoint.
     pub(super) fn new(snapshot: &'a Snapshot, partition: i32, from_seq: i64) -> Self {
         let after = Position { seq: from_seq, idx: -1 };
-        let (events, letters) = (Page::new(after), Page::new(after));
+        let event = |row: &job_event::Model| Position { seq: row.seq, idx: row.idx };
+        let letter = |row: &dead_letter::Model| Position { seq: row.seq, idx: row.idx };
+        let (events, letters) =
+            (Page::new(after, EVENTS, event), Page::new(after, LETTERS, letter));
         Self { snapshot, partition, events, letters }
     }
 
@@ -61,12 +67,9 @@ impl<'a> Ledger<'a> {
         &mut self,
         until: Position,
     ) -> Result<Option<job_event::Model>, DbErr> {
-        let page = &mut self.events;
-        if page.rows.is_empty() && !page.ended {
-            let rows = self.snapshot.events(self.partition, page.after, EVENTS).await?;
-            page.add(rows, EVENTS, event_position);
-        }
-        Ok(page.rows.pop_front_if(|row| event_position(row) <= until))
+        let (snapshot, partition) = (self.snapshot, self.partition);
+        let read = async |after, limit| snapshot.events(partition, after, limit).await;
+        self.events.next(until, read).await
     }
 
     /// The next dead letter, if it is not above this position.
@@ -74,11 +77,8 @@ impl<'a> Ledger<'a> {
         &mut self,
         until: Position,
     ) -> Result<Option<dead_letter::Model>, DbErr> {
-        let page = &mut self.letters;
-        if page.rows.is_empty() && !page.ended {
-            let rows = self.snapshot.letters(self.partition, page.after, LETTERS).await?;
-            page.add(rows, LETTERS, letter_position);
-        }
-        Ok(page.rows.pop_front_if(|row| letter_position(row) <= until))
+        let (snapshot, partition) = (self.snapshot, self.partition);
+        let read = async |after, limit| snapshot.letters(partition, after, limit).await;
+        self.letters.next(until, read).await
     }
 }

@@ -1,16 +1,14 @@
 //! What `ackline partitions` reads, and how a stopped partition continues.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait,
     QueryFilter, QueryOrder,
 };
 
 use super::connection::begin;
-use super::partitions::clock;
+use super::{read, rows};
 use crate::entity::{partition, partition_gap, worker};
 
 /// The processes that are alive or crashed.
@@ -97,27 +95,13 @@ async fn record(
     skip: Skip,
     reason: &str,
 ) -> Result<(), DbErr> {
-    use partition_gap::Column;
-    // The time is a database expression, which the entity's insert cannot carry.
-    let gap = Query::insert()
-        .into_table(partition_gap::Entity)
-        .columns([
-            Column::Partition,
-            Column::FromSeq,
-            Column::ToSeq,
-            Column::Reason,
-            Column::StreamCreatedAt,
-            Column::AcceptedAt,
-        ])
-        .values_panic([
-            Expr::value(number),
-            Expr::value(from_seq),
-            Expr::value(skip.to_seq),
-            Expr::value(reason),
-            Expr::value(skip.stream_created_at),
-            clock(transaction.get_database_backend(), Duration::ZERO),
-        ])
-        .to_owned();
-    transaction.execute(&gap).await?;
-    Ok(())
+    let gap = partition_gap::Model {
+        partition: number,
+        from_seq,
+        to_seq: skip.to_seq,
+        reason: reason.to_owned(),
+        stream_created_at: skip.stream_created_at,
+        accepted_at: read::now(transaction).await?,
+    };
+    rows::insert(transaction, &[gap], None).await
 }

@@ -4,9 +4,10 @@ use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     AccessMode, ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DatabaseTransaction,
     DbBackend, DbErr, EntityTrait, FromQueryResult, IsolationLevel, PaginatorTrait, QueryFilter,
-    QueryOrder, QuerySelect, Statement, TransactionOptions, TransactionTrait,
+    QueryOrder, QuerySelect, QueryTrait, Select, Statement, TransactionOptions, TransactionTrait,
 };
 
+use super::read::of_job;
 use super::{accept, schema};
 use crate::entity::{dead_letter, job, job_event, partition, partition_gap};
 use crate::rules::event::Position;
@@ -91,15 +92,9 @@ impl Snapshot {
         after: Position,
         limit: u64,
     ) -> Result<Vec<job_event::Model>, DbErr> {
-        use job_event::Column;
-        job_event::Entity::find()
-            .filter(Column::Partition.eq(number))
-            .filter(later(Column::Seq, Column::Idx, after))
-            .order_by_asc(Column::Seq)
-            .order_by_asc(Column::Idx)
-            .limit(limit)
-            .all(&self.0)
-            .await
+        use job_event::{Column, Entity};
+        let key = (Column::Partition, Column::Seq, Column::Idx);
+        later(Entity::find(), key, number, after).limit(limit).all(&self.0).await
     }
 
     /// A partition's dead letters after a position.
@@ -109,15 +104,9 @@ impl Snapshot {
         after: Position,
         limit: u64,
     ) -> Result<Vec<dead_letter::Model>, DbErr> {
-        use dead_letter::Column;
-        dead_letter::Entity::find()
-            .filter(Column::Partition.eq(number))
-            .filter(later(Column::Seq, Column::Idx, after))
-            .order_by_asc(Column::Seq)
-            .order_by_asc(Column::Idx)
-            .limit(limit)
-            .all(&self.0)
-            .await
+        use dead_letter::{Column, Entity};
+        let key = (Column::Partition, Column::Seq, Column::Idx);
+        later(Entity::find(), key, number, after).limit(limit).all(&self.0).await
     }
 
     /// A partition's outstanding refusals at or after a sequence, with their reasons.
@@ -195,11 +184,7 @@ impl Snapshot {
 
     /// The first few jobs that have no event.
     pub async fn without_events(&self, limit: u64) -> Result<Vec<(i32, String)>, DbErr> {
-        use sea_orm::QueryTrait;
-        let its_events = job_event::Entity::find().select_only().expr(Expr::value(1)).filter(
-            Expr::col((job_event::Entity, job_event::Column::JobId))
-                .equals((job::Entity, job::Column::Id)),
-        );
+        let its_events = of_job::<job_event::Entity>(job_event::Column::JobId);
         job::Entity::find()
             .select_only()
             .columns([job::Column::Partition, job::Column::Id])
@@ -212,8 +197,15 @@ impl Snapshot {
     }
 }
 
-/// The rows after a position, in the order of the primary key.
-fn later<C: ColumnTrait>(seq: C, idx: C, after: Position) -> Expr {
-    Expr::tuple([Expr::col(seq.as_column_ref()), Expr::col(idx.as_column_ref())])
-        .gt(Expr::tuple([Expr::value(after.seq), Expr::value(after.idx)]))
+/// The rows of a partition after a position, in the order of the primary key.
+fn later<E: EntityTrait>(
+    rows: Select<E>,
+    (partition, seq, idx): (E::Column, E::Column, E::Column),
+    number: i32,
+    after: Position,
+) -> Select<E> {
+    let position = Expr::tuple([Expr::col(seq.as_column_ref()), Expr::col(idx.as_column_ref())]);
+    let after = Expr::tuple([Expr::value(after.seq), Expr::value(after.idx)]);
+    let rows = rows.filter(partition.eq(number)).filter(position.gt(after));
+    rows.order_by_asc(seq).order_by_asc(idx)
 }

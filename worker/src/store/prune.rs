@@ -8,6 +8,7 @@ use sea_orm::{
 };
 
 use super::connection::begin;
+use super::read::of_job;
 use crate::entity::{dead_letter, job, job_event, partition};
 
 /// A finished job that is old enough.
@@ -53,15 +54,10 @@ pub async fn candidates(
     Ok(rows.into_iter().map(|(id, partition)| Candidate { id, partition }).collect())
 }
 
-fn finished() -> impl Iterator<Item = job::Status> {
-    job::Status::all().filter(|status| status.is_finished())
-}
-
 fn old_enough(cutoff: DateTime<Utc>) -> Select<job::Entity> {
     use job::Column;
-    job::Entity::find()
-        .filter(Column::Status.is_in(finished()))
-        .filter(Column::UpdatedAt.lt(cutoff))
+    let finished = job::Status::all().filter(|status| status.is_finished());
+    job::Entity::find().filter(Column::Status.is_in(finished)).filter(Column::UpdatedAt.lt(cutoff))
 }
 
 /// Removes, of these jobs of one partition, those without a dead letter and without a message in
@@ -84,33 +80,16 @@ pub async fn remove(
     let Some(row) = row else { return Ok(Removed::default()) };
     let bound = Ord::min(first_seq, row.applied_seq);
 
-    let still_stored = job_event::Entity::find()
-        .select_only()
-        .expr(Expr::value(1))
-        .filter(
-            Expr::col((job_event::Entity, job_event::Column::JobId))
-                .equals((job::Entity, job::Column::Id)),
-        )
+    let still_stored = of_job::<job_event::Entity>(job_event::Column::JobId)
         .filter(job_event::Column::Seq.gte(bound));
-    let waiting = dead_letter::Entity::find()
-        .select_only()
-        .expr(Expr::value(1))
-        .filter(
-            Expr::col((dead_letter::Entity, dead_letter::Column::JobId))
-                .equals((job::Entity, job::Column::Id)),
-        )
-        // A discarded letter is decided, and stays on record without its job.
-        .filter(
-            Expr::col((dead_letter::Entity, dead_letter::Column::State))
-                .ne(dead_letter::State::Discarded),
-        );
-    let ids: Vec<String> = job::Entity::find()
+    // A discarded letter is decided, and stays on record without its job.
+    let waiting = of_job::<dead_letter::Entity>(dead_letter::Column::JobId)
+        .filter(dead_letter::Column::State.ne(dead_letter::State::Discarded));
+    let ids: Vec<String> = old_enough(cutoff)
         .select_only()
         .column(job::Column::Id)
         .filter(job::Column::Id.is_in(ids))
         .filter(job::Column::Partition.eq(number))
-        .filter(job::Column::Status.is_in(finished()))
-        .filter(job::Column::UpdatedAt.lt(cutoff))
         .filter(job::Column::LastSeq.lt(bound))
         .filter(Expr::exists(still_stored.into_query()).not())
         .filter(Expr::exists(waiting.into_query()).not())

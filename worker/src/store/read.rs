@@ -10,8 +10,8 @@ use sea_orm::sea_query::{
     Asterisk, Expr, ExprTrait, Func, LikeExpr, Query, SelectStatement, UnionType,
 };
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait,
-    FromQueryResult, Order, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, Order,
+    QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select,
 };
 
 use super::partitions::clock;
@@ -23,7 +23,7 @@ use crate::rules::event::Position;
 const BETWEEN: usize = 500;
 
 /// The time by the database's clock.
-pub async fn now(db: &DatabaseConnection) -> Result<DateTime<Utc>, DbErr> {
+pub async fn now(db: &impl ConnectionTrait) -> Result<DateTime<Utc>, DbErr> {
     let statement =
         Query::select().expr_as(clock(db.get_database_backend(), Duration::ZERO), "now").to_owned();
     let row = db.query_one(&statement).await?;
@@ -201,4 +201,10 @@ pub async fn events_between(
 
 fn place() -> Expr {
     Expr::tuple([Expr::col(job_event::Column::Seq), Expr::col(job_event::Column::Idx)])
+}
+
+/// The rows of a table about the job of the statement around it, for `EXISTS`.
+pub(super) fn of_job<E: EntityTrait>(job_id: E::Column) -> Select<E> {
+    let its_id = Expr::col((E::default(), job_id)).equals((job::Entity, job::Column::Id));
+    E::find().select_only().expr(Expr::value(1)).filter(its_id)
 }

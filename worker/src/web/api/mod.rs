@@ -18,7 +18,7 @@ use super::state::Web;
 pub(super) use dead_letters::{order, place};
 pub(super) use jobs::{job_id, search};
 pub(super) use page::{
-    event as read_key_of_event, job as read_key_of_job, of_event as key_of_event,
+    Page, event as read_key_of_event, job as read_key_of_job, of_event as key_of_event,
     of_job as key_of_job,
 };
 

@@ -13,7 +13,7 @@ use crate::apply::redrive::{self, Done, LetterId};
 use crate::entity::dead_letter::{Model, State as LetterState};
 use crate::rules::event::Action;
 use crate::store::dead_letters::{self, LetterFilter};
-use crate::web::api::{job_id, order, place};
+use crate::web::api::{Page as Listed, job_id, order, place};
 use crate::web::extractors::InQuery;
 use crate::web::problem::Problem;
 use crate::web::state::Web;
@@ -40,11 +40,10 @@ pub(super) async fn list(State(web): State<Web>, InQuery(asked): InQuery<Asked>)
     let after = given(asked.after).map(|after| place(&after)).transpose()?;
     let after = after.map(|place| (place.partition.number().into(), place.position));
     let filter = LetterFilter { job_id: job.clone(), state: None, discarded: true };
-    let mut letters = dead_letters::list(&db, &filter, after, PAGE + 1).await?;
-    let has_more = letters.len() > PAGE as usize;
-    letters.truncate(PAGE as usize);
-    let next = letters.last().filter(|_| has_more).map(|letter| {
-        let after = LetterId::of(letter).in_address();
+    let found = dead_letters::list(&db, &filter, after, PAGE + 1).await?;
+    let key = |letter: &Model| LetterId::of(letter).in_address();
+    let Listed { items: letters, next } = Listed::new(found, PAGE, key, |letter| letter);
+    let next = next.map(|after| {
         address("/dead-letters", &[("job", job.as_deref().unwrap_or_default()), ("after", &after)])
     });
     let body = html! {
@@ -65,36 +64,22 @@ pub(super) async fn list(State(web): State<Web>, InQuery(asked): InQuery<Asked>)
 }
 
 fn table(letters: &[Model]) -> Markup {
-    html! {
-        @if letters.is_empty() {
-            p.lead { "There are none." }
-        } @else {
-            div.scroll tabindex="0" role="region" aria-label="Dead letters" {
-                table {
-                    thead {
-                        tr {
-                            th scope="col" { "Message" }
-                            th scope="col" { "State" }
-                            th scope="col" { "Job" }
-                            th scope="col" { "Received" }
-                            th scope="col" { "Reason" }
-                        }
-                    }
-                    tbody {
-                        @for letter in letters {
-                            tr {
-                                th scope="row" { a href=(path(letter)) { (LetterId::of(letter).to_string()) } }
-                                td { (letter.state.as_str()) }
-                                td { (job(letter)) }
-                                td { (time(letter.received_at)) }
-                                td { (said_briefly(&letter.reason, BRIEF)) }
-                            }
-                        }
-                    }
-                }
+    if letters.is_empty() {
+        return html! { p.lead { "There are none." } };
+    }
+    let columns = ["Message", "State", "Job", "Received", "Reason"].map(|name| (name, false));
+    let rows = html! {
+        @for letter in letters {
+            tr {
+                th scope="row" { a href=(path(letter)) { (LetterId::of(letter).to_string()) } }
+                td { (letter.state.as_str()) }
+                td { (job(letter)) }
+                td { (time(letter.received_at)) }
+                td { (said_briefly(&letter.reason, BRIEF)) }
             }
         }
-    }
+    };
+    layout::table("Dead letters", None, &columns, &rows)
 }
 
 fn path(letter: &Model) -> String {

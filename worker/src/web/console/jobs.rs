@@ -10,7 +10,7 @@ use super::format::{address, job_path, said, said_briefly, status, time, took};
 use super::layout;
 use crate::entity::job::{Model, Status};
 use crate::store::read::{self, JobFilter, JobKey};
-use crate::web::api::{key_of_job, read_key_of_job, search};
+use crate::web::api::{Page as Listed, key_of_job, read_key_of_job, search};
 use crate::web::extractors::InQuery;
 use crate::web::problem::Problem;
 use crate::web::state::Web;
@@ -46,10 +46,9 @@ pub(super) async fn page(State(web): State<Web>, InQuery(asked): InQuery<Asked>)
     let filter = asked.filter(now)?;
     let after = Some(asked.after.as_str()).filter(|after| !after.is_empty());
     let after = after.map(read_key_of_job).transpose()?;
-    let mut jobs = read::jobs(&db, &filter, after.as_ref(), PAGE + 1).await?;
-    let has_more = jobs.len() > PAGE as usize;
-    jobs.truncate(PAGE as usize);
-    let next = jobs.last().filter(|_| has_more).map(|job| key_of_job(&JobKey::from(job)));
+    let found = read::jobs(&db, &filter, after.as_ref(), PAGE + 1).await?;
+    let key = |job: &Model| key_of_job(&JobKey::from(job));
+    let Listed { items: jobs, next } = Listed::new(found, PAGE, key, |job| job);
     let body = html! {
         h1 { "Jobs" }
         (form(&asked))
@@ -131,27 +130,12 @@ fn form(asked: &Asked) -> Markup {
 }
 
 fn list(jobs: &[Model], now: DateTime<Utc>) -> Markup {
-    html! {
-        @if jobs.is_empty() {
-            p.lead { "No job is like that." }
-        } @else {
-            div.scroll tabindex="0" role="region" aria-label="Jobs" {
-                table.jobs {
-                    thead {
-                        tr {
-                            th scope="col" { "Job" }
-                            th scope="col" { "Status" }
-                            th scope="col" { "First heard of" }
-                            th scope="col" { "Took" }
-                            th scope="col" { "Region" }
-                            th scope="col" { "Error" }
-                        }
-                    }
-                    tbody { @for job in jobs { (row(job, now)) } }
-                }
-            }
-        }
+    if jobs.is_empty() {
+        return html! { p.lead { "No job is like that." } };
     }
+    let columns = ["Job", "Status", "First heard of", "Took", "Region", "Error"];
+    let rows = html! { @for job in jobs { (row(job, now)) } };
+    layout::table("Jobs", Some("jobs"), &columns.map(|name| (name, false)), &rows)
 }
 
 fn row(job: &Model, now: DateTime<Utc>) -> Markup {

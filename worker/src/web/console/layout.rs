@@ -46,3 +46,26 @@ pub(super) fn page(title: &str, section: Section, body: &Markup) -> Markup {
         }
     }
 }
+
+/// A table, which scrolls by itself where it is too wide. Of each column, whether it holds numbers.
+pub(super) fn table(
+    label: &str,
+    class: Option<&str>,
+    columns: &[(&str, bool)],
+    rows: &Markup,
+) -> Markup {
+    html! {
+        div.scroll tabindex="0" role="region" aria-label=(label) {
+            table class=[class] {
+                thead {
+                    tr {
+                        @for (name, is_number) in columns {
+                            th class=[is_number.then_some("number")] scope="col" { (name) }
+                        }
+                    }
+                }
+                tbody { (rows) }
+            }
+        }
+    }
+}

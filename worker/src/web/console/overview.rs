@@ -27,21 +27,16 @@ fn overview(snapshot: &Snapshot) -> Markup {
                 ul { @for problem in &snapshot.problems { li { (said(problem)) } } }
             }
         }
-        section aria-labelledby="jobs" {
-            h2 #jobs { "Jobs" }
-            (jobs(snapshot))
-        }
-        section aria-labelledby="flow" {
-            h2 #flow { "Flow" }
-            (flow(&snapshot.history))
-        }
-        section aria-labelledby="partitions" {
-            h2 #partitions { "Partitions" }
-            (partitions(snapshot))
-        }
-        section aria-labelledby="refusals" {
-            h2 #refusals { "Refused requests" }
-            (refusals(&snapshot.refusals))
+        @for (id, heading, content) in [
+            ("jobs", "Jobs", jobs(snapshot)),
+            ("flow", "Flow", flow(&snapshot.history)),
+            ("partitions", "Partitions", partitions(snapshot)),
+            ("refusals", "Refused requests", refusals(&snapshot.refusals)),
+        ] {
+            section aria-labelledby=(id) {
+                h2 id=(id) { (heading) }
+                (content)
+            }
         }
         p.note { "As of " (time(snapshot.at)) " UTC" }
     }
@@ -101,26 +96,17 @@ fn flow(history: &[Sample]) -> Markup {
 }
 
 fn partitions(snapshot: &Snapshot) -> Markup {
-    html! {
-        div.scroll tabindex="0" role="region" aria-label="Table: partitions" {
-            table {
-                thead {
-                    tr {
-                        th scope="col" { "Partition" }
-                        th scope="col" { "Owner" }
-                        th.number scope="col" { "Waiting" }
-                        th.number scope="col" { "For" }
-                        th.number scope="col" { "Applied" }
-                        th.number scope="col" { "Stream full" }
-                        th scope="col" { "State" }
-                    }
-                }
-                tbody {
-                    @for state in &snapshot.partitions { (partition(state)) }
-                }
-            }
-        }
-    }
+    let columns = [
+        ("Partition", false),
+        ("Owner", false),
+        ("Waiting", true),
+        ("For", true),
+        ("Applied", true),
+        ("Stream full", true),
+        ("State", false),
+    ];
+    let rows = html! { @for state in &snapshot.partitions { (partition(state)) } };
+    layout::table("Table: partitions", None, &columns, &rows)
 }
 
 fn partition(state: &PartitionState) -> Markup {
@@ -149,28 +135,26 @@ fn partition(state: &PartitionState) -> Markup {
 }
 
 fn refusals(refusals: &Refusals) -> Markup {
-    html! {
-        @if refusals.ingresses.is_empty() {
+    if refusals.ingresses.is_empty() {
+        return html! {
             p.note { "No ingress is asked, or none answers. Name their ops listeners in " code { "INGRESS_OPS" } "." }
+        };
+    }
+    let columns = [("Reason", false), ("Requests", true)];
+    let rows = html! {
+        @for (reason, requests) in &refusals.by_reason {
+            tr { th scope="row" { (said(&reason.replace('_', " "))) } td.number { (count(*requests)) } }
+        }
+    };
+    html! {
+        @if refusals.by_reason.is_empty() {
+            p { "None." }
         } @else {
-            @if refusals.by_reason.is_empty() {
-                p { "None." }
-            } @else {
-                div.scroll tabindex="0" role="region" aria-label="Table: refused requests by reason" {
-                    table {
-                        thead { tr { th scope="col" { "Reason" } th.number scope="col" { "Requests" } } }
-                        tbody {
-                            @for (reason, requests) in &refusals.by_reason {
-                                tr { th scope="row" { (said(&reason.replace('_', " "))) } td.number { (count(*requests)) } }
-                            }
-                        }
-                    }
-                }
-            }
-            p.note {
-                "Since the " (count(refusals.ingresses.len() as u64)) " ingress process(es) started, beside "
-                (count(refusals.accepted)) " accepted callbacks."
-            }
+            (layout::table("Table: refused requests by reason", None, &columns, &rows))
+        }
+        p.note {
+            "Since the " (count(refusals.ingresses.len() as u64)) " ingress process(es) started, beside "
+            (count(refusals.accepted)) " accepted callbacks."
         }
     }
 }
