@@ -10,7 +10,8 @@ use std::io;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    audit, dead_letters, jobs, migrate, partitions, prune, rebuild, send, sign, status, up,
+    SystemArgs, audit, dead_letters, jobs, migrate, partitions, prune, rebuild, send, sign, status,
+    up,
 };
 
 /// Runs Ackline, and looks after it.
@@ -43,7 +44,7 @@ pub enum Command {
     /// Print the signature of a body.
     Sign(sign::Sign),
     /// Prove that what was accepted is what was applied. Exits 1 with the differences if not.
-    Audit(audit::Audit),
+    Audit(SystemArgs),
     /// Fold the streams into an empty database, or show what one job would be.
     Rebuild(rebuild::Rebuild),
     /// Look at what could not be applied, and decide what becomes of it.

@@ -3,37 +3,26 @@
 use std::io::Write;
 
 use anyhow::bail;
-use clap::Args;
 use serde_json::json;
-use shared::broker::BrokerArgs;
 use worker::audit::{Difference, MAX_ENTRIES, Report, audit};
 use worker::rules::transition::RULES_VERSION;
 use worker::store::audit::Snapshot;
 use worker::store::connection::Purpose;
 
-use super::{ReadArgs, broker, checked, open};
+use super::SystemArgs;
 use crate::output::print::{Table, json, printable, text};
 use crate::output::{Bars, Output};
-
-/// `ackline audit`.
-#[derive(Debug, Args)]
-pub struct Audit {
-    /// The broker, whose streams hold what must have been applied.
-    #[command(flatten)]
-    broker: BrokerArgs,
-    /// The database and the form of the output.
-    #[command(flatten)]
-    read: ReadArgs,
-}
 
 /// Runs the command and prints on `out`.
 ///
 /// # Errors
 /// The database or the broker cannot be read, or there are differences.
-pub async fn run(args: &Audit, bars: &Bars, out: &mut Output<impl Write>) -> anyhow::Result<()> {
-    let (database, servers) = checked(&args.read.database, &args.broker)?;
-    let db = open(&database, Purpose::Read).await?;
-    let jetstream = broker(&servers).await?;
+pub async fn run(
+    args: &SystemArgs,
+    bars: &Bars,
+    out: &mut Output<impl Write>,
+) -> anyhow::Result<()> {
+    let (db, jetstream) = args.open(Purpose::Read).await?;
     let snapshot = Snapshot::take(&db).await?;
     let bar = bars.begin("auditing", "messages");
     let report = audit(&snapshot, &jetstream, MAX_ENTRIES, &bar.progress).await?;

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
-use shared::broker::BrokerArgs;
 use shared::settings::duration;
 use worker::apply::redrive::{self, Done, LetterId};
 use worker::entity::dead_letter::Model as DeadLetter;
@@ -13,7 +12,7 @@ use worker::rules::event::Action;
 use worker::store::connection::Purpose;
 use worker::store::dead_letters::{self, LetterFilter};
 
-use super::{ListArgs, ReadArgs, broker, checked, open};
+use super::{ListArgs, ReadArgs, SystemArgs, broker, open};
 use crate::output::Output;
 use crate::output::print::{Table, json, printable, text, time};
 
@@ -55,15 +54,12 @@ pub struct List {
 pub struct Order {
     /// PARTITION/SEQUENCE/INDEX, as `list` prints it.
     position: LetterId,
-    /// The broker, through which the order reaches the owner of the partition.
-    #[command(flatten)]
-    broker: BrokerArgs,
     /// How long to wait until the order is carried out.
     #[arg(long, default_value = "10s", value_parser = duration)]
     wait: Duration,
-    /// The database and the form of the output.
+    /// The database, and the broker, through which the order reaches the owner of the partition.
     #[command(flatten)]
-    read: ReadArgs,
+    system: SystemArgs,
 }
 
 /// Runs the command and prints on `out`.
@@ -136,8 +132,8 @@ fn as_json(letter: &DeadLetter) -> serde_json::Value {
 
 /// Gives the order, and prints its outcome.
 async fn order(args: &Order, action: Action, out: &mut Output<impl Write>) -> anyhow::Result<()> {
-    let (database, servers) = checked(&args.read.database, &args.broker)?;
-    let (letter, wait, as_object) = (args.position, args.wait, args.read.json);
+    let (database, servers) = args.system.check()?;
+    let (letter, wait, as_object) = (args.position, args.wait, args.system.read.json);
     let db = open(&database, Purpose::Read).await?;
     // Checked first: an order that is impossible needs no broker.
     redrive::existing(&db, letter).await?;

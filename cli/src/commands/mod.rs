@@ -29,9 +29,20 @@ pub struct ReadArgs {
     /// The database.
     #[command(flatten)]
     database: DatabaseArgs,
-    /// Print JSON instead of a table.
+    /// Print JSON, for programs.
     #[arg(long)]
     json: bool,
+}
+
+/// What the commands share that need the database and the broker.
+#[derive(Debug, Args)]
+pub struct SystemArgs {
+    /// The broker.
+    #[command(flatten)]
+    broker: BrokerArgs,
+    /// The database and the form of the output.
+    #[command(flatten)]
+    read: ReadArgs,
 }
 
 /// What the commands that list rows share.
@@ -51,6 +62,23 @@ impl ReadArgs {
         let mut problems = Problems::default();
         let database = self.database.check(&mut problems);
         open(&problems.finish(database)?, Purpose::Read).await
+    }
+}
+
+impl SystemArgs {
+    /// Where the database and the broker are.
+    fn check(&self) -> Result<(DatabaseUrl, Servers), Invalid> {
+        checked(&self.read.database, &self.broker)
+    }
+
+    /// Opens the database and connects to the broker.
+    async fn open(
+        &self,
+        purpose: Purpose,
+    ) -> anyhow::Result<(DatabaseConnection, jetstream::Context)> {
+        let (database, servers) = self.check()?;
+        let db = open(&database, purpose).await?;
+        Ok((db, broker(&servers).await?))
     }
 }
 

@@ -8,13 +8,11 @@ use async_nats::jetstream;
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use clap::{Args, Subcommand};
 use serde_json::json;
-use shared::broker::BrokerArgs;
 use shared::partition::{MAX_PARTITIONS, Partition};
 use shared::settings::number;
 use shared::stream::{self, ContractError};
 use worker::entity::partition::Model as Row;
 use worker::partition::identify::identify;
-use worker::process::settings::DatabaseArgs;
 use worker::rules::event::micros;
 use worker::rules::stop_reason::{Mismatch, StopCode};
 use worker::rules::verdict::{Checkpoint, Verdict};
@@ -22,7 +20,7 @@ use worker::store::accept::{self, Skip};
 use worker::store::connection::Purpose;
 use worker::store::schema;
 
-use super::{broker, checked, open};
+use super::{SystemArgs, broker, open};
 use crate::output::Output;
 use crate::output::print::{Table, json, text, time};
 
@@ -30,24 +28,10 @@ use crate::output::print::{Table, json, text, time};
 #[derive(Debug, Subcommand)]
 pub enum Partitions {
     /// List partitions: who owns each, how far it is applied, and why it is stopped.
-    List(List),
+    List(SystemArgs),
     /// Let a stopped partition continue with its stream as it is. Without --yes, only print what
     /// that would skip.
     Accept(Accept),
-}
-
-/// `ackline partitions list`.
-#[derive(Debug, Args)]
-pub struct List {
-    /// The database.
-    #[command(flatten)]
-    database: DatabaseArgs,
-    /// The broker. Without it, the streams' positions are left out.
-    #[command(flatten)]
-    broker: BrokerArgs,
-    /// Print JSON instead of a table.
-    #[arg(long)]
-    json: bool,
 }
 
 /// `ackline partitions accept`.
@@ -56,18 +40,12 @@ pub struct Accept {
     /// The partition's number.
     #[arg(value_parser = |text: &str| number::<u16>(text, 0, MAX_PARTITIONS - 1))]
     partition: u16,
-    /// The database.
-    #[command(flatten)]
-    database: DatabaseArgs,
-    /// The broker.
-    #[command(flatten)]
-    broker: BrokerArgs,
     /// Do it.
     #[arg(long)]
     yes: bool,
-    /// Print JSON instead of sentences.
-    #[arg(long)]
-    json: bool,
+    /// The database and the broker.
+    #[command(flatten)]
+    system: SystemArgs,
 }
 
 /// Runs the command and prints on `out`.
@@ -81,8 +59,8 @@ pub async fn run(command: &Partitions, out: &mut Output<impl Write>) -> anyhow::
     }
 }
 
-async fn list(args: &List, out: &mut Output<impl Write>) -> anyhow::Result<()> {
-    let (database, servers) = checked(&args.database, &args.broker)?;
+async fn list(args: &SystemArgs, out: &mut Output<impl Write>) -> anyhow::Result<()> {
+    let (database, servers) = args.check()?;
     let db = open(&database, Purpose::Read).await?;
     let rows = schema::partitions(&db).await?;
     let names: HashMap<String, String> =
@@ -140,7 +118,7 @@ async fn list(args: &List, out: &mut Output<impl Write>) -> anyhow::Result<()> {
             })),
         }));
     }
-    if args.json {
+    if args.read.json {
         return json(out, &list);
     }
     table.print(out)?;
@@ -158,7 +136,7 @@ async fn list(args: &List, out: &mut Output<impl Write>) -> anyhow::Result<()> {
 }
 
 async fn accept(args: &Accept, out: &mut Output<impl Write>) -> anyhow::Result<()> {
-    let (database, servers) = checked(&args.database, &args.broker)?;
+    let (database, servers) = args.system.check()?;
     let db = open(&database, Purpose::Change).await?;
     let rows = schema::partitions(&db).await?;
     let Some(row) = rows.into_iter().find(|row| row.partition == i32::from(args.partition)) else {
@@ -168,17 +146,14 @@ async fn accept(args: &Accept, out: &mut Output<impl Write>) -> anyhow::Result<(
         bail!("partition {} is not stopped", args.partition);
     };
     let jetstream = broker(&servers).await?;
-    let skip = match examine(&jetstream, &row, &reason).await? {
-        Way::Open => None,
-        Way::Skip(skip) => Some(skip),
-    };
+    let skip = examine(&jetstream, &row, &reason).await?;
     let skipped = skip
         .filter(|skip| skip.to_seq > row.applied_seq)
         .map(|skip| json!({ "from_seq": row.applied_seq + 1, "to_seq": skip.to_seq }));
     if args.yes && !accept::accept(&db, &row, skip).await? {
         bail!("partition {} has changed in the meantime: look again", args.partition);
     }
-    if args.json {
+    if args.system.read.json {
         return json(
             out,
             &json!({
@@ -204,18 +179,17 @@ async fn accept(args: &Accept, out: &mut Output<impl Write>) -> anyhow::Result<(
     Ok(())
 }
 
-enum Way {
-    /// Nothing is missing; only the count of dead letters stops it.
-    Open,
-    Skip(Skip),
-}
-
-/// Finds out from the stream what would be skipped.
+/// Finds out from the stream what would be skipped. None if nothing is missing, and only the count of
+/// dead letters stops the partition.
 ///
 /// A stream that was recreated, or lost its tail, numbers its messages from below the checkpoint
 /// again, and those positions are taken by events that were applied. Continuing in this database
 /// would mix the two.
-async fn examine(jetstream: &jetstream::Context, row: &Row, reason: &str) -> anyhow::Result<Way> {
+async fn examine(
+    jetstream: &jetstream::Context,
+    row: &Row,
+    reason: &str,
+) -> anyhow::Result<Option<Skip>> {
     const REFUSED: &str = "its positions are taken by what was applied before, so this database \
                            can't go on with it; bring the right stream back, or give the workers an \
                            empty database, which they fill from this stream, and keep the old one \
@@ -244,12 +218,12 @@ async fn examine(jetstream: &jetstream::Context, row: &Row, reason: &str) -> any
     };
     if is_proven && next == applied + 1 {
         if reason.parse() == Ok(StopCode::DeadLetters) {
-            return Ok(Way::Open);
+            return Ok(None);
         }
         bail!("nothing is missing any more: a worker goes on by itself within half a minute");
     }
     let stream_created_at = micros(info.created);
-    Ok(Way::Skip(Skip { to_seq: i64::try_from(next)? - 1, stream_created_at }))
+    Ok(Some(Skip { to_seq: i64::try_from(next)? - 1, stream_created_at }))
 }
 
 fn is_missing(error: &async_nats::jetstream::stream::RawMessageError) -> bool {

@@ -10,39 +10,31 @@ use async_nats::jetstream;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use serde::Serialize;
-use shared::broker::BrokerArgs;
 use shared::partition::Partition;
 use shared::settings::duration;
 use shared::stream::{self, ContractError};
 use worker::partition::identify::identify;
-use worker::process::settings::DatabaseArgs;
 use worker::rules::verdict::Verdict;
 use worker::store::connection::Purpose;
 use worker::store::prune::{self, Removed};
 use worker::store::{read, schema};
 
-use super::{broker, checked, open};
+use super::SystemArgs;
 use crate::output::print::json;
 use crate::output::{Bars, Output};
 
 /// `ackline prune`.
 #[derive(Debug, Args)]
 pub struct Prune {
-    /// The database.
-    #[command(flatten)]
-    database: DatabaseArgs,
-    /// The broker. Jobs that its streams still hold are kept.
-    #[command(flatten)]
-    broker: BrokerArgs,
     /// How long a job must not have changed, such as 30d.
     #[arg(long, value_parser = duration)]
     older_than: Duration,
     /// Only count.
     #[arg(long)]
     dry_run: bool,
-    /// Print JSON instead of a sentence.
-    #[arg(long)]
-    json: bool,
+    /// The database, and the broker, whose streams still hold the jobs that are kept.
+    #[command(flatten)]
+    system: SystemArgs,
 }
 
 /// How many jobs are examined together, and removed in one transaction for each partition.
@@ -66,9 +58,7 @@ struct Report {
 /// The database or the broker cannot be reached, or failed. What was removed until then stays
 /// removed.
 pub async fn run(args: &Prune, bars: &Bars, out: &mut Output<impl Write>) -> anyhow::Result<()> {
-    let (database, servers) = checked(&args.database, &args.broker)?;
-    let db = open(&database, Purpose::Change).await?;
-    let jetstream = broker(&servers).await?;
+    let (db, jetstream) = args.system.open(Purpose::Change).await?;
 
     let mut report = Report { dry_run: args.dry_run, ..Report::default() };
     let first_stored =
@@ -108,7 +98,7 @@ pub async fn run(args: &Prune, bars: &Bars, out: &mut Output<impl Write>) -> any
     }
     drop(bar);
 
-    if args.json {
+    if args.system.read.json {
         return json(out, &report);
     }
     let verb = if args.dry_run { "would be removed" } else { "removed" };

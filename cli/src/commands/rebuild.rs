@@ -7,27 +7,19 @@ use anyhow::bail;
 use async_nats::jetstream;
 use clap::Args;
 use serde_json::json;
-use shared::broker::BrokerArgs;
 use shared::shutdown;
 use worker::audit;
 use worker::audit::rebuild::rebuild;
-use worker::process::settings::DatabaseArgs;
 use worker::store::audit::Snapshot;
 use worker::store::connection::{DatabaseUrl, Purpose};
 
-use super::{broker, checked, open};
+use super::{SystemArgs, broker, open};
 use crate::output::print::{json, printable};
 use crate::output::{Bars, Output};
 
 /// `ackline rebuild`.
 #[derive(Debug, Args)]
 pub struct Rebuild {
-    /// The database: an empty one, unless --dry-run.
-    #[command(flatten)]
-    database: DatabaseArgs,
-    /// The broker.
-    #[command(flatten)]
-    broker: BrokerArgs,
     /// Begin with what the streams still hold, although their first messages were purged. The gap
     /// is recorded.
     #[arg(long, conflicts_with = "job")]
@@ -38,9 +30,9 @@ pub struct Rebuild {
     /// Change nothing. Needs --job.
     #[arg(long, requires = "job")]
     dry_run: bool,
-    /// Print JSON instead of sentences.
-    #[arg(long)]
-    json: bool,
+    /// The database, an empty one unless --dry-run, and the broker.
+    #[command(flatten)]
+    system: SystemArgs,
 }
 
 /// Runs the command and prints on `out`.
@@ -48,7 +40,7 @@ pub struct Rebuild {
 /// # Errors
 /// The database is not empty, the streams have lost their beginning, or one of them failed.
 pub async fn run(args: &Rebuild, bars: &Bars, out: &mut Output<impl Write>) -> anyhow::Result<()> {
-    let (database, servers) = checked(&args.database, &args.broker)?;
+    let (database, servers) = args.system.check()?;
     let shutdown = shutdown::on_signal()?;
     let jetstream = broker(&servers).await?;
     if let Some(id) = &args.job {
@@ -59,7 +51,7 @@ pub async fn run(args: &Rebuild, bars: &Bars, out: &mut Output<impl Write>) -> a
     let rebuilt = rebuild(&database, jetstream, args.partial, &shutdown, &bar.progress).await?;
     drop(bar);
     let counts = rebuilt.counts;
-    if args.json {
+    if args.system.read.json {
         return json(
             out,
             &json!({ "jobs": counts.jobs, "job_events": counts.events,
@@ -91,7 +83,7 @@ async fn one_job(
     if found.would_be.is_none() && found.is.is_none() && found.differences.is_empty() {
         bail!("neither the stream nor the database knows a job {id:?}");
     }
-    if args.json {
+    if args.system.read.json {
         return json(out, &found);
     }
     if let Some(job) = &found.would_be {

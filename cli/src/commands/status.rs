@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use anyhow::bail;
 use chrono::{DateTime, Utc};
 use clap::Args;
-use shared::broker::BrokerArgs;
 use worker::entity::job::Status as JobStatus;
 use worker::observe::humanize::{seconds, span};
 use worker::observe::{Looker, PartitionState, Refusals, Snapshot, Sources};
@@ -13,22 +12,19 @@ use worker::process::settings::IngressArgs;
 use worker::store::connection::Purpose;
 use worker::store::read;
 
-use super::{ReadArgs, broker, checked, open};
+use super::{SystemArgs, broker, open};
 use crate::output::print::{Table, json, printable, text};
 use crate::output::{Colour, Output};
 
 /// `ackline status`.
 #[derive(Debug, Args)]
 pub struct Status {
-    /// The broker. If it cannot be reached, the command says so.
-    #[command(flatten)]
-    broker: BrokerArgs,
     /// The ingresses.
     #[command(flatten)]
     ingresses: IngressArgs,
-    /// The database and the form of the output.
+    /// The database, and the broker. If that cannot be reached, the command says so.
     #[command(flatten)]
-    read: ReadArgs,
+    system: SystemArgs,
 }
 
 /// Runs the command and prints on `out`.
@@ -36,7 +32,7 @@ pub struct Status {
 /// # Errors
 /// The database cannot be read, or something needs attention.
 pub async fn run(args: &Status, out: &mut Output<impl Write>) -> anyhow::Result<()> {
-    let (database, servers) = checked(&args.read.database, &args.broker)?;
+    let (database, servers) = args.system.check()?;
     let ingresses = args.ingresses.ingress_ops.clone();
     let db = open(&database, Purpose::Look).await?;
     let jetstream = broker(&servers).await;
@@ -49,7 +45,7 @@ pub async fn run(args: &Status, out: &mut Output<impl Write>) -> anyhow::Result<
     // Leases end by the database's clock. If the database does not answer, that is among the
     // problems.
     let now = read::now(&db).await.unwrap_or(snapshot.at);
-    if args.read.json {
+    if args.system.read.json {
         json(out, &snapshot)?;
     } else {
         show(out, &snapshot, now)?;
@@ -58,7 +54,7 @@ pub async fn run(args: &Status, out: &mut Output<impl Write>) -> anyhow::Result<
     if !needs.is_empty() {
         bail!("somebody is needed:\n  {}", needs.join("\n  "));
     }
-    if !args.read.json {
+    if !args.system.read.json {
         writeln!(out, "\neverything is in order")?;
     }
     Ok(())
