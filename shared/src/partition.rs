@@ -57,10 +57,16 @@ impl Partition {
         format!("callbacks.{self}")
     }
 
-    /// The subject for the workers' own events: `internal.07`.
+    /// The subject for what owners say: `internal.07`.
     #[must_use]
     pub fn internal_subject(self) -> String {
         format!("internal.{self}")
+    }
+
+    /// The subject for what operators decide: `orders.07`.
+    #[must_use]
+    pub fn orders_subject(self) -> String {
+        format!("orders.{self}")
     }
 }
 
@@ -105,6 +111,7 @@ mod tests {
         assert_eq!(partition.stream(), "CALLBACKS-07");
         assert_eq!(partition.callbacks_subject(), "callbacks.07");
         assert_eq!(partition.internal_subject(), "internal.07");
+        assert_eq!(partition.orders_subject(), "orders.07");
         let all: Vec<_> = Partition::all(2).map(|one| one.to_string()).collect();
         assert_eq!(all, ["00", "01"]);
     }

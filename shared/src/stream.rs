@@ -15,8 +15,10 @@ use crate::partition::{MAX_PARTITIONS, Partition};
 
 /// How many partitions a deployment has unless it chooses otherwise.
 pub const DEFAULT_PARTITIONS: u16 = 16;
-/// How long the stream recognises a message id that it has seen.
-pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(600);
+/// How long the stream recognises a message id that it has seen. The server keeps each in memory,
+/// and ingress retries a bundle for no longer than its publish deadline, which is at most half of
+/// this.
+pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// A leader that has heard from a majority within this time is the only one: they answer it every
 /// second, and elect no other before four have passed without a word.
 const HEARD_WITHIN: Duration = Duration::from_secs(3);
@@ -69,7 +71,12 @@ pub enum ContractError {
 pub fn config(partition: Partition, partitions: u16, replicas: usize, max_bytes: i64) -> Config {
     Config {
         name: partition.stream(),
-        subjects: vec![partition.callbacks_subject(), partition.internal_subject()],
+        // In the order in which `differences` compares them.
+        subjects: vec![
+            partition.callbacks_subject(),
+            partition.internal_subject(),
+            partition.orders_subject(),
+        ],
         storage: StorageType::File,
         retention: RetentionPolicy::Limits,
         discard: DiscardPolicy::New,
@@ -120,7 +127,7 @@ pub fn differences(found: &Config, partition: Partition, partitions: u16) -> Vec
     check("max_msg_size", found.max_message_size <= 0, "unlimited".into());
     check("deny_delete", found.deny_delete, "true".into());
     check("deny_purge", !found.deny_purge, "false".into());
-    check("duplicate_window", found.duplicate_window == DUPLICATE_WINDOW, "10m".into());
+    check("duplicate_window", found.duplicate_window == DUPLICATE_WINDOW, "2m".into());
     check("no_ack", !found.no_ack, "false".into());
     check("sealed", !found.sealed, "false".into());
     check("allow_rollup_hdrs", !found.allow_rollup, "false".into());

@@ -1,5 +1,5 @@
-//! Publishes on a partition's internal subject. The messages of workers and operators go through
-//! the stream as well, so that they are applied in order, and again in a replay.
+//! Publishes what owners say and operators decide. It goes through the stream like the callbacks, so
+//! that it is applied in order, and again in a replay.
 
 use anyhow::{Context, ensure};
 use async_nats::jetstream;
@@ -14,13 +14,15 @@ pub(crate) fn entry(by: &str, job_id: &str, received_ms: i64, body: &str) -> Byt
     bundle::encode(&metadata, body.as_bytes())
 }
 
-/// Publishes a bundle and waits until the stream holds it; returns its sequence there.
+/// Publishes a bundle on a subject of the partition and waits until its stream holds it; returns
+/// its sequence there.
 ///
 /// # Errors
 /// The stream has not confirmed it. It may hold it all the same.
 pub(crate) async fn publish(
     jetstream: &jetstream::Context,
     partition: Partition,
+    subject: String,
     payload: Bytes,
 ) -> anyhow::Result<i64> {
     let stream = partition.stream();
@@ -29,7 +31,7 @@ pub(crate) async fn publish(
         .message_id(uuid::Uuid::new_v4().simple().to_string())
         .expected_stream(&stream)
         .header(bundle::VERSION_HEADER.0, bundle::VERSION_HEADER.1);
-    let sent = jetstream.send_publish(partition.internal_subject(), message).await?;
+    let sent = jetstream.send_publish(subject, message).await?;
     let ack = sent.await.with_context(|| format!("the stream {stream} did not take it"))?;
     ensure!(ack.stream == stream, "the stream {} took what {stream} should have", ack.stream);
     i64::try_from(ack.sequence).context("a sequence out of range")

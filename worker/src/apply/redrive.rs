@@ -29,8 +29,7 @@ impl LetterId {
     #[must_use]
     pub fn of(letter: &DeadLetter) -> Self {
         let number = u16::try_from(letter.partition).unwrap_or_default();
-        let position = Position { seq: letter.seq, idx: letter.idx };
-        Self { partition: Partition::new(number), position }
+        Self { partition: Partition::new(number), position: Position::from(letter) }
     }
 
     /// The form for URLs.
@@ -165,7 +164,7 @@ async fn publish(
     let received_ms = chrono::Utc::now().timestamp_millis();
     let job_id = letter.job_id.as_deref().unwrap_or_default();
     let entry = internal::entry("operator", job_id, received_ms, &body);
-    internal::publish(jetstream, place.partition, entry).await
+    internal::publish(jetstream, place.partition, place.partition.orders_subject(), entry).await
 }
 
 #[cfg(test)]

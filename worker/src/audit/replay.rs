@@ -11,7 +11,7 @@ use async_nats::jetstream::stream::Stream;
 use futures::StreamExt;
 use tokio::time::{Instant, sleep};
 
-use crate::partition::feed::to_message;
+use crate::partition::delivered::to_message;
 use crate::rules::event::Message;
 
 /// A message that is known to be there must come within this time.

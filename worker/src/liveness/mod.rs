@@ -297,7 +297,9 @@ impl Sweeper<'_> {
             payload.extend_from_slice(&entry);
             told += 1;
         }
-        let published = internal::publish(owner.jetstream, partition, payload.freeze()).await;
+        let subject = partition.internal_subject();
+        let payload = payload.freeze();
+        let published = internal::publish(owner.jetstream, partition, subject, payload).await;
         let seq = match published {
             Ok(seq) => seq,
             Err(error) => {

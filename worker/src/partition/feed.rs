@@ -6,21 +6,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::pull::{Config, Stream as Messages};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
-use async_nats::jetstream::{self, Context};
-use async_nats::{Client, HeaderMap, Statistics};
+use async_nats::{Client, Statistics};
 use chrono::{DateTime, Utc};
 use futures::{FutureExt, StreamExt};
-use shared::bundle;
 use shared::partition::Partition;
 use shared::trace::Traces;
 use tokio::time::Instant;
 
+use super::delivered::to_message;
+use super::look_ahead::look_ahead;
 use super::prefetch::{Batch, Prefetch, Received};
 use crate::entity::partition::Model as Row;
-use crate::rules::event::{Content, Incoming, Message, decode, kept_msg_id, micros};
+use crate::rules::event::{Incoming, decode, micros};
 use crate::rules::known_refusals::KnownRefusals;
 use crate::rules::stop_reason::{Mismatch, StopReason};
 use crate::rules::verdict::{self, Checkpoint, Description, Verdict, judge};
@@ -35,11 +36,12 @@ const FIRST_MESSAGE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a cluster's bad description of a stream is doubted: twice what a leader takes to notice
 /// that it is isolated.
 const DOUBT: Duration = Duration::from_secs(20);
-/// The most that a pull may bring, which bounds this process's memory per partition.
-const PULL_MESSAGES: usize = 32;
+/// The most that a pull may bring, which bounds this process's memory per partition. Without load a
+/// message holds one callback, so that this many messages may be needed to fill a batch.
+const PULL_MESSAGES: usize = 500;
 const PULL_BYTES: usize = 1024 * 1024;
-/// How many delivered messages are remembered: more than are prefetched.
-const REMEMBERED: usize = 1024;
+/// How many delivered messages are remembered: more than the pulls that overlap can bring.
+const REMEMBERED: usize = 2 * PULL_MESSAGES;
 
 /// Why reading a partition ends.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +56,7 @@ pub enum Trouble {
 
 impl Trouble {
     fn anomaly(what: &str, error: impl std::fmt::Display) -> Self {
-        Self::Anomaly(format!("{what}: {error}"))
+        Self::Anomaly(format!("{what}: {error:#}"))
     }
 }
 
@@ -155,6 +157,10 @@ impl Feed {
         let connection = Connection::current(&jetstream.client());
         let checkpoint = Checkpoint::from(row);
         let (stream, description) = describe(jetstream, &checkpoint, partition).await?;
+        // Before the consumer is made: the broker forgets one that nobody reads for too long.
+        let known_refusals = look_ahead(&stream, partition, partitions, row.applied_seq)
+            .await
+            .map_err(|error| Trouble::anomaly("the orders ahead can't be read", error))?;
         let created_at = description.created_at;
 
         // If an operator let the partition continue, there is no message at the checkpoint.
@@ -189,7 +195,6 @@ impl Feed {
             .messages()
             .await
             .map_err(|error| Trouble::anomaly("the consumer can't be read", error))?;
-        let known_refusals = look_ahead(&stream, partition, partitions, row.applied_seq).await?;
         let mut feed = Self {
             partition,
             partitions,
@@ -345,58 +350,6 @@ impl Feed {
     }
 }
 
-/// A message as the broker delivered it.
-pub(crate) fn to_message(delivered: &jetstream::Message) -> anyhow::Result<Message> {
-    let info = delivered.info().map_err(|error| anyhow::anyhow!(error))?;
-    let headers = delivered.headers.as_ref();
-    Ok(Message {
-        seq: i64::try_from(info.stream_sequence)?,
-        msg_id: header(headers, async_nats::header::NATS_MESSAGE_ID.as_ref())
-            .map(|id| kept_msg_id(&id)),
-        version: header(headers, bundle::VERSION_HEADER.0),
-        subject: delivered.subject.as_str().into(),
-        at: info.published,
-        payload: delivered.payload.clone(),
-    })
-}
-
-/// Finds the orders after the checkpoint. There are some only if the database was restored or is
-/// empty: an order about a dead letter is not sent before the letter is in the database.
-pub(crate) async fn look_ahead(
-    stream: &Stream,
-    partition: Partition,
-    partitions: u16,
-    applied_seq: i64,
-) -> Result<KnownRefusals, Trouble> {
-    let mut known = KnownRefusals::default();
-    let mut from = u64::try_from(applied_seq).unwrap_or(0) + 1;
-    let subject = partition.internal_subject();
-    loop {
-        let message = match stream.get_first_raw_message_by_subject(&subject, from).await {
-            Ok(message) => message,
-            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => {
-                return Ok(known);
-            }
-            Err(error) => return Err(Trouble::anomaly("the orders ahead can't be read", error)),
-        };
-        from = message.sequence + 1;
-        let message = Message {
-            seq: i64::try_from(message.sequence)
-                .map_err(|error| Trouble::anomaly("a sequence out of range", error))?,
-            msg_id: None,
-            version: header(Some(&message.headers), bundle::VERSION_HEADER.0),
-            subject: message.subject.as_str().into(),
-            at: DateTime::UNIX_EPOCH,
-            payload: message.payload,
-        };
-        for incoming in decode(&message, partition, partitions) {
-            if let Content::Order(order) = &incoming.content {
-                known.learn(order);
-            }
-        }
-    }
-}
-
 /// The partition's stream, if its description agrees with what was applied.
 ///
 /// A node of a cluster that was frozen still takes itself for the leader when it resumes. It first
@@ -435,10 +388,6 @@ fn believe(verdict: Verdict) -> Result<(), Trouble> {
         }
         Verdict::Differs(mismatch) => Err(Trouble::Stop(StopReason::Stream(mismatch))),
     }
-}
-
-fn header(headers: Option<&HeaderMap>, name: &str) -> Option<String> {
-    Some(headers?.get(name)?.as_str().to_owned())
 }
 
 #[cfg(test)]

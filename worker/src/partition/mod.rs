@@ -6,6 +6,9 @@ pub mod prefetch;
 pub mod share;
 pub mod worker;
 
+pub(crate) mod delivered;
+pub(crate) mod look_ahead;
+
 pub mod feed;
 pub mod identify;
 

@@ -22,6 +22,12 @@ pub struct Position {
     pub idx: i32,
 }
 
+impl From<&dead_letter::Model> for Position {
+    fn from(letter: &dead_letter::Model) -> Self {
+        Self { seq: letter.seq, idx: letter.idx }
+    }
+}
+
 /// The content of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
@@ -125,7 +131,7 @@ impl Action {
     }
 }
 
-/// The body that reports a silence to the partition's stream.
+/// The body that reports a silence, for the partition's internal subject.
 #[must_use]
 pub fn lost_body(job_id: &str, witness: Position) -> String {
     let Position { seq, idx } = witness;
@@ -144,7 +150,7 @@ impl Incoming {
 }
 
 impl Order {
-    /// The body of the order, for the partition's internal subject.
+    /// The body of the order, for the partition's subject of orders.
     #[must_use]
     pub fn to_body(&self) -> String {
         let Self { action, target: Position { seq, idx }, refusal, reason } = self;
@@ -214,7 +220,7 @@ pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<I
             content: content(said, position, at),
         }
     };
-    let is_internal = *message.subject == *partition.internal_subject();
+    let channel = Channel::of(&message.subject, partition);
     let bundle = if message.version.as_deref() == Some(bundle::VERSION_HEADER.1) {
         bundle::decode(&message.payload).map_err(|error| error.to_string())
     } else {
@@ -233,7 +239,7 @@ pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<I
         .enumerate()
         .map(|(idx, entry)| {
             let event_id = entry.metadata.event_id.as_deref();
-            let said = said(&entry.body, event_id, is_internal, partition, partitions);
+            let said = said(&entry.body, event_id, channel, partition, partitions);
             incoming(idx, entry.body, entry.metadata.traceparent, said)
         })
         .collect()
@@ -242,10 +248,10 @@ pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<I
 /// Decodes a dead letter again, at its own position and time.
 #[must_use]
 pub fn decode_again(letter: dead_letter::Model, partition: Partition, partitions: u16) -> Incoming {
-    let position = Position { seq: letter.seq, idx: letter.idx };
-    let is_internal = letter.subject == partition.internal_subject();
+    let position = Position::from(&letter);
+    let channel = Channel::of(&letter.subject, partition);
     let event_id = letter.event_id.as_deref();
-    let said = said(&letter.payload, event_id, is_internal, partition, partitions);
+    let said = said(&letter.payload, event_id, channel, partition, partitions);
     Incoming {
         position,
         at: letter.received_at,
@@ -255,6 +261,26 @@ pub fn decode_again(letter: dead_letter::Model, partition: Partition, partitions
         refusals: letter.refusals,
         // The trace ended with the refusal.
         trace: None,
+    }
+}
+
+/// Which of a stream's subjects a message came on: this decides what it may say.
+#[derive(Debug, Clone, Copy)]
+enum Channel {
+    Callbacks,
+    Internal,
+    Orders,
+}
+
+impl Channel {
+    fn of(subject: &str, partition: Partition) -> Self {
+        if subject == partition.internal_subject() {
+            Self::Internal
+        } else if subject == partition.orders_subject() {
+            Self::Orders
+        } else {
+            Self::Callbacks
+        }
     }
 }
 
@@ -275,14 +301,16 @@ fn content(said: Result<Said, String>, position: Position, at: DateTime<Utc>) ->
 fn said(
     body: &[u8],
     event_id: Option<&str>,
-    is_internal: bool,
+    channel: Channel,
     partition: Partition,
     partitions: u16,
 ) -> Result<Said, String> {
-    match if is_internal { internal(body)? } else { Said::Body(external(body, event_id)?) } {
-        Said::Body(body) => in_partition(body, partition, partitions).map(Said::Body),
-        order @ Said::Order(_) => Ok(order),
-    }
+    let body = match channel {
+        Channel::Callbacks => external(body, event_id)?,
+        Channel::Internal => internal(body)?,
+        Channel::Orders => return order(body).map(Said::Order),
+    };
+    in_partition(body, partition, partitions).map(Said::Body)
 }
 
 fn external(body: &[u8], event_id: Option<&str>) -> Result<Body, String> {
@@ -296,35 +324,13 @@ fn external(body: &[u8], event_id: Option<&str>) -> Result<Body, String> {
     Ok(Body::Callback(callback))
 }
 
-fn internal(body: &[u8]) -> Result<Said, String> {
+fn internal(body: &[u8]) -> Result<Body, String> {
     #[derive(Deserialize)]
     #[serde(tag = "type", rename_all = "lowercase")]
     enum Internal {
         Lost { job_id: String, witness: (i64, i32) },
-        Requeue(Target),
-        Discard(Target),
     }
-    #[derive(Deserialize)]
-    struct Target {
-        position: (i64, i32),
-        #[serde(default = "first")]
-        refusal: i32,
-        #[serde(default = "unknown")]
-        reason: String,
-    }
-    fn first() -> i32 {
-        1
-    }
-    fn unknown() -> String {
-        "refused".into()
-    }
-    let order = |action, Target { position: (seq, idx), refusal, reason }| {
-        let reason = without_nul(&reason, MAX_REASON_BYTES);
-        Ok(Said::Order(Order { action, target: Position { seq, idx }, refusal, reason }))
-    };
     match serde_json::from_slice(body) {
-        Ok(Internal::Requeue(target)) => order(Action::Requeue, target),
-        Ok(Internal::Discard(target)) => order(Action::Discard, target),
         Ok(Internal::Lost { job_id, .. })
             if !(1..=MAX_JOB_ID_BYTES).contains(&job_id.len())
                 || job_id.contains(char::is_control) =>
@@ -332,10 +338,24 @@ fn internal(body: &[u8]) -> Result<Said, String> {
             Err("Invalid job_id".into())
         }
         Ok(Internal::Lost { job_id, witness: (seq, idx) }) => {
-            Ok(Said::Body(Body::Lost { job_id, witness: Position { seq, idx } }))
+            Ok(Body::Lost { job_id, witness: Position { seq, idx } })
         }
         Err(error) => Err(format!("not an internal event: {error}")),
     }
+}
+
+fn order(body: &[u8]) -> Result<Order, String> {
+    #[derive(Deserialize)]
+    struct Sent {
+        r#type: Action,
+        position: (i64, i32),
+        refusal: i32,
+        reason: String,
+    }
+    let Sent { r#type: action, position: (seq, idx), refusal, reason } =
+        serde_json::from_slice(body).map_err(|error| format!("not an order: {error}"))?;
+    let reason = without_nul(&reason, MAX_REASON_BYTES);
+    Ok(Order { action, target: Position { seq, idx }, refusal, reason })
 }
 
 /// A job in the wrong partition would have two writers.

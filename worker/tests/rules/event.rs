@@ -74,7 +74,7 @@ fn a_subject_decides_what_may_be_said_on_it() {
         on_internal[0].event().unwrap().body,
         Body::Lost { job_id: "a".into(), witness: Position { seq: 3, idx: 1 } }
     );
-    let on_callbacks = decode(&message("callbacks.00", lost), Partition::new(0), 1);
+    let on_callbacks = decode(&message("callbacks.00", lost.clone()), Partition::new(0), 1);
     assert!(on_callbacks[0].event().is_none());
     let status = entry(None, r#"{"job_id":"a","status":"running"}"#);
     assert!(decode(&message("internal.00", status), Partition::new(0), 1)[0].event().is_none());
@@ -86,14 +86,14 @@ fn a_subject_decides_what_may_be_said_on_it() {
         reason: "too long".into(),
     };
     let body = entry(None, &order.to_body());
-    let on_internal = decode(&message("internal.00", body.clone()), Partition::new(0), 1);
-    assert_eq!(on_internal[0].content, Content::Order(order.clone()));
-    let short = entry(None, r#"{"type":"discard","position":[3,1]}"#);
-    let short = decode(&message("internal.00", short), Partition::new(0), 1).remove(0);
-    let expected = Order { refusal: 1, reason: "refused".into(), ..order };
-    assert_eq!(short.content, Content::Order(expected));
-    let on_callbacks = decode(&message("callbacks.00", body), Partition::new(0), 1);
-    assert!(matches!(on_callbacks[0].content, Content::Undecodable(_)));
+    let content =
+        |subject| decode(&message(subject, body.clone()), Partition::new(0), 1).remove(0).content;
+    assert_eq!(content("orders.00"), Content::Order(order));
+    for subject in ["callbacks.00", "internal.00", "orders.01"] {
+        assert!(matches!(content(subject), Content::Undecodable(_)), "{subject}");
+    }
+    let on_orders = decode(&message("orders.00", lost), Partition::new(0), 1);
+    assert!(matches!(on_orders[0].content, Content::Undecodable(_)));
 }
 
 #[test]

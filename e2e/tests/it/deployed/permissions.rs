@@ -37,7 +37,7 @@ const READ_AND_PURGE: [&str; 6] = [
     "$JS.ACK.CALLBACKS-00.x.1.1.1.1.1",
 ];
 /// What would show callbacks, or the answers that others get.
-const LISTEN: [&str; 5] = [">", "callbacks.>", "internal.>", "$JS.API.>", "_INBOX.>"];
+const LISTEN: [&str; 6] = [">", "callbacks.>", "internal.>", "orders.>", "$JS.API.>", "_INBOX.>"];
 const ROLES: [(&str, &str); 3] =
     [("ingress", "_INBOX_INGRESS"), ("worker", "_INBOX_WORKER"), ("operator", "_INBOX_OPERATOR")];
 
@@ -71,7 +71,7 @@ pub(super) async fn no_role_may_do_what_is_not_its_own(
             _ => subjects.extend(READ_AND_PURGE),
         }
         subjects.extend(["callbacks.00"].iter().filter(|_| role != "ingress"));
-        subjects.extend(["internal.00"].iter().filter(|_| role != "worker"));
+        subjects.extend(["internal.00", "orders.00"].iter().filter(|_| role != "worker"));
         let (events, mut said) = unbounded_channel();
         let tells = deployment.client(role, inbox).event_callback(move |event| {
             if let Event::ServerError(error) = event {
