@@ -4,6 +4,7 @@
 //! timer delays a bundle, so a lone callback leaves at once. A partition never has more than one
 //! bundle in flight.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 use shared::partition::Partition;
@@ -23,24 +24,32 @@ use crate::metrics::InFlight;
 pub(crate) struct Bundlers {
     link: watch::Receiver<State>,
     capacity: usize,
-    queues: OnceLock<Vec<mpsc::Sender<Pending>>>,
+    queues: OnceLock<Vec<Queue>>,
     limiter: Arc<PublishLimiter>,
     closing: CancellationToken,
     tasks: TaskTracker,
 }
 
+/// The queue of a partition.
+#[derive(Debug)]
+struct Queue {
+    sender: mpsc::Sender<Pending>,
+    /// How many callbacks of the partition are unconfirmed.
+    unconfirmed: Arc<AtomicUsize>,
+}
+
 impl Bundlers {
-    /// Bundlers that publish over `link`; each queues up to `capacity` callbacks.
+    /// Bundlers that publish over `link`, up to `capacity` callbacks at a time.
     pub(crate) fn new(link: watch::Receiver<State>, capacity: usize) -> Self {
         let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let limiter = Arc::new(PublishLimiter::new());
+        let limiter = Arc::new(PublishLimiter::new(capacity));
         Self { link, capacity, queues: OnceLock::new(), limiter, closing, tasks }
     }
 
     /// Queues a callback, and returns a receiver of its outcome. Drop the receiver to stop waiting.
     ///
     /// # Errors
-    /// The [`Refusal`] to answer: the partition's queue is full, or ingress ends.
+    /// The [`Refusal`] to answer: the partition has its part of what can wait, or ingress ends.
     pub(crate) fn submit(
         &self,
         partition: Partition,
@@ -52,8 +61,12 @@ impl Bundlers {
             Partition::all(partitions).map(|partition| self.start(partition)).collect()
         });
         let queue = queues.get(usize::from(partition.number())).ok_or(Refusal::BrokerDown)?;
-        let (pending, answered) = Pending::new(envelope, in_flight, self.limiter.count());
-        queue.try_send(pending).map_err(|error| match error {
+        if queues.len() > 1 && !self.limiter.has_room(&queue.unconfirmed) {
+            return Err(Refusal::TooMany);
+        }
+        let unconfirmed = self.limiter.count(&queue.unconfirmed);
+        let (pending, answered) = Pending::new(envelope, in_flight, unconfirmed);
+        queue.sender.try_send(pending).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Refusal::TooMany,
             mpsc::error::TrySendError::Closed(_) => Refusal::ShuttingDown,
         })?;
@@ -67,11 +80,11 @@ impl Bundlers {
         self.tasks.wait().await;
     }
 
-    fn start(&self, partition: Partition) -> mpsc::Sender<Pending> {
+    fn start(&self, partition: Partition) -> Queue {
         let (sender, queue) = mpsc::channel(self.capacity);
         let (link, limiter) = (self.link.clone(), Arc::clone(&self.limiter));
         self.tasks.spawn(run(partition, queue, link, limiter, self.closing.clone()));
-        sender
+        Queue { sender, unconfirmed: Arc::default() }
     }
 }
 
@@ -163,7 +176,7 @@ mod tests {
     async fn nothing_is_bundled_while_the_broker_is_down_and_closing_ends_all() {
         let (_state, link) = watch::channel(State::Connecting);
         let bundlers = Bundlers::new(link, 2);
-        let submit = || bundlers.submit(Partition::new(1), 2, envelope(10), in_flight());
+        let submit = || bundlers.submit(Partition::new(0), 1, envelope(10), in_flight());
         let mut first = submit().unwrap();
         tokio::time::sleep(std::time::Duration::from_secs(5)).await;
         assert!(first.try_recv().is_err(), "still waits");

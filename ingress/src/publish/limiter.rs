@@ -1,4 +1,5 @@
-//! Limits the bundles in flight, over all partitions.
+//! Limits the bundles in flight, over all partitions, and each partition's part of the callbacks
+//! that wait.
 //!
 //! A message costs the broker and its disk the same, however many callbacks are in it. So few full
 //! bundles are faster for everybody than many small ones. While there is no load, nothing waits.
@@ -23,18 +24,30 @@ const PERMIT_LIMIT: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct PublishLimiter {
     free: Semaphore,
+    /// The most unconfirmed callbacks, and how many there are.
+    capacity: usize,
     unconfirmed: AtomicUsize,
 }
 
 impl PublishLimiter {
-    pub(super) fn new() -> Self {
-        Self { free: Semaphore::new(MAX_BUNDLES), unconfirmed: AtomicUsize::new(0) }
+    pub(super) fn new(capacity: usize) -> Self {
+        let (free, unconfirmed) = (Semaphore::new(MAX_BUNDLES), AtomicUsize::new(0));
+        Self { free, capacity, unconfirmed }
     }
 
-    /// Counts a callback as unconfirmed until the guard is dropped.
-    pub(super) fn count(self: &Arc<Self>) -> Unconfirmed {
+    /// Counts a callback as unconfirmed, in all and of its partition, until the guard is dropped.
+    pub(super) fn count(self: &Arc<Self>, of_partition: &Arc<AtomicUsize>) -> Unconfirmed {
         self.unconfirmed.fetch_add(1, Ordering::Relaxed);
-        Unconfirmed(Arc::clone(self))
+        of_partition.fetch_add(1, Ordering::Relaxed);
+        Unconfirmed { limiter: Arc::clone(self), of_partition: Arc::clone(of_partition) }
+    }
+
+    /// Whether a partition, which is not the only one, may have another unconfirmed callback: as many
+    /// as are free. So a stream that takes nothing gets at most half of the room, a second one at
+    /// most half of the rest.
+    pub(super) fn has_room(&self, of_partition: &AtomicUsize) -> bool {
+        let free = self.capacity.saturating_sub(self.unconfirmed.load(Ordering::Relaxed));
+        of_partition.load(Ordering::Relaxed) < free
     }
 
     /// Waits for permission to publish a bundle; without load there is nothing to wait for.
@@ -52,11 +65,15 @@ impl PublishLimiter {
 
 /// A callback that is not confirmed yet.
 #[derive(Debug)]
-pub(super) struct Unconfirmed(Arc<PublishLimiter>);
+pub(super) struct Unconfirmed {
+    limiter: Arc<PublishLimiter>,
+    of_partition: Arc<AtomicUsize>,
+}
 
 impl Drop for Unconfirmed {
     fn drop(&mut self) {
-        self.0.unconfirmed.fetch_sub(1, Ordering::Relaxed);
+        self.limiter.unconfirmed.fetch_sub(1, Ordering::Relaxed);
+        self.of_partition.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -81,8 +98,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_permit_ends_with_its_bundle_or_when_that_takes_too_long() {
-        let limiter = Arc::new(PublishLimiter::new());
-        let _load: Vec<_> = (0..=LOAD).map(|_| limiter.count()).collect();
+        let (limiter, of_partition) = (Arc::new(PublishLimiter::new(1024)), Arc::default());
+        let _load: Vec<_> = (0..=LOAD).map(|_| limiter.count(&of_partition)).collect();
         let mut permits = Vec::new();
         for _ in 0..MAX_BUNDLES {
             permits.push(limiter.acquire().now_or_never().unwrap());
@@ -103,11 +120,11 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_waits_for_a_permit_without_load() {
-        let limiter = Arc::new(PublishLimiter::new());
-        let mut light: Vec<_> = (0..LOAD).map(|_| limiter.count()).collect();
+        let (limiter, of_partition) = (Arc::new(PublishLimiter::new(1024)), Arc::default());
+        let mut light: Vec<_> = (0..LOAD).map(|_| limiter.count(&of_partition)).collect();
         let permits: Vec<_> =
             (0..2 * MAX_BUNDLES).map(|_| limiter.acquire().now_or_never().unwrap()).collect();
-        light.push(limiter.count());
+        light.push(limiter.count(&of_partition));
         // Those that went without one took none from others.
         let under_load: Vec<_> =
             (0..MAX_BUNDLES).map(|_| limiter.acquire().now_or_never().unwrap()).collect();
@@ -115,5 +132,21 @@ mod tests {
         light.pop();
         assert!(limiter.acquire().now_or_never().is_some());
         drop((permits, under_load));
+    }
+
+    #[test]
+    fn streams_that_take_nothing_leave_room_for_the_others() {
+        let limiter = Arc::new(PublishLimiter::new(100));
+        let mut stuck = Vec::new();
+        for expected in [50, 25, 13, 6] {
+            let (of_partition, before) = (Arc::default(), stuck.len());
+            while limiter.has_room(&of_partition) {
+                stuck.push(limiter.count(&of_partition));
+            }
+            assert_eq!(stuck.len() - before, expected);
+        }
+        stuck.truncate(20);
+        assert!(limiter.has_room(&AtomicUsize::new(79)));
+        assert!(!limiter.has_room(&AtomicUsize::new(80)));
     }
 }

@@ -7,6 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use shared::bundle;
 use shared::listener;
 use shared::settings::{duration, number};
+use shared::stream;
 
 /// The largest body that fits a bundle with its metadata.
 const LARGEST_BODY: usize = bundle::MAX_BYTES - bundle::MAX_METADATA_BYTES;
@@ -44,9 +45,25 @@ pub(crate) struct Limits {
     #[arg(long, env = "MAX_IN_FLIGHT", default_value = "1024", value_parser = |text: &str| number::<usize>(text, 1, 1_000_000))]
     pub(crate) max_in_flight: usize,
     /// How long a sender waits for the stream's confirmation before it gets 503. The election of a
-    /// leader takes 4–8 s. Without leaders for longer, ingress is not ready.
-    #[arg(long, env = "PUBLISH_DEADLINE", default_value = "12s", value_parser = duration)]
+    /// leader takes 4–8 s. Without leaders for longer, ingress is not ready. At most 60s: for twice
+    /// as long the streams recognise a bundle that is sent again.
+    #[arg(long, env = "PUBLISH_DEADLINE", default_value = "12s", value_parser = publish_deadline)]
     pub(crate) publish_deadline: Duration,
+}
+
+/// A bundle is sent again for as long as somebody waits for it, and its last callback may have joined
+/// it late. Half of the window is left for that and for what is still on its way.
+fn publish_deadline(text: &str) -> Result<Duration, String> {
+    let deadline = duration(text)?;
+    let longest = stream::DUPLICATE_WINDOW / 2;
+    if deadline > longest {
+        return Err(format!(
+            "{text:?} is longer than {}s: the streams recognise a bundle that is sent again for {}s",
+            longest.as_secs(),
+            stream::DUPLICATE_WINDOW.as_secs()
+        ));
+    }
+    Ok(deadline)
 }
 
 /// File descriptors for everything else: operators, the broker, files that are read again.

@@ -9,14 +9,19 @@ use std::time::Duration;
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
 use shared::partition::Partition;
 
+use crate::entity::dead_letter::Model as DeadLetter;
 use crate::rules::batch::{self, InRow, Plan};
 use crate::rules::decision::{Decision, Effect, Reason};
 use crate::rules::event::{
-    Action, Content, Incoming, MAX_REASON_BYTES, Order, decode_again, without_nul,
+    Action, Content, Incoming, MAX_REASON_BYTES, Order, Position, decode_again, without_nul,
 };
 use crate::rules::known_refusals::KnownRefusals;
 use crate::store::batch::{Checkpoint, Ownership};
+use crate::store::partitions::Place;
 use crate::store::{self, StoreError, connection, dead_letters};
+
+/// How many held callbacks are in memory at a time while they are applied.
+const HELD_PAGE: usize = 1000;
 
 /// Why a batch was not applied. Nothing of it has taken effect, except that after `Failed` the
 /// outcome of the commit may be unknown; acquiring the partition again finds out.
@@ -42,9 +47,10 @@ pub struct Applied {
     pub ignored: BTreeMap<Reason, u64>,
     /// Every decision, in order.
     pub decisions: Vec<Decision>,
-    /// Dead letters that were tried again, and what was held behind them.
+    /// Dead letters that were tried again, and the first of what was held behind them.
     pub redriven: Vec<Incoming>,
     in_row: InRow,
+    place: Place,
 }
 
 impl Applied {
@@ -100,13 +106,14 @@ pub async fn apply(
         Err(Refusal::Refused(_)) => attempt(true).await,
         other => other,
     };
-    let applied = applied.map_err(|refusal| match refusal {
+    let mut applied = applied.map_err(|refusal| match refusal {
         // Not even the dead letter could be written: retry.
         Refusal::Refused(error) => error.into(),
         Refusal::Apply(error) => error,
     })?;
     mine.applied_seq = checkpoint.seq;
     mine.dead_letters_in_row = applied.in_row.now;
+    mine.place = std::mem::take(&mut applied.place);
     Ok(applied)
 }
 
@@ -135,9 +142,10 @@ async fn attempt(
     bisect: bool,
 ) -> Result<Applied, Refusal> {
     let transaction = connection::begin(db).await?;
-    if !store::batch::fence(&transaction, mine, checkpoint, limits.lease).await? {
+    let Some(place) = store::batch::fence(&transaction, mine, checkpoint, limits.lease).await?
+    else {
         return Err(Refusal::Apply(ApplyError::Fenced));
-    }
+    };
     let before = mine.dead_letters_in_row;
     let mut applied = Applied { in_row: InRow::from(before), ..Applied::default() };
     let mut target =
@@ -158,8 +166,10 @@ async fn attempt(
     if applied.in_row.most > limits.dead_letter_limit {
         return Err(Refusal::Apply(ApplyError::DeadLetterLimit));
     }
+    applied.place = place;
     if applied.in_row.now != before {
         store::batch::set_in_row(&transaction, mine.partition, applied.in_row.now).await?;
+        applied.place = Place::default();
     }
     // A commit whose answer is lost may have happened: it never counts as a rejection.
     transaction.commit().await.map_err(|error| Refusal::Apply(error.into()))?;
@@ -253,22 +263,47 @@ impl Target<'_> {
         self.applied.add(plan);
         let Some(letter) = letter else { return Ok(()) };
 
-        let mut letters = match &letter.job_id {
-            Some(job_id) => dead_letters::take_held(transaction, job_id).await?,
-            None => Vec::new(),
-        };
         match order.action {
             Action::Discard => dead_letters::discard(transaction, &letter).await?,
-            Action::Requeue => {
-                dead_letters::take(transaction, &letter).await?;
-                letters.insert(0, letter);
-            }
+            Action::Requeue => dead_letters::take(transaction, &letter).await?,
         }
+        let job_id = letter.job_id.clone();
+        let mut letters = match order.action {
+            Action::Discard => Vec::new(),
+            Action::Requeue => vec![letter],
+        };
+        // Page by page, because any number of callbacks can be held. What a page leaves held again
+        // lies before the next page.
+        let (mut after, mut is_first) = (Position { seq: 0, idx: 0 }, true);
+        loop {
+            let mut is_last = true;
+            if let Some(job_id) = &job_id {
+                let held = dead_letters::take_held(transaction, job_id, after, HELD_PAGE).await?;
+                is_last = held.len() < HELD_PAGE;
+                after = held.last().map_or(after, Position::from);
+                letters.extend(held);
+            }
+            self.apply_again(std::mem::take(&mut letters), is_first).await?;
+            if is_last {
+                return Ok(());
+            }
+            is_first = false;
+        }
+    }
+
+    /// Applies letters again. Only those of an order's first page are told one by one; the others
+    /// are counted.
+    async fn apply_again(&mut self, letters: Vec<DeadLetter>, is_told: bool) -> Result<(), DbErr> {
         let Limits { partition, partitions, .. } = self.limits;
         let again = |letter| decode_again(letter, partition, partitions);
         let events: Vec<Incoming> = letters.into_iter().map(again).collect();
+        let decided = self.applied.decisions.len();
         self.apply(&events).await?;
-        self.applied.redriven.extend(events);
+        if is_told {
+            self.applied.redriven.extend(events);
+        } else {
+            self.applied.decisions.truncate(decided);
+        }
         Ok(())
     }
 }

@@ -30,6 +30,9 @@ pub enum State {
 }
 
 impl State {
+    /// Those that hold up later callbacks of their job.
+    pub const WAITING: [Self; 2] = [Self::Dead, Self::Held];
+
     /// Its name in the database, the API and the console.
     #[must_use]
     pub fn as_str(self) -> &'static str {

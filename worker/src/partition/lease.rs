@@ -48,6 +48,18 @@ impl Renewed {
             None => Some(Contradiction::Fenced),
         }
     }
+
+    /// The same, for an owner that learns where its row is now: the renewal has moved it.
+    pub(super) fn check(&self, mine: &mut Ownership, since: Instant) -> Option<Contradiction> {
+        let contradiction = self.contradicts(mine, since);
+        if contradiction.is_none()
+            && self.at > since
+            && let Some(held) = self.owned.get(&mine.partition)
+        {
+            mine.place = held.place();
+        }
+        contradiction
+    }
 }
 
 /// Why an owner can't go on.

@@ -20,8 +20,9 @@ use crate::entity::partition::Model as Row;
 use crate::liveness::{self, Silence};
 use crate::rules::event::Incoming;
 use crate::rules::stop_reason::{StopCode, StopReason};
+use crate::store;
 use crate::store::batch::{Checkpoint, Ownership};
-use crate::store::partitions::{self, Claim};
+use crate::store::partitions::{self, Claim, Place};
 
 /// How long a batch may take before it counts as failed.
 const BATCH_LIMIT: Duration = Duration::from_secs(60);
@@ -115,6 +116,7 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
             owner: worker.id.clone(),
             applied_seq: row.applied_seq,
             dead_letters_in_row: row.dead_letters_in_row,
+            place: Place::default(),
         };
         let end = serve(&worker, &slot, partition, &row, &mut mine, begun, &shutdown).await;
         // An attempt that took longer than the longest pause needs no further backoff.
@@ -290,8 +292,7 @@ async fn read(
                 if changed.is_err() {
                     return End::Anomaly("the leases are no longer renewed".into());
                 }
-                let contradiction = renewed.borrow_and_update().contradicts(mine, known_since);
-                if let Some(contradiction) = contradiction {
+                if let Some(contradiction) = renewed.borrow_and_update().check(mine, known_since) {
                     return contradiction.into();
                 }
                 if slot.is_surplus() {
@@ -330,24 +331,27 @@ async fn read(
     }
 }
 
-/// Applies a batch. If it has too many dead letters, applies it message by message, so that
-/// everything before the callback that exceeds the limit takes effect.
+/// Applies a batch. If it has too many dead letters, or meets a row that somebody else holds locked,
+/// applies it message by message, so that everything before that callback takes effect.
 async fn apply_counted(
     worker: &Worker,
     basis: &Basis,
     mine: &mut Ownership,
     batch: &Batch,
 ) -> Result<(), ApplyError> {
-    match apply_up_to(worker, basis, mine, &batch.messages, &batch.incoming).await {
-        Err(ApplyError::DeadLetterLimit) if batch.messages.len() > 1 => {
-            for (message, entries) in batch.each() {
-                let message = std::slice::from_ref(message);
-                apply_up_to(worker, basis, mine, message, entries).await?;
-            }
-            Ok(())
-        }
-        other => other,
+    let whole = apply_up_to(worker, basis, mine, &batch.messages, &batch.incoming).await;
+    let may_go_on = match &whole {
+        Err(ApplyError::DeadLetterLimit) => true,
+        Err(ApplyError::Failed(error)) => store::is_locked(error),
+        Ok(()) | Err(ApplyError::Fenced) => false,
+    };
+    if !may_go_on || batch.messages.len() == 1 {
+        return whole;
     }
+    for (message, entries) in batch.each() {
+        apply_up_to(worker, basis, mine, std::slice::from_ref(message), entries).await?;
+    }
+    Ok(())
 }
 
 async fn apply_up_to(

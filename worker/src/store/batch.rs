@@ -4,15 +4,15 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::sea_query::{Expr, ExprTrait, Returning, UpdateStatement};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult,
-    QueryFilter, QuerySelect, Statement,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait,
+    FromQueryResult, QueryFilter, QueryTrait, Statement,
 };
 
-use super::partitions::clock;
+use super::partitions::{Place, clock};
 use super::rows;
-use crate::entity::{dead_letter, job, job_event, partition};
+use crate::entity::{job, job_event, partition};
 use crate::rules::batch::{Known, Plan};
 use crate::rules::event::{Body, Incoming};
 use crate::rules::transition::{self, RULES_VERSION};
@@ -30,6 +30,8 @@ pub struct Ownership {
     pub applied_seq: i64,
     /// Dead letters in a row up to the checkpoint.
     pub dead_letters_in_row: i32,
+    /// Where the row's current version is, if that is known.
+    pub place: Place,
 }
 
 /// What a batch leaves in the checkpoint row.
@@ -48,17 +50,41 @@ pub struct Checkpoint<'a> {
 }
 
 /// The fence: the first statement of every batch. Moves the checkpoint and renews the lease, if the
-/// row is still as its owner left it. `false` means that ownership is lost.
+/// row is still as its owner left it, and returns where the row is then. None means that ownership
+/// is lost.
 pub async fn fence(
     transaction: &DatabaseTransaction,
     mine: &Ownership,
     checkpoint: &Checkpoint<'_>,
     lease: Duration,
-) -> Result<bool, DbErr> {
-    use partition::Column;
+) -> Result<Option<Place>, DbErr> {
     let backend = transaction.get_database_backend();
+    let moved = async |mine: &Ownership| {
+        let fence = fence_statement(backend, mine, checkpoint, lease);
+        let row = transaction.query_one(&fence).await?;
+        row.map(|row| row.try_get_by_index(0).map(Place)).transpose()
+    };
+    if let Some(place) = moved(mine).await? {
+        return Ok(Some(place));
+    }
+    // The row has moved, as with every renewal, or is lost.
+    match &mine.place {
+        Place(None) => Ok(None),
+        Place(Some(_)) => moved(&Ownership { place: Place::default(), ..mine.clone() }).await,
+    }
+}
+
+/// The statement of [`fence`], so that its plan can be explained.
+#[must_use]
+pub fn fence_statement(
+    backend: DbBackend,
+    mine: &Ownership,
+    checkpoint: &Checkpoint<'_>,
+    lease: Duration,
+) -> UpdateStatement {
+    use partition::Column;
     let callbacks = i64::try_from(checkpoint.callbacks).unwrap_or(i64::MAX);
-    let result = partition::Entity::update_many()
+    let mut update = partition::Entity::update_many()
         .col_expr(Column::AppliedSeq, Expr::value(checkpoint.seq))
         .col_expr(Column::AppliedMsgId, Expr::value(checkpoint.msg_id))
         .col_expr(Column::StreamCreatedAt, Expr::value(checkpoint.stream_created_at))
@@ -73,10 +99,12 @@ pub async fn fence(
         .filter(Column::Partition.eq(mine.partition))
         .filter(Column::Epoch.eq(mine.epoch))
         .filter(Column::Owner.eq(mine.owner.as_str()))
-        .filter(Column::AppliedSeq.eq(mine.applied_seq))
-        .exec(transaction)
-        .await?;
-    Ok(result.rows_affected == 1)
+        .filter(Column::AppliedSeq.eq(mine.applied_seq));
+    if let Place(Some(place)) = &mine.place {
+        update = update.filter(Expr::cust_with_values("ctid = $1::text::tid", [place]));
+    }
+    let place = Returning::new().expr(Place::returned(backend));
+    update.into_query().returning(place).to_owned()
 }
 
 /// The first sequence that this version of the rules applied: this batch's, if the version is new.
@@ -128,16 +156,16 @@ pub async fn load(
     let jobs = job::Entity::find().filter(is_of_batch("id")).all(transaction).await?;
     known.jobs = jobs.into_iter().map(|job| (job.id.clone(), job)).collect();
 
-    let held: Vec<Option<String>> = dead_letter::Entity::find()
-        .select_only()
-        .column(dead_letter::Column::JobId)
-        .distinct()
-        .filter(is_of_batch("job_id"))
-        .filter(dead_letter::Column::State.ne(dead_letter::State::Discarded))
-        .into_tuple()
-        .all(transaction)
-        .await?;
-    known.held = held.into_iter().flatten().collect();
+    // One dead letter of a job says it; any number may be held behind it.
+    let (asked, values) = rows::texts(backend, job_ids.iter().copied());
+    let sql = format!(
+        "SELECT asked.id FROM {asked} WHERE EXISTS \
+         (SELECT 1 FROM dead_letters WHERE job_id = asked.id AND state = 'dead')"
+    );
+    let held = Statement::from_sql_and_values(backend, sql, values);
+    for row in transaction.query_all_raw(held).await? {
+        known.held.insert(row.try_get("", "id")?);
+    }
 
     event_ids.retain(|(job_id, _)| known.jobs.contains_key(*job_id));
     if !event_ids.is_empty() {

@@ -165,6 +165,12 @@ pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConn
                 Purpose::Migrate | Purpose::Read | Purpose::Look => None,
             };
             let idle_ms = idle.map(|idle| idle.as_millis().max(1).to_string());
+            // Nor may a row that somebody else has locked hold up an owner for long: it uses one of
+            // the few connections, and does not renew the lease.
+            let lock_ms = match purpose {
+                Purpose::Own(lease) => Some((lease / 4).as_millis().max(1).to_string()),
+                Purpose::Migrate | Purpose::Read | Purpose::Look | Purpose::Change => None,
+            };
             // Every query of an owner has its index. Without statistics, as in a young database,
             // PostgreSQL would still prefer to read whole tables, and a plan made while a table was
             // empty would do so for ever. Queries of people may need the whole table.
@@ -176,8 +182,11 @@ pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConn
                     Some(password) => options.password(password.expose_secret()),
                     None => options,
                 };
-                let limit = idle_ms.as_deref();
-                options.options(limit.map(|ms| ("idle_in_transaction_session_timeout", ms)))
+                let limits = [
+                    ("idle_in_transaction_session_timeout", idle_ms.as_deref()),
+                    ("lock_timeout", lock_ms.as_deref()),
+                ];
+                options.options(limits.into_iter().filter_map(|(name, ms)| Some((name, ms?))))
             });
             options
         }

@@ -29,19 +29,30 @@ pub async fn find(
     Entity::find_by_id((partition, position.seq, position.idx)).one(db).await
 }
 
-/// Deletes and returns the held callbacks of a job, in order.
+/// Deletes and returns the first `limit` held callbacks of a job after a position, in order.
 pub async fn take_held(
     transaction: &DatabaseTransaction,
     job_id: &str,
+    after: Position,
+    limit: usize,
 ) -> Result<Vec<Model>, DbErr> {
-    let held = || Column::JobId.eq(job_id).and(Column::State.eq(State::Held));
+    let place = || Expr::tuple([Column::Seq, Column::Idx].map(Expr::col));
+    let bound = |at: Position| Expr::tuple([Expr::value(at.seq), Expr::value(at.idx)]);
+    let held = || {
+        let is_held = Column::JobId.eq(job_id).and(Column::State.eq(State::Held));
+        is_held.and(place().gt(bound(after)))
+    };
     let letters = Entity::find()
         .filter(held())
         .order_by_asc(Column::Seq)
         .order_by_asc(Column::Idx)
+        .limit(limit as u64)
         .all(transaction)
         .await?;
-    Entity::delete_many().filter(held()).exec(transaction).await?;
+    if let Some(last) = letters.last() {
+        let taken = held().and(place().lte(bound(last.into())));
+        Entity::delete_many().filter(taken).exec(transaction).await?;
+    }
     Ok(letters)
 }
 

@@ -35,7 +35,8 @@ pub struct Limits {
 }
 
 /// The silent jobs of a partition, at most `max`. They are the beginnings of ranges of the index
-/// `jobs_silence`, so jobs that are not silent cost nothing.
+/// `jobs_silence`, so jobs that are not silent cost nothing. The index has only jobs without a
+/// `finished_at`, and the databases use it only for a query that says so.
 pub async fn silent(
     db: &DatabaseConnection,
     partition: i32,
@@ -59,6 +60,7 @@ pub fn silent_statement(partition: i32, limits: Limits, max: u64) -> SelectState
             .columns([Column::Id, Column::LastSeq, Column::LastIdx])
             .filter(Column::Partition.eq(partition))
             .filter(Column::Status.eq(status))
+            .filter(Column::FinishedAt.is_null())
             .filter(condition)
             .into_query();
         // A callback that is held behind a dead letter may be a sign of life.
@@ -66,7 +68,7 @@ pub fn silent_statement(partition: i32, limits: Limits, max: u64) -> SelectState
             .expr(Expr::val(1))
             .from(dead_letter::Entity)
             .and_where(dead_letter::Column::JobId.into_expr().equals((job::Entity, Column::Id)))
-            .and_where(dead_letter::Column::State.ne(dead_letter::State::Discarded))
+            .and_where(dead_letter::Column::State.is_in(dead_letter::State::WAITING))
             .take();
         select.and_where(Expr::exists(held).not()).take()
     };
@@ -107,6 +109,7 @@ pub async fn soonest(db: &DatabaseConnection, partition: i32) -> Result<Soonest,
             .expr(column.min())
             .filter(Column::Partition.eq(partition))
             .filter(Column::Status.eq(status))
+            .filter(Column::FinishedAt.is_null())
             .filter(condition)
             .into_query();
         Expr::from(select)

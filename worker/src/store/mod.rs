@@ -19,6 +19,9 @@ pub mod read;
 mod rows;
 pub mod schema;
 
+use std::borrow::Cow;
+
+use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::{DbErr, RuntimeErr};
 
 /// A database error, sorted by what to do about it.
@@ -41,15 +44,28 @@ impl From<DbErr> for StoreError {
 /// SQLSTATE classes 22 (data exception) and 23 (integrity constraint violation), and SQLite's
 /// constraint errors (primary result code 19).
 fn is_deterministic(error: &DbErr) -> bool {
-    let (DbErr::Conn(runtime) | DbErr::Exec(runtime) | DbErr::Query(runtime)) = error else {
-        return false;
-    };
-    let RuntimeErr::SqlxError(error) = runtime else { return false };
-    let Some(database) = error.as_database_error() else { return false };
-    let Some(code) = database.code() else { return false };
-    if database.try_downcast_ref::<sea_orm::sqlx::sqlite::SqliteError>().is_some() {
+    let Some((error, code)) = code(error) else { return false };
+    if error.try_downcast_ref::<sea_orm::sqlx::sqlite::SqliteError>().is_some() {
         code.parse::<i32>().is_ok_and(|code| code & 0xff == 19)
     } else {
         code.starts_with("22") || code.starts_with("23")
     }
+}
+
+/// Whether somebody else held a row locked for too long (SQLSTATE 55P03, lock_not_available).
+#[must_use]
+pub fn is_locked(error: &DbErr) -> bool {
+    code(error).is_some_and(|(_, code)| code == "55P03")
+}
+
+/// The database's own error in this one, and its code.
+fn code(error: &DbErr) -> Option<(&dyn DatabaseError, Cow<'_, str>)> {
+    let (DbErr::Conn(RuntimeErr::SqlxError(error))
+    | DbErr::Exec(RuntimeErr::SqlxError(error))
+    | DbErr::Query(RuntimeErr::SqlxError(error))) = error
+    else {
+        return None;
+    };
+    let error = error.as_database_error()?;
+    Some((error, error.code()?))
 }

@@ -61,6 +61,7 @@ pub async fn quietest(db: &DatabaseConnection, limit: u64) -> Result<Vec<Quiet>,
         .select_only()
         .columns([Column::Id, Column::UpdatedAt])
         .filter(Column::Status.eq(job::Status::Provisioning))
+        .filter(Column::FinishedAt.is_null())
         .order_by_asc(Column::UpdatedAt)
         .order_by_asc(Column::Id)
         .limit(limit)

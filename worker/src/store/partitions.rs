@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Expr, ExprTrait, Func, OnConflict, Query};
+use sea_orm::sea_query::{Expr, ExprTrait, Func, LockBehavior, LockType, OnConflict, Query};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait,
     FromQueryResult, QueryFilter, QuerySelect,
@@ -103,30 +103,70 @@ pub async fn free(db: &DatabaseConnection) -> Result<HashSet<i32>, DbErr> {
     Ok(numbers.into_iter().collect())
 }
 
+/// Where PostgreSQL keeps the current version of a partition's row: its `ctid`. While a snapshot is
+/// open, the older versions stay, thousands in a minute, and a search by key walks them all. A place
+/// that is out of date costs one such search, and decides nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place(pub(super) Option<String>);
+
+impl Place {
+    /// The expression that returns it.
+    pub(super) fn returned(backend: DbBackend) -> Expr {
+        Expr::cust(if backend == DbBackend::Postgres { "ctid::text" } else { "NULL" })
+    }
+}
+
 /// The row of a partition that this process owns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
 pub struct Held {
+    partition: i32,
     /// The epoch.
     pub epoch: i64,
     /// The checkpoint.
     pub applied_seq: i64,
+    place: Option<String>,
+}
+
+impl Held {
+    /// Where the row is.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place(self.place.clone())
+    }
 }
 
 /// Renews the leases of all partitions of this process and returns what it still owns.
+///
+/// A row that is locked is passed over: its batch, which holds it, has renewed its lease. Otherwise
+/// a batch that waits would hold up all partitions of the process.
 pub async fn renew(
     db: &DatabaseConnection,
     me: &str,
     lease: Duration,
 ) -> Result<HashMap<i32, Held>, DbErr> {
+    use partition::Column;
     let backend = db.get_database_backend();
-    let rows = partition::Entity::update_many()
-        .col_expr(partition::Column::LeaseUntil, clock(backend, lease))
-        .col_expr(partition::Column::WatchedUntil, clock(backend, Duration::ZERO))
-        .filter(partition::Column::Owner.eq(me))
-        .exec_with_returning(db)
+    let free = Query::select()
+        .column(Column::Partition)
+        .from(partition::Entity)
+        .and_where(Column::Owner.eq(me))
+        .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
+        .to_owned();
+    partition::Entity::update_many()
+        .col_expr(Column::LeaseUntil, clock(backend, lease))
+        .col_expr(Column::WatchedUntil, clock(backend, Duration::ZERO))
+        .filter(Column::Partition.in_subquery(free))
+        .exec(db)
         .await?;
-    let held = |row: partition::Model| Held { epoch: row.epoch, applied_seq: row.applied_seq };
-    Ok(rows.into_iter().map(|row| (row.partition, held(row))).collect())
+    let held: Vec<Held> = partition::Entity::find()
+        .select_only()
+        .columns([Column::Partition, Column::Epoch, Column::AppliedSeq])
+        .expr_as(Place::returned(backend), "place")
+        .filter(Column::Owner.eq(me))
+        .into_model()
+        .all(db)
+        .await?;
+    Ok(held.into_iter().map(|held| (held.partition, held)).collect())
 }
 
 /// Releases a partition, if it is still ours.

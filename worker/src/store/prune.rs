@@ -84,7 +84,7 @@ pub async fn remove(
         .filter(job_event::Column::Seq.gte(bound));
     // A discarded letter is decided, and stays on record without its job.
     let waiting = of_job::<dead_letter::Entity>(dead_letter::Column::JobId)
-        .filter(dead_letter::Column::State.ne(dead_letter::State::Discarded));
+        .filter(dead_letter::Column::State.is_in(dead_letter::State::WAITING));
     let ids: Vec<String> = old_enough(cutoff)
         .select_only()
         .column(job::Column::Id)

@@ -60,6 +60,21 @@ fn insertion<M: ModelTrait>(
     Ok(Statement::from_sql_and_values(backend, sql, values))
 }
 
+/// A table `asked` of texts, its column `id`, for a statement's FROM, and the statement's values.
+pub(super) fn texts<'a>(
+    backend: DbBackend,
+    texts: impl IntoIterator<Item = &'a str>,
+) -> (&'static str, [Value; 1]) {
+    if backend == DbBackend::Postgres {
+        let texts = texts.into_iter().map(Value::from).collect();
+        let array = Value::Array(ArrayType::String, Some(Box::new(texts)));
+        return ("unnest($1) AS asked (id)", [array]);
+    }
+    let mut list = List::new(backend);
+    texts.into_iter().for_each(|text| list.push_text(text));
+    ("(SELECT value AS id FROM json_each(?)) AS asked", [list.finish().into()])
+}
+
 /// A table `asked` of pairs of texts, its columns `first` and `second`, for a statement's FROM, and
 /// the statement's values.
 pub(super) fn pairs<'a>(

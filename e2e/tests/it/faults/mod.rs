@@ -10,6 +10,8 @@ mod crash;
 mod database;
 pub(crate) mod figures;
 mod janitor;
+mod locks;
+mod orders;
 mod outage;
 mod ownership;
 mod pause;

@@ -47,6 +47,19 @@ fn table(
     table.primary_key(&mut primary).take()
 }
 
+fn index(
+    name: &'static str,
+    table: &'static str,
+    columns: &[&'static str],
+) -> IndexCreateStatement {
+    let mut index = Index::create();
+    index.name(name).table(table);
+    for column in columns {
+        index.col(*column);
+    }
+    index
+}
+
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
@@ -151,20 +164,19 @@ impl MigrationTrait for Migration {
         }
         for (name, table, columns) in [
             ("job_events_job_id", "job_events", ["job_id", "event_id"].as_slice()),
-            ("dead_letters_job_id", "dead_letters", ["job_id"].as_slice()),
-            // In this order every silent job is at the beginning of a range: `presume_at` is null
-            // where `updated_at` decides.
-            ("jobs_silence", "jobs", &["partition", "status", "presume_at", "updated_at"]),
+            // Whether callbacks of a job are held is one entry; what is held is read in order.
+            ("dead_letters_job_id", "dead_letters", &["job_id", "state", "seq", "idx"]),
             // A list of jobs, of one status or of all, is read from the ends of its ranges.
             ("jobs_age", "jobs", &["status", "created_at", "id"]),
         ] {
-            let mut index = Index::create();
-            index.name(name).table(table);
-            for column in columns {
-                index.col(*column);
-            }
-            manager.create_index(index).await?;
+            manager.create_index(index(name, table, columns)).await?;
         }
-        Ok(())
+        // In this order every silent job is at the beginning of a range: `presume_at` is null where
+        // `updated_at` decides. Finished jobs are left out: they can't be silent, and most jobs are.
+        let silence = ["partition", "status", "presume_at", "updated_at"];
+        let silence = index("jobs_silence", "jobs", &silence)
+            .and_where(Expr::col("finished_at").is_null())
+            .take();
+        manager.create_index(silence).await
     }
 }
