@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use sea_orm::Iterable;
 use shared::callback::Callback;
 use worker::entity::dead_letter::{Model as DeadLetter, State};
 use worker::entity::job_event::{Effect, Kind, Model as JobEvent};
@@ -305,4 +306,11 @@ fn a_refusal_is_known_by_its_callback_and_its_number_and_the_first_order_tells_i
     {
         assert_eq!(decided.reason(position(seq), refusals), reason, "{seq} {refusals}");
     }
+}
+
+#[test]
+fn what_people_look_for_is_logged_by_default() {
+    use decision::Effect::{self, Dead, Held, Presumed, Revived};
+    let noted: Vec<_> = Effect::iter().filter(|effect| effect.is_noted()).collect();
+    assert_eq!(noted, [Presumed, Revived, Held, Dead]);
 }

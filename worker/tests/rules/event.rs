@@ -147,3 +147,10 @@ fn a_dead_letter_is_decoded_again_as_what_it_was() {
         assert_eq!((once.refusals, again.refusals), (0, 1));
     }
 }
+
+#[test]
+fn a_message_id_is_kept_in_a_form_that_databases_accept() {
+    assert_eq!(kept_msg_id("0af7651916cd43dd"), "0af7651916cd43dd");
+    assert_eq!(kept_msg_id("a\0b"), "ab");
+    assert_eq!(kept_msg_id(&format!("x{}", "ä".repeat(150))), format!("x{}", "ä".repeat(99)));
+}
