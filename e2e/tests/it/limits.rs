@@ -8,6 +8,7 @@ use e2e::process::Program;
 use e2e::stack::{Db, Stack, address, listening};
 use e2e::usage::memory_kib;
 use futures::future::join_all;
+use shared::partition::Partition;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -171,6 +172,37 @@ async fn what_was_verified_gives_way_to_nobody() {
     let mut answer = [0; 12];
     first.0.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");
+}
+
+/// The broker denies ingress one of its subjects, so that nothing answers there.
+#[tokio::test]
+async fn a_stream_that_takes_nothing_is_refused_alone() {
+    let deny = r#"
+        authorization {
+            users: [{ user: curbed, password: curbed, permissions: { publish: { deny: ["callbacks.00"] } } }]
+        }
+        no_auth_user: curbed
+    "#;
+    let builder = Stack::builder().partitions(4).nats_config(deny);
+    let stack =
+        builder.env("MAX_IN_FLIGHT", "16").env("PUBLISH_DEADLINE", "60s").start().await.unwrap();
+    let id_in = |partition| {
+        let mut ids = (0..).map(|number| format!("job-{number}"));
+        ids.find(|id| Partition::of_job(id, 4).number() == partition).unwrap()
+    };
+    let stuck = status(&id_in(0), "queued");
+    let waiting: Vec<_> = (0..8).map(|_| post_later(&stack, stuck.clone())).collect();
+    stack
+        .wait_until("eight callbacks wait", SOON, async || {
+            series(stack.ingress.ops, "ackline_ingress_in_flight", &[]).await == 8.0
+        })
+        .await;
+    let answer = stack.post(stuck).await.unwrap();
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    for partition in 1..4 {
+        accept(&stack, status(&id_in(partition), "queued")).await;
+    }
+    waiting.into_iter().for_each(|sending| sending.abort());
 }
 
 #[tokio::test]

@@ -216,7 +216,7 @@ mod tests {
         second.write_all(GET).await.unwrap();
         let early = second.try_read(&mut [0]).map_err(|error| error.kind());
         assert_eq!(early, Err(std::io::ErrorKind::WouldBlock), "there was no slot");
-        // However often the first asks, it is told to close.
+        // However often the first asks, its connection ends: with an answer or between two.
         let mut answers = Vec::new();
         let asking = async {
             while first.write_all(GET).await.is_ok()
@@ -224,8 +224,6 @@ mod tests {
             {}
         };
         timeout(SOON, asking).await.expect("its slot is another's");
-        let answers = String::from_utf8(answers).unwrap();
-        assert!(answers.to_lowercase().contains("connection: close"), "{answers}");
         timeout(SOON, ask(&mut second)).await.expect("the slot is free");
     }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 /// One partition.
 #[sea_orm::model]
-#[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, DeriveEntityModel, Serialize)]
 #[sea_orm(table_name = "partitions")]
 pub struct Model {
     /// Its number.

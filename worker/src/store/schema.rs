@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use sea_orm::{
-    ActiveValue::Set, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait,
-    PaginatorTrait, QueryOrder,
+    ActiveModelTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait,
+    IntoActiveModel, PaginatorTrait, QueryOrder,
 };
 use sea_orm_migration::MigratorTrait;
 
@@ -116,15 +116,10 @@ pub async fn count_partitions(db: &impl ConnectionTrait) -> Result<usize, DbErr>
 /// # Errors
 /// [`SchemaError::Partitions`], or that the database failed.
 pub async fn create_partitions(db: &DatabaseConnection, wanted: u16) -> Result<(), SchemaError> {
-    let rows = (0..wanted).map(|number| partition::ActiveModel {
-        partition: Set(i32::from(number)),
-        epoch: Set(0),
-        applied_seq: Set(0),
-        rules_version: Set(RULES_VERSION),
-        rules_from_seq: Set(0),
-        dead_letters_in_row: Set(0),
-        applied_callbacks: Set(0),
-        ..partition::ActiveModel::default()
+    let rows = (0..i32::from(wanted)).map(|partition| {
+        let row =
+            partition::Model { partition, rules_version: RULES_VERSION, ..Default::default() };
+        row.into_active_model().reset_all()
     });
     let transaction = begin(db).await?;
     let found = count_partitions(&transaction).await?;

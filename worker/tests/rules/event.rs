@@ -7,7 +7,7 @@ use shared::partition::Partition;
 use worker::rules::batch::bury;
 use worker::rules::event::{
     Action, Body, Content, MAX_REASON_BYTES, Message, Order, Position, decode, decode_again,
-    lost_body,
+    kept_msg_id, lost_body,
 };
 
 fn entry(event_id: Option<&str>, body: &str) -> Bytes {

@@ -324,6 +324,9 @@ fn a_new_run_starts_afresh_in_every_state() {
 
 #[test]
 fn the_first_run_that_a_job_hears_of_is_adopted() {
+    let named = fold(None, &[event(1, of_run(queued(), 7, Some(1)))]).unwrap();
+    assert_eq!((named.run_attempt, named.run_count), (Some(1), 1));
+
     let unnamed = fold(None, &[event(1, queued()), event(2, heartbeat())]).unwrap();
     let outcome = apply(Some(unnamed), &event(3, of_run(heartbeat(), 7, Some(3))), false);
     let job = outcome.job.unwrap();

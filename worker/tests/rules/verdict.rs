@@ -2,6 +2,7 @@
 
 use chrono::DateTime;
 use sea_orm::Iterable;
+use worker::entity::partition::Model as Row;
 use worker::rules::stop_reason::{Mismatch, StopCode, StopReason};
 use worker::rules::verdict::{Checkpoint, Description, Message, Verdict, judge};
 
@@ -24,6 +25,14 @@ const FRESH: Checkpoint<'_> = Checkpoint {
     stream_created_at: None,
     is_accepted: false,
 };
+
+#[test]
+fn a_checkpoint_has_no_message_where_it_was_accepted_and_nothing_applied_since() {
+    for (accepted_seq, has_message) in [(None, true), (Some(5), false), (Some(4), true)] {
+        let row = Row { applied_seq: 5, accepted_seq, ..Row::default() };
+        assert_eq!(Checkpoint::from(&row).has_message(), has_message, "{accepted_seq:?}");
+    }
+}
 
 #[test]
 fn a_stream_is_judged_by_its_description() {
