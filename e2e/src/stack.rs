@@ -273,7 +273,7 @@ impl Stack {
             is_cluster: false,
             ingress_listen: (any, any),
             worker_ops: any,
-            partitions: shared::stream::DEFAULT_PARTITIONS,
+            partitions: 16,
             stream_max_bytes: 64 * 1024 * 1024,
             stream_replicas: None,
             env: Vec::new(),

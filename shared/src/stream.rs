@@ -13,8 +13,8 @@ use async_nats::jetstream::{self, ErrorCode};
 
 use crate::partition::{MAX_PARTITIONS, Partition};
 
-/// How many partitions a deployment has unless it chooses otherwise.
-pub const DEFAULT_PARTITIONS: u16 = 16;
+/// How many partitions a deployment has unless it chooses otherwise: docs/PERFORMANCE.md says why.
+pub const DEFAULT_PARTITIONS: u16 = 4;
 /// How long the stream recognises a message id that it has seen. The server keeps each in memory,
 /// and ingress retries a bundle for no longer than its publish deadline, which is at most half of
 /// this.

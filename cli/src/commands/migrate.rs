@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ANSWER_LIMIT: Duration = Duration::from_secs(4);
 const RETRY: Duration = Duration::from_secs(1);
 const DEFAULT_REPLICAS: usize = 1;
-const DEFAULT_MAX_BYTES: i64 = 256 << 20;
+const DEFAULT_MAX_BYTES: i64 = 1 << 30;
 
 /// `ackline migrate`.
 #[derive(Debug, Args)]
@@ -46,14 +46,14 @@ pub struct Migrate {
 /// What the streams are to be, where they are not what they are to stay.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Streams {
-    /// How many partitions there are; chosen once. 16 on a new deployment.
+    /// How many partitions there are; chosen once. 4 on a new deployment.
     #[arg(long, env = "PARTITIONS", value_parser = |text: &str| number::<u16>(text, 1, MAX_PARTITIONS))]
     partitions: Option<u16>,
     /// Copies of each stream. Without it existing streams keep theirs, and new ones have 1.
     #[arg(long, env = "STREAM_REPLICAS", value_parser = |text: &str| number::<usize>(text, 1, 5))]
     stream_replicas: Option<usize>,
     /// The size limit of each stream, in bytes. Without it existing streams keep theirs, and new
-    /// ones have 268435456 (256 MiB).
+    /// ones have 1073741824 (1 GiB).
     #[arg(long, env = "STREAM_MAX_BYTES", value_parser = |text: &str| number(text, 1 << 20, i64::MAX))]
     stream_max_bytes: Option<i64>,
 }

@@ -240,12 +240,12 @@ impl Feed {
         believe(judge(checkpoint, description, message))
     }
 
-    /// Waits for a message and adds what has arrived, whole messages up to `max` callbacks. A
-    /// larger message comes alone.
+    /// Waits for a message and fetches what has arrived, up to `max` callbacks or a little more.
+    /// Cancel-safe. Returns how many callbacks wait to be applied.
     ///
     /// # Errors
     /// [`Trouble`].
-    pub async fn next_batch(&mut self, max: usize) -> Result<Batch, Trouble> {
+    pub async fn arrival(&mut self, max: usize) -> Result<usize, Trouble> {
         if let Some(trouble) = self.trouble.take() {
             return Err(trouble);
         }
@@ -257,12 +257,24 @@ impl Feed {
             };
             self.prefetch.push(received?);
         }
-        Ok(self.prefetch.take(max))
+        Ok(self.prefetch.callbacks())
+    }
+
+    /// Takes what was fetched, whole messages up to `max` callbacks. A larger message comes alone.
+    pub fn take(&mut self, max: usize) -> Batch {
+        self.prefetch.take(max)
     }
 
     /// Fetches and decodes what comes next while a batch is being committed, up to `max` callbacks;
     /// never returns. Cancel-safe.
     pub async fn prefetch(&mut self, max: usize) -> Infallible {
+        self.fill(max).await;
+        std::future::pending().await
+    }
+
+    /// Fetches and decodes what comes next until so many callbacks wait, or as much as may wait, or
+    /// until something goes wrong, which the next arrival tells. Cancel-safe.
+    pub async fn fill(&mut self, max: usize) {
         while self.prefetch.callbacks() < max && !self.prefetch.is_full() {
             match self.receive().await {
                 Ok(received) => self.prefetch.push(received),
@@ -272,7 +284,6 @@ impl Feed {
                 }
             }
         }
-        std::future::pending().await
     }
 
     /// The next message in order. Cancel-safe: nothing is lost when it is dropped while it waits.

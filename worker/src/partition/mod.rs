@@ -4,6 +4,7 @@ pub mod lease;
 pub mod metrics;
 pub mod prefetch;
 pub mod share;
+pub mod turns;
 pub mod worker;
 
 pub(crate) mod delivered;

@@ -13,6 +13,7 @@ use super::feed::{Basis, Feed, Trouble};
 use super::lease::{Contradiction, Renewed};
 use super::prefetch::{Batch, Received};
 use super::share::Slot;
+use super::turns::FULL;
 use super::worker::Worker;
 use super::{decision_log, janitor, metrics};
 use crate::apply::{ApplyError, Limits, apply};
@@ -281,12 +282,13 @@ async fn read(
 ) -> End {
     let mut renewed = worker.renewed.clone();
     let mut connected = worker.connected.clone();
+    let mut is_first = true;
     loop {
         // Checked with every renewal as well, because the client may drop the event.
         if let Err(trouble) = feed.check_connection() {
             return trouble.into();
         }
-        let batch = tokio::select! {
+        let callbacks = tokio::select! {
             () = shutdown.cancelled() => return End::Shutdown,
             changed = renewed.changed() => {
                 if changed.is_err() {
@@ -301,11 +303,19 @@ async fn read(
                 continue;
             }
             Ok(()) = connected.changed() => continue,
-            batch = feed.next_batch(worker.batch_max) => match batch {
-                Ok(batch) => batch,
+            callbacks = feed.arrival(worker.batch_max) => match callbacks {
+                Ok(callbacks) => callbacks,
                 Err(trouble) => return trouble.into(),
             },
         };
+        let counted = worker.turns.count(callbacks);
+        let turn = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return End::Shutdown,
+            turn = worker.turns.take(callbacks) => turn,
+            () = feed.fill(FULL) => None,
+        };
+        let batch = feed.take(worker.batch_max);
         let applying = apply_counted(worker, basis, mine, &batch);
         let applied = tokio::select! {
             biased;
@@ -323,8 +333,12 @@ async fn read(
             }
             Err(_) => return End::Anomaly("a batch took too long".into()),
         }
+        drop((turn, counted));
         known_since = Instant::now();
-        metrics::stopped(basis.partition, None);
+        // Whatever stopped the partition is over with the first commit.
+        if std::mem::take(&mut is_first) {
+            metrics::stopped(basis.partition, None);
+        }
         if let Some(last) = batch.messages.last() {
             feed.ack(last).await;
         }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::lease::Renewed;
 use super::share::Share;
+use super::turns::Turns;
 use crate::liveness::Silence;
 
 /// What all partitions of a worker process share.
@@ -37,6 +38,8 @@ pub struct Worker {
     pub alone: bool,
     /// How many partitions this process may own.
     pub share: Arc<Share>,
+    /// Whose batch is applied next, under load.
+    pub turns: Turns,
     /// What the last renewal found to be ours.
     pub renewed: watch::Receiver<Renewed>,
     /// Changes with every connection to the broker.

@@ -12,14 +12,14 @@ use crate::callbacks::heartbeats;
 use crate::report::Report;
 use crate::rounds::{ROUNDS, Round, Server, broker_of, side_by_side};
 use crate::streams;
-use crate::yardstick::PARTITIONS;
+use crate::yardstick::partition_count;
 
 /// How many connections at a time.
 const CONNECTIONS: [usize; 3] = [1, 64, 512];
 
 /// A stack whose worker is stopped, so that it takes nothing from what is measured.
 pub(crate) async fn without_worker(db: Db, max_bytes: u64) -> Result<Stack> {
-    let builder = Stack::builder().db(db).partitions(PARTITIONS).stream_max_bytes(max_bytes);
+    let builder = Stack::builder().db(db).partitions(partition_count()).stream_max_bytes(max_bytes);
     let mut stack = builder.start().await?;
     stop_worker(&mut stack).await?;
     Ok(stack)

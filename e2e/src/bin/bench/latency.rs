@@ -13,7 +13,7 @@ use crate::apply::watch;
 use crate::callbacks;
 use crate::report::Report;
 use crate::streams::stored;
-use crate::yardstick::PARTITIONS;
+use crate::yardstick::partition_count;
 
 const CONNECTIONS: usize = 64;
 const LIMIT: Duration = Duration::from_secs(120);
@@ -22,7 +22,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// Measures it on PostgreSQL, which can tell when each row was committed.
 pub(crate) async fn run(report: &mut Report, round: Duration) -> Result<()> {
     report.part("latency", "from a request to its committed row, PostgreSQL, everything running");
-    let builder = Stack::builder().db(Db::Postgres).partitions(PARTITIONS);
+    let builder = Stack::builder().db(Db::Postgres).partitions(partition_count());
     let mut stack = builder.stream_max_bytes(4 << 30).start().await?;
     let postgres = stack.postgres.as_mut().context("no PostgreSQL")?;
     postgres.psql("ALTER SYSTEM SET track_commit_timestamp = on").await?;

@@ -13,7 +13,7 @@ use shared::partition::Partition;
 use tokio::task::JoinSet;
 
 use crate::callbacks::heartbeat;
-use crate::yardstick::PARTITIONS;
+use crate::yardstick::partition_count;
 
 /// Callbacks in a bundle, as a busy ingress makes them.
 const PER_BUNDLE: usize = 100;
@@ -57,7 +57,7 @@ async fn publish(
 pub(crate) async fn stored(stack: &Stack) -> Result<(i64, f64)> {
     let jetstream = jetstream::new(stack.nats.client().await?);
     let (mut messages, mut bytes) = (0, 0.0);
-    for partition in Partition::all(PARTITIONS) {
+    for partition in Partition::all(partition_count()) {
         let stream = jetstream.get_stream(partition.stream()).await?;
         let state = &stream.cached_info().state;
         messages += i64::try_from(state.last_sequence)?;
@@ -77,13 +77,13 @@ pub(crate) async fn fill(
     body: impl Fn(&str, usize) -> String + Clone + Send + 'static,
 ) -> Result<i64> {
     let jetstream = jetstream::new(stack.nats.client().await?);
-    let mut of_partition = vec![Vec::new(); usize::from(PARTITIONS)];
+    let mut of_partition = vec![Vec::new(); usize::from(partition_count())];
     for id in jobs {
-        let partition = Partition::of_job(&id, PARTITIONS);
+        let partition = Partition::of_job(&id, partition_count());
         of_partition[usize::from(partition.number())].push(id);
     }
     let mut filling = JoinSet::new();
-    for (partition, ids) in Partition::all(PARTITIONS).zip(of_partition) {
+    for (partition, ids) in Partition::all(partition_count()).zip(of_partition) {
         let (jetstream, body) = (jetstream.clone(), body.clone());
         filling.spawn(async move {
             fill_partition(&jetstream, partition, ids.chunks(at_once), per_job, body).await

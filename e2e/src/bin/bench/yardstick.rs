@@ -20,12 +20,16 @@ use shared::callback;
 use shared::listener::{self, Limits};
 use shared::partition::Partition;
 use shared::shutdown::{Leaving, on_signal};
+use shared::stream::DEFAULT_PARTITIONS;
 use tokio::net::TcpListener;
 
 use e2e::stack::TEST_SECRET;
 
-/// The partitions that it publishes to.
-pub(crate) const PARTITIONS: u16 = 16;
+/// How many partitions the stacks have: `PARTITIONS`, or as many as a new deployment.
+pub(crate) fn partition_count() -> u16 {
+    let chosen = std::env::var("PARTITIONS").ok().and_then(|text| text.parse().ok());
+    chosen.unwrap_or(DEFAULT_PARTITIONS)
+}
 
 /// What such a server does with a callback.
 #[derive(Debug, Clone, Copy, ValueEnum)]
