@@ -285,7 +285,7 @@ impl System {
     }
 
     async fn delete_consumer(&mut self) -> Result<()> {
-        let partition = Partition::new(self.rng.u16(0..shared::stream::DEFAULT_PARTITIONS));
+        let partition = Partition::new(self.rng.u16(0..crate::stack::PARTITIONS));
         let jetstream = jetstream::new(self.stack.nats.client().await?);
         let stream = jetstream.get_stream(partition.stream()).await?;
         let deleted = poll(LIMIT, async || {

@@ -25,6 +25,10 @@ use crate::postgres::Postgres;
 use crate::process::{Log, Process, Program};
 use crate::tools;
 
+/// How many partitions a stack has unless it chooses otherwise: more than a new deployment, so that
+/// there is more to own.
+pub const PARTITIONS: u16 = 16;
+
 /// Where callbacks are sent to.
 pub const CALLBACK_PATH: &str = "/api/webhooks/github";
 /// The secret of a stack that was given none. No log may ever contain it.
@@ -126,7 +130,7 @@ impl Builder {
         self
     }
 
-    /// Chooses the number of partitions; 16 otherwise.
+    /// Chooses the number of partitions; [`PARTITIONS`] otherwise.
     pub fn partitions(mut self, partitions: u16) -> Self {
         self.partitions = partitions;
         self
@@ -273,7 +277,7 @@ impl Stack {
             is_cluster: false,
             ingress_listen: (any, any),
             worker_ops: any,
-            partitions: 16,
+            partitions: PARTITIONS,
             stream_max_bytes: 64 * 1024 * 1024,
             stream_replicas: None,
             env: Vec::new(),

@@ -28,8 +28,8 @@ pub fn on_signal() -> io::Result<CancellationToken> {
                 tracing::warn!("a second signal: ending at once");
                 std::process::exit(ENDED_AT_ONCE);
             }
-            tracing::info!("shutting down");
             cancelled.cancel();
+            tracing::info!("shutting down");
         }
     });
     Ok(token)

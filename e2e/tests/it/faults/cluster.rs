@@ -5,10 +5,9 @@ use std::path::PathBuf;
 
 use async_nats::jetstream;
 use e2e::load::Running;
-use e2e::stack::{Db, Stack, Worker};
+use e2e::stack::{Db, PARTITIONS, Stack, Worker};
 use futures::TryStreamExt;
 use shared::partition::Partition;
-use shared::stream::DEFAULT_PARTITIONS;
 
 use super::figures::{conclude, endless, goes_on, wait_until_whole};
 use super::ownership::copy;
@@ -163,7 +162,7 @@ async fn streams_on_a_lost_node_hold_up_no_others() {
     let builder = Stack::builder().cluster().stream_replicas(1).env("PUBLISH_DEADLINE", "60s");
     let mut stack = builder.start().await.unwrap();
     let mut led = vec![Vec::new(); NODES];
-    for partition in Partition::all(DEFAULT_PARTITIONS) {
+    for partition in Partition::all(PARTITIONS) {
         let leader = stack.nats.leader(&partition.stream()).await.unwrap();
         led[leader.unwrap()].push(partition);
     }
@@ -175,7 +174,7 @@ async fn streams_on_a_lost_node_hold_up_no_others() {
 
     let job_of = |partition| {
         let mut names = (0..).map(|number| format!("job-{number}"));
-        names.find(|id| Partition::of_job(id, DEFAULT_PARTITIONS) == partition).unwrap()
+        names.find(|id| Partition::of_job(id, PARTITIONS) == partition).unwrap()
     };
     let later = |partition: &Partition| post_later(&stack, status(&job_of(*partition), "queued"));
     let waiting: Vec<_> = lost.iter().map(later).collect();
