@@ -75,7 +75,7 @@ pub async fn run(command: &Jobs, out: &mut Output<impl Write>) -> anyhow::Result
             let dead_letters = dead_letters::list(&db, &of_job, None, LETTERS).await?;
             let Some(job) = read::job(&db, id).await? else {
                 if dead_letters.is_empty() {
-                    bail!("there is no job {id:?}");
+                    bail!("there is no job {id:?}: see `ackline jobs list`");
                 }
                 bail!(
                     "the job {id:?} has no row yet: its {} callback(s) wait as dead letters",

@@ -75,11 +75,11 @@ pub(super) async fn migrate(
 ) -> anyhow::Result<()> {
     let db = connection::connect(database, Purpose::Migrate)
         .await
-        .context("the database can't be reached")?;
+        .context("the database can't be reached (--database-url)")?;
     let client = servers
         .connect("operator")
         .await
-        .with_context(|| format!("the broker at {servers} can't be reached"))?;
+        .with_context(|| format!("the broker at {servers} can't be reached (--nats-url)"))?;
     let jetstream = ContextBuilder::new().timeout(ANSWER_LIMIT).build(client);
 
     schema::migrate(&db).await.context("the schema can't be brought up to date")?;

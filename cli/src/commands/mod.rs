@@ -95,8 +95,9 @@ fn checked(
 
 /// Opens a database that was migrated.
 async fn open(database: &DatabaseUrl, purpose: Purpose) -> anyhow::Result<DatabaseConnection> {
-    let db =
-        connection::connect(database, purpose).await.context("the database can't be reached")?;
+    let db = connection::connect(database, purpose)
+        .await
+        .context("the database can't be reached (--database-url)")?;
     schema::check(&db).await?;
     Ok(db)
 }
@@ -106,6 +107,6 @@ async fn broker(servers: &Servers) -> anyhow::Result<jetstream::Context> {
     let client = servers
         .connect("worker")
         .await
-        .with_context(|| format!("the broker at {servers} can't be reached"))?;
+        .with_context(|| format!("the broker at {servers} can't be reached (--nats-url)"))?;
     Ok(jetstream::new(client))
 }

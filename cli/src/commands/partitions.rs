@@ -140,10 +140,10 @@ async fn accept(args: &Accept, out: &mut Output<impl Write>) -> anyhow::Result<(
     let db = open(&database, Purpose::Change).await?;
     let rows = schema::partitions(&db).await?;
     let Some(row) = rows.into_iter().find(|row| row.partition == i32::from(args.partition)) else {
-        bail!("there is no partition {}", args.partition);
+        bail!("there is no partition {}: see `ackline partitions list`", args.partition);
     };
     let Some(reason) = row.stopped_reason.clone() else {
-        bail!("partition {} is not stopped", args.partition);
+        bail!("partition {} is not stopped: there is nothing to accept", args.partition);
     };
     let jetstream = broker(&servers).await?;
     let skip = examine(&jetstream, &row, &reason).await?;
@@ -195,12 +195,14 @@ async fn examine(
                            empty database, which they fill from this stream, and keep the old one \
                            to look things up";
     let partition = Partition::new(u16::try_from(row.partition)?);
-    let stream =
-        jetstream.get_stream(partition.stream()).await.context("the stream is not described")?;
+    let stream = jetstream
+        .get_stream(partition.stream())
+        .await
+        .context("the broker does not describe the stream")?;
     let info = stream.cached_info();
     let checkpoint = Checkpoint::from(row);
     let verdict = identify(jetstream, partition, info, &checkpoint).await;
-    let is_proven = match verdict.context("the message at the checkpoint")? {
+    let is_proven = match verdict.context("the message at the checkpoint can't be read")? {
         Verdict::Believed => true,
         Verdict::NoLeader => return Err(ContractError::NoLeader(partition.stream()).into()),
         Verdict::Differs(Mismatch::Purged { .. } | Mismatch::MessageGone { .. }) => false,
@@ -214,7 +216,7 @@ async fn examine(
     let next = match stream.get_first_raw_message_by_subject(">", applied + 1).await {
         Ok(message) => message.sequence,
         Err(error) if is_missing(&error) => last + 1,
-        Err(error) => return Err(error).context("the message after the checkpoint"),
+        Err(error) => return Err(error).context("the message after the checkpoint can't be read"),
     };
     if is_proven && next == applied + 1 {
         if reason.parse() == Ok(StopCode::DeadLetters) {

@@ -81,7 +81,9 @@ async fn one_job(
     let snapshot = Snapshot::take(&db).await?;
     let found = audit::one_job(&snapshot, jetstream, id).await?;
     if found.would_be.is_none() && found.is.is_none() && found.differences.is_empty() {
-        bail!("neither the stream nor the database knows a job {id:?}");
+        bail!(
+            "neither the stream nor the database knows a job {id:?}: check the id, NATS_URL and DATABASE_URL"
+        );
     }
     if args.system.read.json {
         return json(out, &found);

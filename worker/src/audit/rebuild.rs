@@ -107,7 +107,7 @@ pub async fn rebuild(
 async fn prepare(database: &DatabaseUrl, partitions: u16) -> anyhow::Result<()> {
     let db = connection::connect(database, Purpose::Migrate)
         .await
-        .context("the database can't be reached")?;
+        .context("the database can't be reached (--database-url)")?;
     schema::migrate(&db).await?;
     schema::create_partitions(&db, partitions).await?;
     db.close().await.context("the database can't be closed")

@@ -209,6 +209,8 @@ impl Looker {
         self.letters = observe::dead_letters(db).await?;
         let begun = Instant::now();
         if begun >= self.next_count {
+            // A count that fails or takes too long waits for as long as the longest one.
+            self.next_count = begun + LIMIT * COUNT_SHARE;
             self.counted = observe::jobs(db).await?;
             self.quietest = observe::quietest(db, QUIETEST).await?;
             let pause = (begun.elapsed() * COUNT_SHARE).max(self.between_counts);
