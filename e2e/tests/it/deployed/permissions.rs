@@ -5,6 +5,7 @@ use bytes::Bytes;
 use e2e::compose::Deployment;
 use sea_orm::DatabaseConnection;
 use serde_json::json;
+use shared::stream::DEFAULT_PARTITIONS;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -54,7 +55,7 @@ pub(super) async fn each_role_can_do_its_work(deployment: &Deployment, db: &Data
     // And what people tell it.
     let list = deployment.run("docker compose exec -T worker ackline partitions list --json").await;
     let list: serde_json::Value = serde_json::from_str(&list.unwrap()).unwrap();
-    assert_eq!(list.as_array().unwrap().len(), 16);
+    assert_eq!(list.as_array().unwrap().len(), usize::from(DEFAULT_PARTITIONS));
     deployment.run("docker compose run --rm --no-deps migrate").await.unwrap();
 }
 
