@@ -12,6 +12,7 @@ use e2e::load::{Load, Report, Running};
 use e2e::stack::{CALLBACK_PATH, sign};
 use sea_orm::DatabaseConnection;
 use serde_json::json;
+use shared::stream::DEFAULT_PARTITIONS;
 use tokio::task::JoinHandle;
 
 use super::backup;
@@ -152,7 +153,8 @@ async fn all_take_their_share(deployment: &Deployment, db: &DatabaseConnection) 
         for row in partitions(db).await {
             *owned.entry(row.owner.unwrap_or_default()).or_default() += 1;
         }
-        owned.len() == 4 && owned.values().all(|count| *count == 4)
+        let quarter = usize::from(DEFAULT_PARTITIONS) / 4;
+        owned.len() == 4 && owned.values().all(|count| *count == quarter)
     };
     deployment.wait_until("each worker owns a quarter of the partitions", share).await;
 }
