@@ -13,7 +13,7 @@ use super::feed::{Basis, Feed, Trouble};
 use super::lease::{Contradiction, Renewed};
 use super::prefetch::{Batch, Received};
 use super::share::Slot;
-use super::turns::FULL;
+use super::turns::{FULL, Turn};
 use super::worker::Worker;
 use super::{decision_log, janitor, metrics};
 use crate::apply::{ApplyError, Limits, apply};
@@ -313,7 +313,7 @@ async fn read(
             biased;
             () = shutdown.cancelled() => return End::Shutdown,
             turn = worker.turns.take(callbacks) => turn,
-            () = feed.fill(FULL) => None,
+            () = feed.fill(FULL) => Turn(None),
         };
         let batch = feed.take(worker.batch_max);
         let applying = apply_counted(worker, basis, mine, &batch);
@@ -321,6 +321,7 @@ async fn read(
             biased;
             applied = tokio::time::timeout(BATCH_LIMIT, applying) => applied,
             never = feed.prefetch(worker.batch_max) => match never {},
+            never = turn.expire() => match never {},
         };
         match applied {
             Ok(Ok(())) => {}
@@ -333,7 +334,7 @@ async fn read(
             }
             Err(_) => return End::Anomaly("a batch took too long".into()),
         }
-        drop((turn, counted));
+        drop(counted);
         known_since = Instant::now();
         // Whatever stopped the partition is over with the first commit.
         if std::mem::take(&mut is_first) {

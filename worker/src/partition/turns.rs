@@ -5,9 +5,12 @@
 //! processors that would accept callbacks. So under load one small batch of the process is applied at
 //! a time, and the others grow meanwhile. A full batch waits for nothing, and without load none does.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::sleep;
 
 /// A batch of so many callbacks is full: growing further would save little.
 pub(super) const FULL: usize = 128;
@@ -15,6 +18,9 @@ pub(super) const FULL: usize = 128;
 const LOAD: usize = 64;
 /// How many small batches are applied at a time under load.
 const SMALL: usize = 1;
+/// A batch that takes longer than this gives its turn up, so that one that waits for a lock holds up
+/// no other partition.
+const TURN_LIMIT: Duration = Duration::from_millis(100);
 
 /// The turns of a process.
 #[derive(Debug)]
@@ -39,12 +45,25 @@ impl Turns {
 
     /// Waits for the turn of a batch that has been counted. Without load there is nothing to wait
     /// for.
-    pub(super) async fn take(&self, callbacks: usize) -> Option<SemaphorePermit<'_>> {
+    pub(super) async fn take(&self, callbacks: usize) -> Turn<'_> {
         if callbacks >= FULL || self.callbacks.load(Ordering::Relaxed) <= LOAD {
-            return None;
+            return Turn(None);
         }
         // Nobody ever closes it.
-        self.small.acquire().await.ok()
+        Turn(self.small.acquire().await.ok())
+    }
+}
+
+/// The turn of a batch; given back when it is dropped. None for a batch that needs none.
+#[derive(Debug)]
+pub(super) struct Turn<'a>(pub(super) Option<SemaphorePermit<'a>>);
+
+impl Turn<'_> {
+    /// Gives the turn back after [`TURN_LIMIT`]. Never returns.
+    pub(super) async fn expire(self) -> Infallible {
+        sleep(TURN_LIMIT).await;
+        drop(self.0);
+        std::future::pending().await
     }
 }
 
@@ -67,21 +86,24 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn only_small_batches_wait_and_only_under_load() {
+    #[tokio::test(start_paused = true)]
+    async fn only_small_batches_wait_only_under_load_and_for_no_batch_that_takes_long() {
         let turns = Turns::default();
         let counted = turns.count(LOAD);
-        let light = [turns.take(1), turns.take(LOAD)].map(|taking| taking.now_or_never());
-        assert!(light.iter().all(|turn| matches!(turn, Some(None))), "{light:?}");
+        for small in [1, LOAD] {
+            assert!(matches!(turns.take(small).now_or_never(), Some(Turn(None))), "no load");
+        }
 
         let more = turns.count(1);
         let first = turns.take(1).now_or_never().expect("the first turn is free");
-        assert!(first.is_some());
+        assert!(first.0.is_some());
         assert!(turns.take(FULL - 1).now_or_never().is_none(), "there is one turn");
-        assert!(matches!(turns.take(FULL).now_or_never(), Some(None)), "a full batch waits");
-        drop(first);
-        assert!(turns.take(1).now_or_never().is_some());
+        assert!(matches!(turns.take(FULL).now_or_never(), Some(Turn(None))), "a full batch waits");
+        tokio::select! {
+            never = first.expire() => match never {},
+            next = turns.take(1) => assert!(next.0.is_some(), "the first took too long"),
+        }
         drop((counted, more));
-        assert!(matches!(turns.take(1).now_or_never(), Some(None)), "the load is over");
+        assert!(matches!(turns.take(1).now_or_never(), Some(Turn(None))), "the load is over");
     }
 }
