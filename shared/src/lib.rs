@@ -16,6 +16,7 @@ pub mod health;
 pub mod https;
 pub mod listener;
 pub mod ops;
+pub mod turns;
 
 pub mod shutdown;
 pub mod telemetry;

@@ -135,7 +135,7 @@ pub(super) mod tests {
     }
 
     fn pending(bytes: usize) -> (Pending, oneshot::Receiver<Result<Stored, Refusal>>) {
-        let unconfirmed = Arc::new(PublishLimiter::new(1024)).count(&Arc::default());
+        let unconfirmed = PublishLimiter::new(1024).count(&Arc::default());
         Pending::new(envelope(bytes), in_flight(), unconfirmed)
     }
 

@@ -8,13 +8,14 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 use shared::partition::Partition;
+use shared::turns::Turn;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::bundle::{Bundle, Envelope, Pending, Stored, Waiting, form};
 use super::confirm::{Confirmed, publish};
-use super::limiter::{Permit, PublishLimiter};
+use super::limiter::PublishLimiter;
 use crate::answer::Refusal;
 use crate::link::{State, up};
 use crate::metrics::InFlight;
@@ -130,7 +131,7 @@ async fn run(
 async fn settle(
     bundle: Bundle,
     mut waiting: Waiting,
-    permit: Permit<'_>,
+    permit: Turn<'_>,
     link: &mut watch::Receiver<State>,
 ) {
     let outcome = {

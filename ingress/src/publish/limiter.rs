@@ -1,16 +1,11 @@
 //! Limits the bundles in flight, over all partitions, and each partition's part of the callbacks
 //! that wait.
-//!
-//! A message costs the broker and its disk the same, however many callbacks are in it. So few full
-//! bundles are faster for everybody than many small ones. While there is no load, nothing waits.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::sleep;
+use shared::turns::{Counted, Rule, Turn, Turns};
 
 /// The most bundles in flight under load.
 const MAX_BUNDLES: usize = 4;
@@ -20,73 +15,50 @@ const LOAD: usize = 32;
 /// does not hold up the others.
 const PERMIT_LIMIT: Duration = Duration::from_millis(20);
 
-/// The limiter of all partitions. It is fair: first come, first served.
+/// The limiter of all partitions.
 #[derive(Debug)]
 pub(super) struct PublishLimiter {
-    free: Semaphore,
-    /// The most unconfirmed callbacks, and how many there are.
+    turns: Arc<Turns>,
+    /// The most unconfirmed callbacks.
     capacity: usize,
-    unconfirmed: AtomicUsize,
 }
 
 impl PublishLimiter {
     pub(super) fn new(capacity: usize) -> Self {
-        let (free, unconfirmed) = (Semaphore::new(MAX_BUNDLES), AtomicUsize::new(0));
-        Self { free, capacity, unconfirmed }
+        let rule = Rule { load: LOAD, at_once: MAX_BUNDLES, longest: PERMIT_LIMIT };
+        Self { turns: Turns::new(rule), capacity }
     }
 
     /// Counts a callback as unconfirmed, in all and of its partition, until the guard is dropped.
-    pub(super) fn count(self: &Arc<Self>, of_partition: &Arc<AtomicUsize>) -> Unconfirmed {
-        self.unconfirmed.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn count(&self, of_partition: &Arc<AtomicUsize>) -> Unconfirmed {
         of_partition.fetch_add(1, Ordering::Relaxed);
-        Unconfirmed { limiter: Arc::clone(self), of_partition: Arc::clone(of_partition) }
+        Unconfirmed { _in_all: self.turns.count(1), of_partition: Arc::clone(of_partition) }
     }
 
     /// Whether a partition, which is not the only one, may have another unconfirmed callback: as many
     /// as are free. So a stream that takes nothing gets at most half of the room, a second one at
     /// most half of the rest.
     pub(super) fn has_room(&self, of_partition: &AtomicUsize) -> bool {
-        let free = self.capacity.saturating_sub(self.unconfirmed.load(Ordering::Relaxed));
+        let free = self.capacity.saturating_sub(self.turns.counted());
         of_partition.load(Ordering::Relaxed) < free
     }
 
     /// Waits for permission to publish a bundle; without load there is nothing to wait for.
-    pub(super) async fn acquire(&self) -> Permit<'_> {
-        if self.unconfirmed.load(Ordering::Relaxed) <= LOAD {
-            return Permit(None);
-        }
-        match self.free.acquire().await {
-            Ok(permit) => Permit(Some(permit)),
-            // Nobody ever closes it.
-            Err(_closed) => std::future::pending().await,
-        }
+    pub(super) async fn acquire(&self) -> Turn<'_> {
+        self.turns.take().await
     }
 }
 
 /// A callback that is not confirmed yet.
 #[derive(Debug)]
 pub(super) struct Unconfirmed {
-    limiter: Arc<PublishLimiter>,
+    _in_all: Counted,
     of_partition: Arc<AtomicUsize>,
 }
 
 impl Drop for Unconfirmed {
     fn drop(&mut self) {
-        self.limiter.unconfirmed.fetch_sub(1, Ordering::Relaxed);
         self.of_partition.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Permission to publish one bundle; given back when it is dropped.
-#[derive(Debug)]
-pub(super) struct Permit<'a>(Option<SemaphorePermit<'a>>);
-
-impl Permit<'_> {
-    /// Gives the permit back after [`PERMIT_LIMIT`]. Never returns.
-    pub(super) async fn expire(self) -> Infallible {
-        sleep(PERMIT_LIMIT).await;
-        drop(self.0);
-        std::future::pending().await
     }
 }
 
@@ -98,7 +70,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_permit_ends_with_its_bundle_or_when_that_takes_too_long() {
-        let (limiter, of_partition) = (Arc::new(PublishLimiter::new(1024)), Arc::default());
+        let (limiter, of_partition) = (PublishLimiter::new(1024), Arc::default());
         let _load: Vec<_> = (0..=LOAD).map(|_| limiter.count(&of_partition)).collect();
         let mut permits = Vec::new();
         for _ in 0..MAX_BUNDLES {
@@ -109,7 +81,7 @@ mod tests {
         permits.push(limiter.acquire().now_or_never().unwrap());
         assert!(limiter.acquire().now_or_never().is_none());
 
-        let never_published = futures::future::join_all(permits.into_iter().map(Permit::expire));
+        let never_published = futures::future::join_all(permits.into_iter().map(Turn::expire));
         tokio::select! {
             _ = never_published => panic!("an expired permit returned"),
             all = futures::future::join_all((0..MAX_BUNDLES).map(|_| limiter.acquire())) => {
@@ -120,7 +92,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_waits_for_a_permit_without_load() {
-        let (limiter, of_partition) = (Arc::new(PublishLimiter::new(1024)), Arc::default());
+        let (limiter, of_partition) = (PublishLimiter::new(1024), Arc::default());
         let mut light: Vec<_> = (0..LOAD).map(|_| limiter.count(&of_partition)).collect();
         let permits: Vec<_> =
             (0..2 * MAX_BUNDLES).map(|_| limiter.acquire().now_or_never().unwrap()).collect();
@@ -136,7 +108,7 @@ mod tests {
 
     #[test]
     fn streams_that_take_nothing_leave_room_for_the_others() {
-        let limiter = Arc::new(PublishLimiter::new(100));
+        let limiter = PublishLimiter::new(100);
         let mut stuck = Vec::new();
         for expected in [50, 25, 13, 6] {
             let (of_partition, before) = (Arc::default(), stuck.len());

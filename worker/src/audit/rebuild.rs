@@ -17,7 +17,7 @@ use super::progress::Progress;
 use crate::partition::lease::Renewed;
 use crate::partition::ownership::own;
 use crate::partition::renewal::renew;
-use crate::partition::turns::Turns;
+use crate::partition::turns::turns;
 use crate::partition::worker::Worker;
 use crate::rules::stop_reason::Mismatch;
 use crate::rules::verdict::{Checkpoint, Description, Message, Verdict, judge};
@@ -81,7 +81,7 @@ pub async fn rebuild(
         silence: None,
         alone: sole_worker.is_some(),
         share: Arc::default(),
-        turns: Turns::default(),
+        turns: turns(),
         renewed: renewals.1,
         connected,
         // Callbacks were traced when they were first applied.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sea_orm::DbErr;
 use shared::partition::Partition;
+use shared::turns::Turn;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +14,7 @@ use super::feed::{Basis, Feed, Trouble};
 use super::lease::{Contradiction, Renewed};
 use super::prefetch::{Batch, Received};
 use super::share::Slot;
-use super::turns::{FULL, Turn};
+use super::turns::{self, FULL};
 use super::worker::Worker;
 use super::{decision_log, janitor, metrics};
 use crate::apply::{ApplyError, Limits, apply};
@@ -312,8 +313,8 @@ async fn read(
         let turn = tokio::select! {
             biased;
             () = shutdown.cancelled() => return End::Shutdown,
-            turn = worker.turns.take(callbacks) => turn,
-            () = feed.fill(FULL) => Turn(None),
+            turn = turns::take(&worker.turns, callbacks) => turn,
+            () = feed.fill(FULL) => Turn::not_needed(),
         };
         let batch = feed.take(worker.batch_max);
         let applying = apply_counted(worker, basis, mine, &batch);

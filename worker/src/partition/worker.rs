@@ -6,11 +6,11 @@ use std::time::Duration;
 use async_nats::jetstream;
 use sea_orm::DatabaseConnection;
 use shared::trace::Traces;
+use shared::turns::Turns;
 use tokio::sync::watch;
 
 use super::lease::Renewed;
 use super::share::Share;
-use super::turns::Turns;
 use crate::liveness::Silence;
 
 /// What all partitions of a worker process share.
@@ -39,7 +39,7 @@ pub struct Worker {
     /// How many partitions this process may own.
     pub share: Arc<Share>,
     /// Whose batch is applied next, under load.
-    pub turns: Turns,
+    pub turns: Arc<Turns>,
     /// What the last renewal found to be ours.
     pub renewed: watch::Receiver<Renewed>,
     /// Changes with every connection to the broker.

@@ -26,7 +26,7 @@ use crate::observe::{self, Observer, Sources};
 use crate::partition::lease::Renewed;
 use crate::partition::ownership::own;
 use crate::partition::renewal::renew;
-use crate::partition::turns::Turns;
+use crate::partition::turns::turns;
 use crate::partition::worker::Worker;
 use crate::partition::{janitor, metrics as partition_metrics};
 use crate::store::connection::{self, DatabaseUrl, Purpose};
@@ -123,7 +123,7 @@ pub async fn run(
         silence: Some(silence),
         alone: sole_worker.is_some(),
         share: Arc::default(),
-        turns: Turns::default(),
+        turns: turns(),
         renewed: renewals.1,
         connected: connected.1,
         traces,
