@@ -5,23 +5,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
 use async_nats::jetstream;
-use async_nats::jetstream::consumer::pull::{Config, Stream as Messages};
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
+use async_nats::jetstream::consumer::pull::Stream as Messages;
 use async_nats::jetstream::stream::Stream;
 use futures::StreamExt;
 use tokio::time::{Instant, sleep};
 
-use crate::partition::delivered::to_message;
+use crate::partition::delivered::{self, to_message};
 use crate::rules::event::Message;
 
 /// A message that is known to be there must come within this time.
 const MESSAGE_LIMIT: Duration = Duration::from_secs(30);
-/// The broker forgets the consumer of a reader that crashed after this time.
-const INACTIVE_THRESHOLD: Duration = Duration::from_secs(60);
 /// The pause before the broker is asked again.
 const RETRY: Duration = Duration::from_millis(250);
-const PULL_MESSAGES: usize = 2000;
-const PULL_BYTES: usize = 8 * 1024 * 1024;
 
 /// What comes next in a stream.
 #[derive(Debug)]
@@ -97,7 +92,7 @@ impl Range {
     async fn receive(&mut self) -> anyhow::Result<jetstream::Message> {
         let (_, messages) = match &mut self.reading {
             Some(reading) => reading,
-            None => self.reading.insert(begin(&self.stream, self.next).await?),
+            None => self.reading.insert(delivered::read(&self.stream, None, self.next).await?),
         };
         let delivered = messages.next().await.context("the broker ended the delivery")?;
         delivered.context("the broker does not deliver")
@@ -110,30 +105,4 @@ impl Range {
         // If this fails, the broker forgets it by itself.
         let _ = self.stream.delete_consumer(&consumer).await;
     }
-}
-
-/// Makes a consumer that reads from a sequence on; returns its name and its messages.
-async fn begin(stream: &Stream, from: i64) -> anyhow::Result<(String, Messages)> {
-    let consumer = format!("reader-{}", uuid::Uuid::new_v4().simple());
-    let messages = stream
-        .create_consumer(Config {
-            name: Some(consumer.clone()),
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: u64::try_from(from)? },
-            ack_policy: AckPolicy::None,
-            inactive_threshold: INACTIVE_THRESHOLD,
-            memory_storage: true,
-            num_replicas: 1,
-            ..Config::default()
-        })
-        .await
-        .context("the stream can't be read")?
-        .stream()
-        .max_messages_per_batch(PULL_MESSAGES)
-        .max_bytes_per_batch(PULL_BYTES)
-        .expires(Duration::from_secs(30))
-        .heartbeat(Duration::from_secs(5))
-        .messages()
-        .await
-        .context("the stream can't be read")?;
-    Ok((consumer, messages))
 }

@@ -3,22 +3,16 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use async_nats::jetstream::consumer::pull::Config;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use futures::StreamExt;
 use shared::partition::Partition;
 
-use super::delivered::to_message;
+use super::delivered::{self, to_message};
 use crate::rules::event::{Content, decode};
 use crate::rules::known_refusals::KnownRefusals;
 
-/// The most that a pull brings.
-const PULL_MESSAGES: usize = 500;
 /// A message that is known to be there must come within this time.
 const MESSAGE_LIMIT: Duration = Duration::from_secs(10);
-/// After this long without a pull the broker forgets the consumer.
-const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 
 /// The refusals that orders after a checkpoint name. There are some only if the database was
 /// restored or is empty: an order about a dead letter is not sent before the letter is in the
@@ -39,25 +33,13 @@ pub(crate) async fn look_ahead(
     let subject = partition.orders_subject();
     let after = u64::try_from(applied_seq).unwrap_or(0) + 1;
     let first = match stream.get_first_raw_message_by_subject(&subject, after).await {
-        Ok(message) => message.sequence,
+        Ok(message) => i64::try_from(message.sequence)?,
         Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => {
             return Ok(known);
         }
         Err(error) => return Err(error.into()),
     };
-    let consumer = stream
-        .create_consumer(Config {
-            filter_subject: subject,
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: first },
-            ack_policy: AckPolicy::None,
-            inactive_threshold: INACTIVE_THRESHOLD,
-            memory_storage: true,
-            num_replicas: 1,
-            ..Config::default()
-        })
-        .await?;
-    let name = consumer.cached_info().name.clone();
-    let mut messages = consumer.stream().max_messages_per_batch(PULL_MESSAGES).messages().await?;
+    let (consumer, mut messages) = delivered::read(stream, Some(subject), first).await?;
     loop {
         let next = tokio::time::timeout(MESSAGE_LIMIT, messages.next()).await;
         let delivered =
@@ -73,6 +55,6 @@ pub(crate) async fn look_ahead(
     }
     drop(messages);
     // If this fails, the broker forgets it by itself.
-    let _ = stream.delete_consumer(&name).await;
+    let _ = stream.delete_consumer(&consumer).await;
     Ok(known)
 }
