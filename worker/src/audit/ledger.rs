@@ -26,12 +26,14 @@ struct Page<T> {
     after: Position,
     ended: bool,
     limit: u64,
-    position: fn(&T) -> Position,
 }
 
-impl<T> Page<T> {
-    fn new(after: Position, limit: u64, position: fn(&T) -> Position) -> Self {
-        Self { rows: VecDeque::new(), after, ended: false, limit, position }
+impl<T> Page<T>
+where
+    for<'row> Position: From<&'row T>,
+{
+    fn new(after: Position, limit: u64) -> Self {
+        Self { rows: VecDeque::new(), after, ended: false, limit }
     }
 
     /// The next row, if it is not above this position. Reads more if there is none.
@@ -43,10 +45,10 @@ impl<T> Page<T> {
         if self.rows.is_empty() && !self.ended {
             let rows = read(self.after, self.limit).await?;
             self.ended = (rows.len() as u64) < self.limit;
-            self.after = rows.last().map_or(self.after, self.position);
+            self.after = rows.last().map_or(self.after, Position::from);
             self.rows = rows.into();
         }
-        Ok(self.rows.pop_front_if(|row| (self.position)(row) <= until))
+        Ok(self.rows.pop_front_if(|row| Position::from(&*row) <= until))
     }
 }
 
@@ -55,10 +57,7 @@ impl<'a> Ledger<'a> {
     /// checkpoint.
     pub(super) fn new(snapshot: &'a Snapshot, partition: i32, from_seq: i64) -> Self {
         let after = Position { seq: from_seq, idx: -1 };
-        let event = |row: &job_event::Model| Position { seq: row.seq, idx: row.idx };
-        let letter = |row: &dead_letter::Model| Position { seq: row.seq, idx: row.idx };
-        let (events, letters) =
-            (Page::new(after, EVENTS, event), Page::new(after, LETTERS, letter));
+        let (events, letters) = (Page::new(after, EVENTS), Page::new(after, LETTERS));
         Self { snapshot, partition, events, letters }
     }
 

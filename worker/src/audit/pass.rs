@@ -223,7 +223,7 @@ impl Reading<'_> {
             let position = incoming.position;
             let mut entry = Entry { incoming, event: None, letter: None };
             while let Some(row) = self.ledger.event(position).await? {
-                let at = Position { seq: row.seq, idx: row.idx };
+                let at = Position::from(&row);
                 if at == position {
                     entry.event = Some(row);
                 } else {
@@ -231,7 +231,7 @@ impl Reading<'_> {
                 }
             }
             while let Some(row) = self.ledger.letter(position).await? {
-                let at = Position { seq: row.seq, idx: row.idx };
+                let at = Position::from(&row);
                 if at == position {
                     entry.letter = Some(row);
                 } else {
@@ -253,11 +253,11 @@ impl Reading<'_> {
     async fn rest(&mut self) -> anyhow::Result<()> {
         let end = Position { seq: i64::MAX, idx: 0 };
         while let Some(row) = self.ledger.event(end).await? {
-            let at = Position { seq: row.seq, idx: row.idx };
+            let at = Position::from(&row);
             self.surplus(at, &row.job_id, "job_events");
         }
         while let Some(row) = self.ledger.letter(end).await? {
-            let at = Position { seq: row.seq, idx: row.idx };
+            let at = Position::from(&row);
             self.surplus(at, row.job_id.as_deref().unwrap_or_default(), "dead_letters");
         }
         Ok(())

@@ -10,8 +10,8 @@ use shared::callback::{self, Callback, MAX_EVENT_ID_BYTES, MAX_JOB_ID_BYTES};
 use shared::partition::Partition;
 use shared::trace::TraceContext;
 
-use crate::entity::dead_letter;
 use crate::entity::job_event::Kind;
+use crate::entity::{dead_letter, job_event};
 
 /// The position of a callback in its partition's stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,6 +25,12 @@ pub struct Position {
 impl From<&dead_letter::Model> for Position {
     fn from(letter: &dead_letter::Model) -> Self {
         Self { seq: letter.seq, idx: letter.idx }
+    }
+}
+
+impl From<&job_event::Model> for Position {
+    fn from(event: &job_event::Model) -> Self {
+        Self { seq: event.seq, idx: event.idx }
     }
 }
 

@@ -103,7 +103,7 @@ impl Told {
             let last = read::events_before(db, id, None, 1).await?.pop();
             let job = read::job(db, id).await?;
             self.has_begun = true;
-            self.after = last.as_ref().map(position);
+            self.after = last.as_ref().map(Position::from);
             self.heartbeats = job.as_ref().map_or(0, |job| job.heartbeat_count);
             self.job.clone_from(&job);
             if job.is_none() {
@@ -125,7 +125,7 @@ impl Told {
     }
 
     fn tell(&mut self, job: Option<Job>, events: Vec<Event>) -> Vec<Line> {
-        self.after = events.last().map(position).or(self.after);
+        self.after = events.last().map(Position::from).or(self.after);
         let beat = job
             .as_ref()
             .filter(|job| job.heartbeat_count > 0 && job.heartbeat_count != self.heartbeats);
@@ -144,10 +144,6 @@ impl Told {
         lines.splice(place..place, beat);
         lines
     }
-}
-
-fn position(event: &Event) -> Position {
-    Position { seq: event.seq, idx: event.idx }
 }
 
 #[cfg(test)]
