@@ -16,10 +16,10 @@ use shared::settings::number;
 use shared::stream::{self, ContractError, DEFAULT_PARTITIONS};
 use tokio::time::Instant;
 use worker::process::settings::DatabaseArgs;
-use worker::store::connection::{self, DatabaseUrl, Purpose};
+use worker::store::connection::{DatabaseUrl, Purpose};
 use worker::store::schema;
 
-use super::checked;
+use super::{broker_client, checked, connect};
 
 /// How long a cluster may take to choose a leader and to hear of all its servers, as at its start.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -73,13 +73,8 @@ pub(super) async fn migrate(
     servers: &Servers,
     args: &Streams,
 ) -> anyhow::Result<()> {
-    let db = connection::connect(database, Purpose::Migrate)
-        .await
-        .context("the database can't be reached (--database-url)")?;
-    let client = servers
-        .connect("operator")
-        .await
-        .with_context(|| format!("the broker at {servers} can't be reached (--nats-url)"))?;
+    let db = connect(database, Purpose::Migrate).await?;
+    let client = broker_client(servers, "operator").await?;
     let jetstream = ContextBuilder::new().timeout(ANSWER_LIMIT).build(client);
 
     schema::migrate(&db).await.context("the schema can't be brought up to date")?;

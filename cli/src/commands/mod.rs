@@ -95,18 +95,24 @@ fn checked(
 
 /// Opens a database that was migrated.
 async fn open(database: &DatabaseUrl, purpose: Purpose) -> anyhow::Result<DatabaseConnection> {
-    let db = connection::connect(database, purpose)
-        .await
-        .context("the database can't be reached (--database-url)")?;
+    let db = connect(database, purpose).await?;
     schema::check(&db).await?;
     Ok(db)
 }
 
+/// Connects to a database, whatever is in it.
+async fn connect(database: &DatabaseUrl, purpose: Purpose) -> anyhow::Result<DatabaseConnection> {
+    let connected = connection::connect(database, purpose).await;
+    connected.context("the database can't be reached (--database-url)")
+}
+
 /// Connects to the broker in the workers' role.
 async fn broker(servers: &Servers) -> anyhow::Result<jetstream::Context> {
-    let client = servers
-        .connect("worker")
-        .await
-        .with_context(|| format!("the broker at {servers} can't be reached (--nats-url)"))?;
-    Ok(jetstream::new(client))
+    Ok(jetstream::new(broker_client(servers, "worker").await?))
+}
+
+/// Connects to the broker in this role.
+async fn broker_client(servers: &Servers, role: &str) -> anyhow::Result<async_nats::Client> {
+    let connected = servers.connect(role).await;
+    connected.with_context(|| format!("the broker at {servers} can't be reached (--nats-url)"))
 }
