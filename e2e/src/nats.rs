@@ -7,7 +7,10 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use async_nats::ConnectOptions;
+use async_nats::jetstream;
+use async_nats::{ConnectOptions, HeaderMap};
+use bytes::Bytes;
+use shared::bundle;
 
 use crate::port::Port;
 use crate::process::{Process, Program};
@@ -102,7 +105,7 @@ impl Nats {
     }
 
     async fn answers(&self) -> Result<()> {
-        async_nats::jetstream::new(self.client().await?).query_account().await?;
+        jetstream::new(self.client().await?).query_account().await?;
         Ok(())
     }
 
@@ -123,4 +126,16 @@ impl Nats {
         ensure!(is_ready, "nats-server does not become ready\n{}", self.process.log().tail(20));
         Ok(())
     }
+}
+
+/// Publishes a message that says it is a bundle, and waits until its stream has it.
+pub async fn publish_bundle(
+    jetstream: &jetstream::Context,
+    subject: String,
+    payload: Bytes,
+) -> Result<()> {
+    let mut headers = HeaderMap::new();
+    headers.insert(bundle::VERSION_HEADER.0, bundle::VERSION_HEADER.1);
+    jetstream.publish_with_headers(subject, headers, payload).await?.await?;
+    Ok(())
 }

@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use async_nats::jetstream;
 use e2e::load::Load;
+use e2e::nats::publish_bundle;
 use e2e::stack::{Db, Stack};
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 use serde_json::Value;
@@ -34,10 +34,7 @@ pub(crate) async fn everything_happens(stack: &Stack, db: Db) -> DatabaseConnect
     accept(stack, status("load-1", "running")).await;
     let jetstream = jetstream::new(stack.nats.client().await.unwrap());
     for subject in ["callbacks.00", "internal.01"] {
-        let mut headers = HeaderMap::new();
-        headers.insert("Ackline-Bundle", "1");
-        let sent = jetstream.publish_with_headers(subject, headers, "garbage".into()).await;
-        sent.unwrap().await.unwrap();
+        publish_bundle(&jetstream, subject.into(), "garbage".into()).await.unwrap();
     }
     wait_until_applied(stack, &database).await;
     let place = |id: &str, letters: &[worker::entity::dead_letter::Model]| {

@@ -15,6 +15,7 @@ use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, EntityTrait, TransactionTrait,
 };
 use serde_json::{Value, json};
+use shared::partition::Partition;
 use tokio::task::JoinHandle;
 use worker::entity::{dead_letter, job, job_event, partition};
 
@@ -49,6 +50,12 @@ pub(crate) fn status(job_id: &str, status: &str) -> String {
 /// A heartbeat of the older form.
 pub(crate) fn heartbeat(job_id: &str) -> String {
     json!({ "job_id": job_id, "type": "heartbeat" }).to_string()
+}
+
+/// The first id that begins so and belongs to this one of so many partitions.
+pub(crate) fn id_in(partition: Partition, partitions: u16, prefix: &str) -> String {
+    let mut ids = (0..).map(|number| format!("{prefix}-{number}"));
+    ids.find(|id| Partition::of_job(id, partitions) == partition).unwrap()
 }
 
 /// Posts a callback, which must be accepted.

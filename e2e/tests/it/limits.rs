@@ -186,10 +186,7 @@ async fn a_stream_that_takes_nothing_is_refused_alone() {
     let builder = Stack::builder().partitions(4).nats_config(deny);
     let stack =
         builder.env("MAX_IN_FLIGHT", "16").env("PUBLISH_DEADLINE", "60s").start().await.unwrap();
-    let id_in = |partition| {
-        let mut ids = (0..).map(|number| format!("job-{number}"));
-        ids.find(|id| Partition::of_job(id, 4).number() == partition).unwrap()
-    };
+    let id_in = |partition| id_in(Partition::new(partition), 4, "job");
     let stuck = status(&id_in(0), "queued");
     let waiting: Vec<_> = (0..8).map(|_| post_later(&stack, stuck.clone())).collect();
     stack

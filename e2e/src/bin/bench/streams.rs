@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use async_nats::HeaderMap;
 use async_nats::jetstream;
 use bytes::{Bytes, BytesMut};
+use e2e::nats::publish_bundle;
 use e2e::stack::Stack;
 use shared::bundle::{self, Metadata};
 use shared::partition::Partition;
@@ -26,7 +26,7 @@ pub(crate) async fn one_at_a_time(stack: &Stack, lasting: Duration) -> Result<f6
     let (began, mut took) = (Instant::now(), Vec::new());
     while began.elapsed() < lasting {
         let sent = Instant::now();
-        publish(&jetstream, Partition::new(0), payload.clone()).await?;
+        publish_bundle(&jetstream, Partition::new(0).callbacks_subject(), payload.clone()).await?;
         took.push(sent.elapsed());
     }
     took.sort();
@@ -38,19 +38,6 @@ pub(crate) async fn one_at_a_time(stack: &Stack, lasting: Duration) -> Result<f6
 fn entry(id: &str, body: &str) -> Bytes {
     let metadata = Metadata::new(id, "bench", 1_700_000_000_000);
     bundle::encode(&metadata, body.as_bytes())
-}
-
-async fn publish(
-    jetstream: &jetstream::Context,
-    partition: Partition,
-    payload: Bytes,
-) -> Result<()> {
-    let mut headers = HeaderMap::new();
-    let (name, value) = bundle::VERSION_HEADER;
-    headers.insert(name, value);
-    let subject = partition.callbacks_subject();
-    jetstream.publish_with_headers(subject, headers, payload).await?.await?;
-    Ok(())
 }
 
 /// How many messages the streams have taken, and how many bytes they hold.
@@ -110,14 +97,19 @@ async fn fill_partition(
                 payload.extend_from_slice(&entry(id, &body(id, number)));
                 count += 1;
                 if count == PER_BUNDLE {
-                    publish(jetstream, partition, payload.split().freeze()).await?;
+                    publish_bundle(
+                        jetstream,
+                        partition.callbacks_subject(),
+                        payload.split().freeze(),
+                    )
+                    .await?;
                     (messages, count) = (messages + 1, 0);
                 }
             }
         }
     }
     if count > 0 {
-        publish(jetstream, partition, payload.freeze()).await?;
+        publish_bundle(jetstream, partition.callbacks_subject(), payload.freeze()).await?;
         messages += 1;
     }
     Ok(messages)

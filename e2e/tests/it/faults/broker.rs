@@ -278,12 +278,7 @@ async fn copies_through_two_ingresses_take_effect_once(#[case] rounds: usize) {
 
 /// A job of each partition.
 fn a_job_of_each() -> Vec<String> {
-    Partition::all(PARTITIONS)
-        .map(|partition| {
-            let names = (0..).map(|number| format!("probe-{number}"));
-            names.into_iter().find(|id| Partition::of_job(id, PARTITIONS) == partition).unwrap()
-        })
-        .collect()
+    Partition::all(PARTITIONS).map(|partition| id_in(partition, PARTITIONS, "probe")).collect()
 }
 
 /// Streams fill up while nothing is applied, and have room again once workers run.

@@ -172,10 +172,7 @@ async fn streams_on_a_lost_node_hold_up_no_others() {
     stack.ingress = stack.start_ingress_with(&[("NATS_URL", &survivor)], &[]).await.unwrap();
     stack.nats.node_mut(lost_node).process.kill9();
 
-    let job_of = |partition| {
-        let mut names = (0..).map(|number| format!("job-{number}"));
-        names.find(|id| Partition::of_job(id, PARTITIONS) == partition).unwrap()
-    };
+    let job_of = |partition| id_in(partition, PARTITIONS, "job");
     let later = |partition: &Partition| post_later(&stack, status(&job_of(*partition), "queued"));
     let waiting: Vec<_> = lost.iter().map(later).collect();
     stack

@@ -17,19 +17,14 @@ const PARTITIONS: u16 = 4;
 /// Shorter than a statement may wait for a lock otherwise.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The first id that begins so and belongs to a partition.
-fn id_in(partition: Partition, prefix: &str) -> String {
-    let mut ids = (0..).map(|number| format!("{prefix}-{number}"));
-    ids.find(|id| Partition::of_job(id, PARTITIONS) == partition).unwrap()
-}
-
 #[tokio::test]
 async fn a_locked_row_holds_up_its_partition_alone_and_there_only_what_follows_it() {
     let builder = Stack::builder().db(Db::Postgres).partitions(PARTITIONS).env("LEASE", "2s");
     let mut stack = builder.start().await.unwrap();
     let db = stack.db().await.unwrap();
-    let others: Vec<_> = (1..PARTITIONS).map(|n| id_in(Partition::new(n), "other")).collect();
-    let locked = id_in(Partition::new(0), "locked");
+    let others: Vec<_> =
+        (1..PARTITIONS).map(|n| id_in(Partition::new(n), PARTITIONS, "other")).collect();
+    let locked = id_in(Partition::new(0), PARTITIONS, "locked");
     for id in others.iter().chain([&locked]) {
         accept(&stack, status(id, "queued")).await;
     }
@@ -37,8 +32,8 @@ async fn a_locked_row_holds_up_its_partition_alone_and_there_only_what_follows_i
     assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
 
     // All three can be one batch.
-    let before = id_in(Partition::new(0), "before");
-    let after = id_in(Partition::new(0), "after");
+    let before = id_in(Partition::new(0), PARTITIONS, "before");
+    let after = id_in(Partition::new(0), PARTITIONS, "after");
     for (id, to) in [(&before, "queued"), (&locked, "provisioning"), (&after, "queued")] {
         accept(&stack, status(id, to)).await;
     }

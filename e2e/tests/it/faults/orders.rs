@@ -1,8 +1,8 @@
 //! Orders about dead letters where there is much else: ahead of a checkpoint, and held behind one.
 
-use async_nats::HeaderMap;
 use async_nats::jetstream::{self, Context};
 use bytes::BytesMut;
+use e2e::nats::publish_bundle;
 use e2e::stack::{Db, Stack};
 use futures::{FutureExt, StreamExt};
 use shared::bundle::{self, Metadata};
@@ -20,10 +20,7 @@ async fn publish(jetstream: &Context, subject: String, bodies: &[String], in_bun
         for body in bodies {
             payload.extend_from_slice(&bundle::encode(&Metadata::new("", "k", 0), body.as_bytes()));
         }
-        let mut headers = HeaderMap::new();
-        headers.insert(bundle::VERSION_HEADER.0, bundle::VERSION_HEADER.1);
-        let sent = jetstream.publish_with_headers(subject.clone(), headers, payload.freeze()).await;
-        sent.unwrap().await.unwrap();
+        publish_bundle(jetstream, subject.clone(), payload.freeze()).await.unwrap();
     }
 }
 

@@ -1,8 +1,8 @@
 //! What can't be applied becomes a dead letter, and the partition goes on.
 
-use async_nats::HeaderMap;
 use async_nats::jetstream;
 use e2e::http::Answer;
+use e2e::nats::publish_bundle;
 use e2e::stack::{Db, Stack};
 use shared::bundle::{self, Metadata};
 use shared::partition::Partition;
@@ -33,11 +33,8 @@ async fn a_malformed_message_becomes_a_dead_letter_and_the_partition_goes_on(db:
     for (subject, payload) in
         garbage.iter().flat_map(|payload| [("callbacks.00", *payload), ("internal.00", *payload)])
     {
-        let mut headers = HeaderMap::new();
-        headers.insert("Ackline-Bundle", "1");
         let payload = payload.to_vec().into();
-        let sent = jetstream.publish_with_headers(subject, headers, payload).await;
-        sent.unwrap().await.unwrap();
+        publish_bundle(&jetstream, subject.into(), payload).await.unwrap();
     }
     jetstream.publish("callbacks.00", "no header".into()).await.unwrap().await.unwrap();
     accept(&stack, status("a", "provisioning")).await;
@@ -67,11 +64,8 @@ async fn a_callback_in_a_foreign_partition_is_a_dead_letter() {
     let foreign = Partition::new(1 - home.number());
     let metadata = Metadata::new("a", "k", 0);
     let payload = bundle::encode(&metadata, status("a", "queued").as_bytes());
-    let mut headers = HeaderMap::new();
-    headers.insert(bundle::VERSION_HEADER.0, bundle::VERSION_HEADER.1);
     let jetstream = jetstream::new(stack.nats.client().await.unwrap());
-    let sent = jetstream.publish_with_headers(foreign.callbacks_subject(), headers, payload).await;
-    sent.unwrap().await.unwrap();
+    publish_bundle(&jetstream, foreign.callbacks_subject(), payload).await.unwrap();
     let db = stack.db().await.unwrap();
     wait_until_applied(&stack, &db).await;
     assert!(job(&db, "a").await.is_none(), "it would have two writers");
