@@ -31,5 +31,6 @@ pub mod load;
 
 pub mod check;
 pub mod http_load;
+pub mod plan;
 pub mod silence_fixture;
 pub mod soak;

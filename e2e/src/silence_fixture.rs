@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
 use worker::store::liveness::{self, Limits};
 
 /// How long a job may be silent.
@@ -12,7 +12,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(180);
 /// Among how many partitions the jobs are divided.
 pub const PARTITIONS: i32 = 16;
 /// What an owner asks for at a time.
-const MAX: u64 = 256;
+pub const MAX: u64 = 256;
 
 /// How many jobs there are.
 #[derive(Debug, Clone, Copy, Default)]
@@ -99,24 +99,4 @@ pub fn limits() -> Limits {
 pub async fn sweep(db: &DatabaseConnection, partition: i32) -> Result<Vec<String>> {
     let silent = liveness::silent(db, partition, limits(), MAX).await?;
     Ok(silent.into_iter().map(|silent| silent.id).collect())
-}
-
-/// How the database says that it finds them.
-pub async fn explain(db: &DatabaseConnection, partition: i32) -> Result<Vec<String>> {
-    let backend = db.get_database_backend();
-    let statement = backend.build(&liveness::silent_statement(partition, limits(), MAX));
-    let (how, column) = match backend {
-        DbBackend::Sqlite => ("EXPLAIN QUERY PLAN", "detail"),
-        _ => ("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF)", "QUERY PLAN"),
-    };
-    let explained = Statement::from_string(backend, format!("{how} {statement}"));
-    let rows = db.query_all_raw(explained).await?;
-    Ok(rows.iter().map(|row| row.try_get("", column)).collect::<Result<_, _>>()?)
-}
-
-/// Whether a plan finds jobs by the index, and reads no table of them whole.
-pub fn is_by_index(plan: &[String]) -> bool {
-    let reads_all = |line: &str| line.contains("Seq Scan on jobs") || line.contains("SCAN jobs");
-    plan.iter().any(|line| line.contains("jobs_silence"))
-        && !plan.iter().any(|line| reads_all(&line.replace('"', "")))
 }

@@ -122,7 +122,7 @@ pub async fn run(command: &Jobs, out: &mut Output<impl Write>) -> anyhow::Result
 /// The selected jobs, newest first.
 async fn found(args: &List) -> anyhow::Result<Vec<Job>> {
     let db = args.list.read.open().await?;
-    let after = match &args.after {
+    let mut after = match &args.after {
         None => None,
         Some(id) => match read::job(&db, id).await? {
             Some(job) => Some(JobKey::from(&job)),
@@ -138,7 +138,17 @@ async fn found(args: &List) -> anyhow::Result<Vec<Job>> {
     };
     let search = args.search.clone();
     let filter = JobFilter { status: args.status, search, created_from, created_before: None };
-    Ok(read::jobs(&db, &filter, after.as_ref(), args.list.limit).await?)
+    let mut jobs = Vec::new();
+    loop {
+        let limit = args.list.limit - jobs.len() as u64;
+        let page = read::job_page(&db, &filter, after.as_ref(), limit, read::SEARCHED).await?;
+        jobs.extend(page.jobs);
+        after = page.next;
+        // A page of a search may be incomplete, and is not the last one then.
+        if after.is_none() || jobs.len() as u64 >= args.list.limit {
+            return Ok(jobs);
+        }
+    }
 }
 
 fn list(out: &mut Output<impl Write>, jobs: &[Job]) -> io::Result<()> {

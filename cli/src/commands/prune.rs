@@ -37,7 +37,7 @@ pub struct Prune {
     system: SystemArgs,
 }
 
-/// How many jobs are examined together, and removed in one transaction for each partition.
+/// How many jobs of a partition are examined together, and removed in one transaction.
 const PAGE: u64 = 500;
 
 #[derive(Debug, Default, Serialize)]
@@ -61,8 +61,8 @@ pub async fn run(args: &Prune, bars: &Bars, out: &mut Output<impl Write>) -> any
     let (db, jetstream) = args.system.open(Purpose::Change).await?;
 
     let mut report = Report { dry_run: args.dry_run, ..Report::default() };
-    let first_stored =
-        first_stored(&jetstream, &schema::partitions(&db).await?, &mut report).await?;
+    let rows = schema::partitions(&db).await?;
+    let first_stored = first_stored(&jetstream, &rows, &mut report).await?;
     let age = TimeDelta::from_std(args.older_than).context("--older-than is too long")?;
     let cutoff = read::now(&db)
         .await?
@@ -74,27 +74,28 @@ pub async fn run(args: &Prune, bars: &Bars, out: &mut Output<impl Write>) -> any
     if bar.progress.is_heard() {
         bar.progress.remaining(prune::count(&db, cutoff).await?);
     }
-    let mut after = String::new();
-    loop {
-        let candidates = prune::candidates(&db, cutoff, &after, PAGE).await?;
-        let Some(last) = candidates.last() else { break };
-        after.clone_from(&last.id);
-        let found = candidates.len() as u64;
-        let mut by_partition: BTreeMap<i32, Vec<String>> = BTreeMap::new();
-        for candidate in candidates {
-            by_partition.entry(candidate.partition).or_default().push(candidate.id);
+    for row in &rows {
+        for status in prune::statuses() {
+            let part = (row.partition, status);
+            let mut after = None;
+            loop {
+                let found = prune::candidates(&db, part, cutoff, after.as_ref(), PAGE).await?;
+                let Some(last) = found.last().cloned() else { break };
+                let count = found.len() as u64;
+                let mut removed = Removed::default();
+                if let Some(first) = first_stored.get(&row.partition) {
+                    let ids: Vec<String> = found.into_iter().map(|job| job.id).collect();
+                    let dry_run = args.dry_run;
+                    removed =
+                        prune::remove(&db, row.partition, &ids, cutoff, *first, dry_run).await?;
+                }
+                report.jobs += removed.jobs;
+                report.job_events += removed.events;
+                report.kept += count - removed.jobs;
+                bar.progress.done(count);
+                after = Some(last);
+            }
         }
-        let mut removed = Removed::default();
-        for (partition, ids) in by_partition {
-            let Some(first) = first_stored.get(&partition) else { continue };
-            let part = prune::remove(&db, partition, &ids, cutoff, *first, args.dry_run).await?;
-            removed.jobs += part.jobs;
-            removed.events += part.events;
-        }
-        report.jobs += removed.jobs;
-        report.job_events += removed.events;
-        report.kept += found - removed.jobs;
-        bar.progress.done(found);
     }
     drop(bar);
 

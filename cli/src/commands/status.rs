@@ -94,7 +94,9 @@ fn owner(state: &PartitionState, now: DateTime<Utc>) -> Option<&str> {
 fn show(out: &mut Output<impl Write>, snapshot: &Snapshot, now: DateTime<Utc>) -> io::Result<()> {
     let jobs: Vec<_> = JobStatus::all()
         .map(|status| {
-            let count = format!("{} {}", snapshot.jobs.of(status), status.as_str());
+            let count = snapshot.jobs.of(status);
+            let more = if count.more { "more than " } else { "" };
+            let count = format!("{more}{} {}", count.number, status.as_str());
             out.paint(&count, Some(status.into()))
         })
         .collect();
@@ -110,7 +112,8 @@ fn show(out: &mut Output<impl Write>, snapshot: &Snapshot, now: DateTime<Utc>) -
     let letters = match (letters.dead, letters.held) {
         (0, 0) => "none".to_owned(),
         (dead, held) => {
-            let counts = format!("{dead}, with {held} held behind");
+            let more = if letters.more { " or more" } else { "" };
+            let counts = format!("{dead}, with {held} held behind{more}");
             out.paint(&counts, Some(Colour::Red))
         }
     };
@@ -208,7 +211,7 @@ mod tests {
 
         snapshot.partitions[1].owner = None;
         snapshot.partitions[0].stopped_reason = Some("\u{1b}[2J".into());
-        snapshot.dead_letters = DeadLetterCounts { dead: 1, held: 2 };
+        snapshot.dead_letters = DeadLetterCounts { dead: 1, held: 2, more: false };
         snapshot.problems.push("the broker is away".into());
         let all = needs(&snapshot, at(0));
         assert_eq!(all[..2], ["the broker is away", "partition 00 is stopped: U+001B[2J"]);
@@ -228,6 +231,8 @@ mod tests {
             ..Snapshot::default()
         };
         snapshot.partitions[1].owner = None;
+        snapshot.jobs.running = 100_000;
+        snapshot.jobs.more.push(JobStatus::Running);
         snapshot.jobs.failed = 3;
         snapshot.refusals.ingresses.push("127.0.0.1:9080".into());
         snapshot.refusals.by_reason.insert("malformed".into(), 4);
@@ -239,7 +244,7 @@ mod tests {
         let plain = written(false, |out| show(out, &snapshot, at(0)));
         assert_eq!(
             plain,
-            "jobs          0 queued, 0 provisioning, 0 running, 3 failed\n\
+            "jobs          0 queued, 0 provisioning, more than 100000 running, 3 failed\n\
              quietest      quietU+202E for 1 min 15 s\n\
              dead letters  none\n\
              refused       4 malformed; accepted 0, since the 1 ingress process(es) started\n\n\

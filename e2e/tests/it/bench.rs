@@ -18,6 +18,7 @@ async fn measured(parts: &str) -> (BTreeSet<String>, usize) {
         .env("ONLY", parts)
         .env("EVENTS", "3000")
         .env("JOBS", "2000")
+        .env("WORKERS", "5")
         .env("ROUND", "0.02")
         .env("IDLE", "1")
         .env("JSON", &json);
@@ -46,7 +47,7 @@ async fn a_backlog_is_measured() {
 #[tokio::test]
 #[ignore = "long: make test-bench"]
 async fn everything_is_measured() {
-    let (parts, targets) = measured("accept,apply,latency,backlog,idle,list").await;
+    let (parts, targets) = measured("accept,apply,latency,backlog,idle,list,workers").await;
     let expected = [
         "accept",
         "apply, PostgreSQL",
@@ -58,6 +59,8 @@ async fn everything_is_measured() {
         "latency",
         "list, PostgreSQL",
         "list, SQLite",
+        "workers, 4",
+        "workers, 5",
     ];
     assert!(parts.iter().eq(expected), "{parts:?}");
     assert_eq!(targets, 12);

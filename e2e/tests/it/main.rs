@@ -29,6 +29,9 @@ mod workflow;
 
 mod silence;
 
+mod many_jobs;
+mod many_workers;
+
 mod audit;
 mod cli;
 mod rebuild;

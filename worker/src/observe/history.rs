@@ -8,8 +8,8 @@ use super::snapshot::{PartitionState, Sample};
 
 /// The shortest time between two samples.
 const SPACING: TimeDelta = TimeDelta::seconds(5);
-/// Half an hour of them.
-const MOST: usize = 360;
+/// How long a sample is kept.
+const KEPT: TimeDelta = TimeDelta::minutes(30);
 
 /// The samples of the last half hour.
 #[derive(Debug, Default)]
@@ -40,7 +40,8 @@ impl History {
         let latencies: Vec<f64> = moved.filter_map(|(now, _)| now.latency_seconds()).collect();
         let mean = latencies.iter().sum::<f64>() / latencies.len() as f64;
         let lags: Option<Vec<u64>> = partitions.iter().map(|state| state.lag_messages).collect();
-        if self.samples.len() == MOST {
+        let is_old = |sample: &Sample| at.signed_duration_since(sample.at) >= KEPT;
+        while self.samples.front().is_some_and(is_old) {
             self.samples.pop_front();
         }
         self.samples.push_back(Sample {
@@ -94,11 +95,14 @@ mod tests {
     }
 
     #[test]
-    fn only_half_an_hour_is_kept() {
-        let mut history = History::default();
-        for n in 0..500 {
-            history.add(DateTime::from_timestamp(n * 5, 0).unwrap(), &[state(n, Some(0), 0)]);
+    fn only_half_an_hour_is_kept_however_often_samples_are_taken() {
+        for (spacing, kept) in [(5, 360), (30, 60)] {
+            let mut history = History::default();
+            for n in 0..500 {
+                let at = DateTime::from_timestamp(n * spacing, 0).unwrap();
+                history.add(at, &[state(n, Some(0), 0)]);
+            }
+            assert_eq!(history.samples().len(), kept);
         }
-        assert_eq!(history.samples().len(), MOST);
     }
 }

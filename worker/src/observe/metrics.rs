@@ -28,10 +28,15 @@ pub(super) fn describe() {
     );
     describe_gauge!(STREAM_BYTES, Unit::Bytes, "How much a partition's stream holds.");
     describe_gauge!(STREAM_MAX_BYTES, Unit::Bytes, "How much it may hold.");
-    describe_gauge!(JOBS, "Jobs of the owned partitions, by status.");
+    describe_gauge!(
+        JOBS,
+        "Jobs of the owned partitions, by status. Each status is counted up to a limit: finished \
+         jobs to 100 000, others to 1 000 000, each partition to its equal part of that."
+    );
     describe_gauge!(
         DEAD_LETTERS,
-        "Dead letters of the owned partitions, by state: dead, or held behind one."
+        "Dead letters of the owned partitions, by state: dead, or held behind one. Each state is \
+         counted to 10 000, each partition to its equal part of that."
     );
     describe_gauge!(
         OLDEST_SILENCE,

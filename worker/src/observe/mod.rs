@@ -1,5 +1,6 @@
-//! Looks at all partitions, jobs and ingresses periodically. One look serves the metrics and every
-//! watcher.
+//! Looks at partitions, jobs and ingresses periodically. One look serves the metrics and every
+//! watcher. While nobody watches, most looks are only at what this process owns, so that what
+//! workers ask does not grow with their number times the number of partitions.
 
 mod history;
 pub mod humanize;
@@ -25,7 +26,7 @@ use crate::entity::job::Status;
 use crate::entity::partition::Model as Row;
 use crate::liveness::Silence;
 use crate::partition::lease::Renewed;
-use crate::store::observe::{self, Counted, Letters, Quiet};
+use crate::store::observe::{self, Counted, Letters, Quiet, Reach};
 use crate::store::{accept, schema};
 
 use history::History;
@@ -34,10 +35,14 @@ pub use snapshot::{DeadLetterCounts, JobCounts, PartitionState, Sample, Snapshot
 
 /// The time between two looks while somebody watches, and while nobody does.
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-/// The shortest and the longest time between two counts of jobs while nobody watches.
-const COUNT_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// Counting reads an index entry for every job, so it may take one part in this many of the time.
+/// The shortest and the longest time between two counts of jobs, and between two looks at everything,
+/// while nobody watches.
+const CALM_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Counting may take one part in this many of the time.
 const COUNT_SHARE: u32 = 20;
+/// How long somebody who asks once waits for a fresh look: longer than the database is waited for,
+/// so that its silence is shown.
+const FRESH_LIMIT: Duration = Duration::from_secs(6);
 /// How many of the jobs that have been silent for longest are named.
 const QUIETEST: u64 = 5;
 /// How long the broker may take to describe a stream, and the database to answer.
@@ -73,6 +78,18 @@ impl View {
         Arc::clone(&self.snapshot.borrow())
     }
 
+    /// A snapshot of a few seconds ago, or a new one; the last one if that takes too long.
+    pub async fn fresh(&self) -> Arc<Snapshot> {
+        #[expect(clippy::disallowed_methods, reason = "at worst, there is one more look")]
+        let age = Utc::now().signed_duration_since(self.snapshot.borrow().at).to_std();
+        if age.is_err() || age.is_ok_and(|age| age > INTERVAL.1) {
+            let mut next = self.watch();
+            next.mark_unchanged();
+            let _ = timeout(FRESH_LIMIT, next.changed()).await;
+        }
+        self.now()
+    }
+
     /// A receiver of every snapshot from now on; a slow one gets only the latest. While it lives,
     /// there is a snapshot every second.
     #[must_use]
@@ -106,24 +123,33 @@ impl Observer {
         owned: watch::Receiver<Renewed>,
         silence: Silence,
     ) {
-        let calm_count = (silence.heartbeat / 6).clamp(COUNT_INTERVAL.0, COUNT_INTERVAL.1);
+        let calm = (silence.heartbeat / 6).clamp(CALM_INTERVAL.0, CALM_INTERVAL.1);
         let mut looker = Looker::new(sources);
         let mut history = History::default();
         let mut shown = BTreeSet::new();
+        let mut next_whole = Instant::now();
         loop {
             // The view itself is one receiver.
             let is_watched = self.snapshot.receiver_count() > 1;
-            let (pause, between_counts) =
-                if is_watched { (INTERVAL.0, INTERVAL.0) } else { (INTERVAL.1, calm_count) };
-            looker.between_counts = between_counts;
-            let mut snapshot = looker.look().await;
-            history.add(snapshot.at, &snapshot.partitions);
-            snapshot.history = history.samples();
-            let owned = Arc::clone(&owned.borrow().owned);
-            looker.show(&snapshot, &owned.keys().copied().collect(), &mut shown);
-            self.snapshot.send_replace(Arc::new(snapshot));
+            let owned: BTreeSet<i32> = owned.borrow().owned.keys().copied().collect();
+            looker.between_counts = if is_watched { INTERVAL.0 } else { calm };
+            // Without a watcher, counts are only for the metrics of what is owned.
+            looker.counts = is_watched || !owned.is_empty();
+            if is_watched || Instant::now() >= next_whole {
+                let mut snapshot = looker.look().await;
+                next_whole = Instant::now() + calm;
+                history.add(snapshot.at, &snapshot.partitions);
+                snapshot.history = history.samples();
+                looker.show(&snapshot, &owned, &mut shown);
+                if looker.counts {
+                    self.snapshot.send_replace(Arc::new(snapshot));
+                }
+            } else if !(owned.is_empty() && shown.is_empty()) {
+                let snapshot = looker.look_at(Some(&owned)).await;
+                looker.show(&snapshot, &owned, &mut shown);
+            }
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(if is_watched { INTERVAL.0 } else { INTERVAL.1 }) => {}
                 () = self.wanted.notified(), if !is_watched => {}
             }
         }
@@ -139,6 +165,8 @@ pub struct Looker {
     letters: Vec<Letters>,
     counted: Vec<Counted>,
     quietest: Vec<Quiet>,
+    /// Whether jobs are counted at all.
+    counts: bool,
     between_counts: Duration,
     next_count: Instant,
     /// When the first message behind a checkpoint was stored, by partition and sequence.
@@ -156,26 +184,33 @@ impl Looker {
             letters: Vec::new(),
             counted: Vec::new(),
             quietest: Vec::new(),
+            counts: true,
             between_counts: Duration::ZERO,
             next_count: Instant::now(),
             waiting: HashMap::new(),
         }
     }
 
-    /// Looks, and names what could not be reached.
+    /// Looks at everything, and names what could not be reached.
     pub async fn look(&mut self) -> Snapshot {
+        self.look_at(None).await
+    }
+
+    /// Looks at these partitions only, or at everything.
+    async fn look_at(&mut self, scope: Option<&BTreeSet<i32>>) -> Snapshot {
         #[expect(clippy::disallowed_methods, reason = "it is shown, and decides nothing")]
         let at = Utc::now();
         let mut problems = Vec::new();
-        match timeout(LIMIT, self.read()).await {
+        match timeout(LIMIT, self.read(scope)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 problems.push(format!("ACK-411: the database does not answer: {error}"))
             }
             Err(_) => problems.push("ACK-411: the database does not answer in time".to_owned()),
         }
+        let ingresses = if scope.is_none() { self.sources.ingresses.as_slice() } else { &[] };
         let (streams, (refusals, unseen)) =
-            tokio::join!(self.streams(), refusals::ask(&self.sources.ingresses));
+            tokio::join!(self.streams(scope), refusals::ask(ingresses));
         if streams.iter().any(Option::is_none) {
             problems.push("ACK-412: the broker does not describe all streams".to_owned());
         }
@@ -201,27 +236,33 @@ impl Looker {
         }
     }
 
-    async fn read(&mut self) -> Result<(), DbErr> {
+    async fn read(&mut self, scope: Option<&BTreeSet<i32>>) -> Result<(), DbErr> {
         let db = &self.sources.db;
         self.rows = schema::partitions(db).await?;
-        let workers = accept::workers(db).await?;
-        self.names = workers.into_iter().map(|worker| (worker.id, worker.name)).collect();
-        self.letters = observe::dead_letters(db).await?;
+        if scope.is_none() {
+            let workers = accept::workers(db).await?;
+            self.names = workers.into_iter().map(|worker| (worker.id, worker.name)).collect();
+        }
+        let (partitions, reach) = (self.rows.len(), Reach::USUAL);
+        self.letters = observe::dead_letters(db, partitions, reach).await?;
         let begun = Instant::now();
-        if begun >= self.next_count {
+        if self.counts && begun >= self.next_count {
             // A count that fails or takes too long waits for as long as the longest one.
             self.next_count = begun + LIMIT * COUNT_SHARE;
-            self.counted = observe::jobs(db).await?;
-            self.quietest = observe::quietest(db, QUIETEST).await?;
+            self.counted = observe::jobs(db, partitions, reach).await?;
+            self.quietest = observe::quietest(db, partitions, reach, QUIETEST).await?;
             let pause = (begun.elapsed() * COUNT_SHARE).max(self.between_counts);
             self.next_count = Instant::now() + pause;
         }
         Ok(())
     }
 
-    async fn streams(&self) -> Vec<Option<StreamState>> {
+    async fn streams(&self, scope: Option<&BTreeSet<i32>>) -> Vec<Option<StreamState>> {
         let find = async |row: &Row| {
             let jetstream = self.sources.jetstream.as_ref()?;
+            if scope.is_some_and(|scope| !scope.contains(&row.partition)) {
+                return None;
+            }
             let partition = Partition::new(u16::try_from(row.partition).ok()?);
             let info = timeout(LIMIT, stream::find(jetstream, partition)).await.ok()?.ok()??;
             Some(StreamState {
@@ -288,7 +329,7 @@ impl Looker {
         let is_owned = |partition: &i32| owned.contains(partition);
         let jobs = JobCounts::sum(self.counted.iter().filter(|one| is_owned(&one.partition)));
         for status in Status::all() {
-            metrics::jobs(status, jobs.of(status));
+            metrics::jobs(status, jobs.of(status).number);
         }
         let silence = jobs.oldest_silence_seconds.unwrap_or_default();
         metrics::oldest_silence(silence);

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::refusals::Refusals;
 use crate::entity::job::Status;
 use crate::entity::partition::Model as Row;
-use crate::store::observe::{Counted, Letters, Quiet};
+use crate::store::observe::{Count, Counted, Letters, Quiet};
 
 /// Everything that the overview shows.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
@@ -33,8 +33,8 @@ pub struct Snapshot {
     pub history: Vec<Sample>,
 }
 
-/// How many jobs there are in each status.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, ToSchema)]
+/// How many jobs there are in each status. Each status is counted up to a limit.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct JobCounts {
     /// Waiting for their workflow.
     pub queued: u64,
@@ -44,6 +44,8 @@ pub struct JobCounts {
     pub running: u64,
     /// Failed, as reported or presumed.
     pub failed: u64,
+    /// The statuses of which there are more jobs than were counted.
+    pub more: Vec<Status>,
     /// The longest silence of a job in `provisioning`, in seconds.
     pub oldest_silence_seconds: Option<f64>,
     /// When they were counted; with many jobs, less often than the rest.
@@ -57,6 +59,8 @@ pub struct DeadLetterCounts {
     pub dead: u64,
     /// Sound, but held behind a dead letter of their job.
     pub held: u64,
+    /// Whether there are more of either than were counted.
+    pub more: bool,
 }
 
 /// A partition: its checkpoint beside its stream.
@@ -128,17 +132,21 @@ impl JobCounts {
     pub(super) fn sum<'a>(counted: impl Iterator<Item = &'a Counted>) -> Self {
         let mut counts = Self::default();
         for one in counted {
-            let jobs = u64::try_from(one.jobs).unwrap_or_default();
-            match one.status {
-                Status::Queued => counts.queued += jobs,
-                Status::Provisioning => {
-                    counts.provisioning += jobs;
-                    let silence = one.now.signed_duration_since(one.oldest).as_seconds_f64();
-                    let longest = counts.oldest_silence_seconds.unwrap_or_default();
-                    counts.oldest_silence_seconds = Some(silence.max(longest));
+            for (status, count) in &one.jobs {
+                match status {
+                    Status::Queued => counts.queued += count.number,
+                    Status::Provisioning => counts.provisioning += count.number,
+                    Status::Running => counts.running += count.number,
+                    Status::Failed => counts.failed += count.number,
                 }
-                Status::Running => counts.running += jobs,
-                Status::Failed => counts.failed += jobs,
+                if count.more && !counts.more.contains(status) {
+                    counts.more.push(*status);
+                }
+            }
+            if let Some(oldest) = one.oldest {
+                let silence = one.now.signed_duration_since(oldest).as_seconds_f64();
+                let longest = counts.oldest_silence_seconds.unwrap_or_default();
+                counts.oldest_silence_seconds = Some(silence.max(longest));
             }
             counts.counted_at = Some(one.now);
         }
@@ -147,27 +155,24 @@ impl JobCounts {
 
     /// The number of jobs of a status.
     #[must_use]
-    pub fn of(&self, status: Status) -> u64 {
-        match status {
+    pub fn of(&self, status: Status) -> Count {
+        let number = match status {
             Status::Queued => self.queued,
             Status::Provisioning => self.provisioning,
             Status::Running => self.running,
             Status::Failed => self.failed,
-        }
+        };
+        Count { number, more: self.more.contains(&status) }
     }
 }
 
 impl DeadLetterCounts {
     pub(super) fn sum<'a>(letters: impl Iterator<Item = &'a Letters>) -> Self {
-        use crate::entity::dead_letter::State;
         let mut counts = Self::default();
         for one in letters {
-            let letters = u64::try_from(one.letters).unwrap_or_default();
-            match one.state {
-                State::Dead => counts.dead += letters,
-                State::Held => counts.held += letters,
-                State::Discarded => {}
-            }
+            counts.dead += one.dead.number;
+            counts.held += one.held.number;
+            counts.more |= one.dead.more || one.held.more;
         }
         counts
     }

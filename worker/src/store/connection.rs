@@ -171,11 +171,11 @@ pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConn
                 Purpose::Own(lease) => Some((lease / 4).as_millis().max(1).to_string()),
                 Purpose::Migrate | Purpose::Read | Purpose::Look | Purpose::Change => None,
             };
-            // Every query of an owner has its index. Without statistics, as in a young database,
+            // Every query of a worker has its index. Without statistics, as in a young database,
             // PostgreSQL would still prefer to read whole tables, and a plan made while a table was
-            // empty would do so for ever. Queries of people may need the whole table.
+            // empty would do so for ever. Commands may need the whole table.
             let plans = [("plan_cache_mode", "force_custom_plan"), ("enable_seqscan", "off")];
-            let plans = matches!(purpose, Purpose::Own(_)).then_some(plans);
+            let plans = matches!(purpose, Purpose::Own(_) | Purpose::Look).then_some(plans);
             options.map_sqlx_postgres_opts(move |options| {
                 let options = options.options(plans.into_iter().flatten());
                 let options = match &password {

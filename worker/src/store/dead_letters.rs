@@ -1,10 +1,10 @@
 //! Dead letters: what a partition's owner does with them on an operator's order, and what operators
 //! read.
 
-use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::sea_query::{Asterisk, Expr, ExprTrait, Query, SelectStatement, UnionType};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult, Order,
+    QueryFilter, QueryOrder, QuerySelect, QueryTrait,
 };
 
 use crate::entity::dead_letter::{Column, Entity, Model, State};
@@ -93,25 +93,50 @@ pub async fn list(
     after: Option<(i32, Position)>,
     limit: u64,
 ) -> Result<Vec<Model>, DbErr> {
-    let mut query = Entity::find();
-    if let Some(job_id) = &filter.job_id {
-        query = query.filter(Column::JobId.eq(job_id.as_str()));
+    let statement = db.get_database_backend().build(&list_statement(filter, after, limit));
+    Model::find_by_statement(statement).all(db).await
+}
+
+/// The statement of [`list`], so that its plan can be explained. Each state has its own range of the
+/// index `dead_letters_state`, so discarded letters cost nothing where they are not asked for.
+#[must_use]
+pub fn list_statement(
+    filter: &LetterFilter,
+    after: Option<(i32, Position)>,
+    limit: u64,
+) -> SelectStatement {
+    let range = |state: Option<State>| {
+        let mut query = Entity::find();
+        if let Some(state) = state {
+            query = query.filter(Column::State.eq(state));
+        }
+        if let Some(job_id) = &filter.job_id {
+            query = query.filter(Column::JobId.eq(job_id.as_str()));
+        }
+        if let Some((partition, Position { seq, idx })) = after {
+            let place = [Column::Partition, Column::Seq, Column::Idx].map(Expr::col);
+            let bound = [Expr::value(partition), Expr::value(seq), Expr::value(idx)];
+            query = query.filter(Expr::tuple(place).gt(Expr::tuple(bound)));
+        }
+        let range = query
+            .order_by_asc(Column::Partition)
+            .order_by_asc(Column::Seq)
+            .order_by_asc(Column::Idx)
+            .limit(limit)
+            .into_query();
+        Query::select().column(Asterisk).from_subquery(range, "range").take()
+    };
+    let mut select = match filter.state {
+        None if filter.discarded => range(None),
+        None => {
+            let [dead, held] = State::WAITING.map(|state| range(Some(state)));
+            let mut both = dead;
+            both.union(UnionType::All, held).take()
+        }
+        state => range(state),
+    };
+    for column in [Column::Partition, Column::Seq, Column::Idx] {
+        select.order_by(column, Order::Asc);
     }
-    match filter.state {
-        Some(state) => query = query.filter(Column::State.eq(state)),
-        None if !filter.discarded => query = query.filter(Column::State.ne(State::Discarded)),
-        None => {}
-    }
-    if let Some((partition, Position { seq, idx })) = after {
-        let place = [Column::Partition, Column::Seq, Column::Idx].map(Expr::col);
-        let bound = [Expr::value(partition), Expr::value(seq), Expr::value(idx)];
-        query = query.filter(Expr::tuple(place).gt(Expr::tuple(bound)));
-    }
-    query
-        .order_by_asc(Column::Partition)
-        .order_by_asc(Column::Seq)
-        .order_by_asc(Column::Idx)
-        .limit(limit)
-        .all(db)
-        .await
+    select.limit(limit).take()
 }

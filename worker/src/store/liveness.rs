@@ -1,10 +1,10 @@
 //! Which jobs are silent.
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Expr, ExprTrait, Query, SelectStatement, UnionType};
+use sea_orm::sea_query::{Expr, ExprTrait, IntoCondition, Query, SelectStatement, UnionType};
 use sea_orm::{
     ColumnTrait, Condition, DatabaseConnection, DbErr, EntityTrait, FromQueryResult, QueryFilter,
-    QuerySelect, QueryTrait,
+    QueryOrder, QuerySelect, QueryTrait, Select,
 };
 
 use crate::entity::{dead_letter, job};
@@ -63,14 +63,16 @@ pub fn silent_statement(partition: i32, limits: Limits, max: u64) -> SelectState
             .filter(Column::FinishedAt.is_null())
             .filter(condition)
             .into_query();
-        // A callback that is held behind a dead letter may be a sign of life.
+        // A callback that is held behind a dead letter may be a sign of life. Looked for job by job:
+        // a join might read all dead letters.
         let held = Query::select()
             .expr(Expr::val(1))
             .from(dead_letter::Entity)
             .and_where(dead_letter::Column::JobId.into_expr().equals((job::Entity, Column::Id)))
             .and_where(dead_letter::Column::State.is_in(dead_letter::State::WAITING))
+            .limit(1)
             .take();
-        select.and_where(Expr::exists(held).not()).take()
+        select.and_where(Expr::from(held).is_null()).take()
     };
     let by_worker = |before: DateTime<Utc>| {
         Condition::all().add(Column::PresumeAt.is_null()).add(Column::UpdatedAt.lte(before))
@@ -102,26 +104,47 @@ pub struct Soonest {
 
 /// Reads the beginnings of three ranges of the index `jobs_silence`.
 pub async fn soonest(db: &DatabaseConnection, partition: i32) -> Result<Soonest, DbErr> {
+    let statement = db.get_database_backend().build(&soonest_statement(partition));
+    Ok(Soonest::find_by_statement(statement).one(db).await?.unwrap_or_default())
+}
+
+/// The statement of [`soonest`], so that its plan can be explained.
+#[must_use]
+pub fn soonest_statement(partition: i32) -> SelectStatement {
     use job::{Column, Status};
-    let first = |status: Status, column: Column, condition: Expr| {
-        let select = job::Entity::find()
-            .select_only()
-            .expr(column.min())
-            .filter(Column::Partition.eq(partition))
-            .filter(Column::Status.eq(status))
-            .filter(Column::FinishedAt.is_null())
-            .filter(condition)
-            .into_query();
-        Expr::from(select)
+    let of = || Column::Partition.eq(partition);
+    let heard = |status: Status| {
+        first_heard(status, of(), 1).select_only().column(Column::UpdatedAt).into_query()
     };
-    let by_worker = || Column::PresumeAt.is_null();
-    let own = Column::PresumeAt.is_not_null();
-    let select = Query::select()
-        .expr_as(first(Status::Provisioning, Column::UpdatedAt, by_worker()), "heard")
-        .expr_as(first(Status::Queued, Column::UpdatedAt, by_worker()), "queued")
-        .expr_as(first(Status::Provisioning, Column::PresumeAt, own), "own")
-        .take();
-    let found =
-        Soonest::find_by_statement(db.get_database_backend().build(&select)).one(db).await?;
-    Ok(found.unwrap_or_default())
+    let own = job::Entity::find()
+        .select_only()
+        .expr(Column::PresumeAt.min())
+        .filter(of())
+        .filter(Column::Status.eq(Status::Provisioning))
+        .filter(Column::FinishedAt.is_null())
+        .filter(Column::PresumeAt.is_not_null())
+        .into_query();
+    Query::select()
+        .expr_as(heard(Status::Provisioning), "heard")
+        .expr_as(heard(Status::Queued), "queued")
+        .expr_as(own, "own")
+        .take()
+}
+
+/// The jobs of a partition and a status, without a timeout of their own, that were heard the longest
+/// ago. PostgreSQL knows that the index has this order only if the constant column is part of it.
+pub(super) fn first_heard(
+    status: job::Status,
+    partition: impl IntoCondition,
+    limit: u64,
+) -> Select<job::Entity> {
+    use job::Column;
+    job::Entity::find()
+        .filter(partition)
+        .filter(Column::Status.eq(status))
+        .filter(Column::FinishedAt.is_null())
+        .filter(Column::PresumeAt.is_null())
+        .order_by_asc(Column::PresumeAt)
+        .order_by_asc(Column::UpdatedAt)
+        .limit(limit)
 }

@@ -1,23 +1,23 @@
 //! Removes finished jobs that nothing needs any more.
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::sea_query::{Expr, ExprTrait, SelectStatement};
 use sea_orm::{
-    ColumnTrait, DatabaseConnection, DbErr, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait, Select,
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, PaginatorTrait,
+    QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait, Select,
 };
 
 use super::connection::begin;
 use super::read::of_job;
 use crate::entity::{dead_letter, job, job_event, partition};
 
-/// A finished job that is old enough.
-#[derive(Debug, Clone)]
-pub struct Candidate {
-    /// Its id.
+/// Where the examination of a partition's jobs in one finished status has come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    /// When the last examined job changed.
+    pub updated_at: DateTime<Utc>,
+    /// Its id, which orders jobs of the same moment.
     pub id: String,
-    /// Its partition.
-    pub partition: i32,
 }
 
 /// What was removed.
@@ -34,30 +34,61 @@ pub async fn count(db: &DatabaseConnection, cutoff: DateTime<Utc>) -> Result<u64
     old_enough(cutoff).count(db).await
 }
 
-/// Finished jobs that have not changed since `cutoff`, by id, after the given one.
+/// Jobs of a partition in a finished status that have not changed since `cutoff`, the oldest first,
+/// after the given one. They are the beginning of a range of the index `jobs_finished`, so younger
+/// jobs cost nothing.
 pub async fn candidates(
     db: &DatabaseConnection,
+    (partition, status): (i32, job::Status),
     cutoff: DateTime<Utc>,
-    after: &str,
+    after: Option<&Cursor>,
     limit: u64,
-) -> Result<Vec<Candidate>, DbErr> {
+) -> Result<Vec<Cursor>, DbErr> {
+    let statement = candidates_statement((partition, status), cutoff, after, limit);
+    let found = db.query_all(&statement).await?;
+    let cursor = |row: &QueryResult| {
+        Ok(Cursor { updated_at: row.try_get("", "updated_at")?, id: row.try_get("", "id")? })
+    };
+    found.iter().map(cursor).collect()
+}
+
+/// The statement of [`candidates`], so that its plan can be explained.
+#[must_use]
+pub fn candidates_statement(
+    (partition, status): (i32, job::Status),
+    cutoff: DateTime<Utc>,
+    after: Option<&Cursor>,
+    limit: u64,
+) -> SelectStatement {
     use job::Column;
-    let rows: Vec<(String, i32)> = old_enough(cutoff)
+    let mut query = of_age(cutoff)
         .select_only()
-        .columns([Column::Id, Column::Partition])
-        .filter(Column::Id.gt(after))
-        .order_by_asc(Column::Id)
-        .limit(limit)
-        .into_tuple()
-        .all(db)
-        .await?;
-    Ok(rows.into_iter().map(|(id, partition)| Candidate { id, partition }).collect())
+        .columns([Column::Id, Column::UpdatedAt])
+        .filter(Column::Partition.eq(partition))
+        .filter(Column::Status.eq(status));
+    if let Some(after) = after {
+        let key = Expr::tuple([Expr::col(Column::UpdatedAt), Expr::col(Column::Id)]);
+        let bound = Expr::tuple([Expr::value(after.updated_at), Expr::value(after.id.as_str())]);
+        query = query.filter(key.gt(bound));
+    }
+    query.order_by_asc(Column::UpdatedAt).order_by_asc(Column::Id).limit(limit).into_query()
+}
+
+/// The statuses of jobs that can be removed.
+pub fn statuses() -> impl Iterator<Item = job::Status> {
+    job::Status::all().filter(|status| status.is_finished())
 }
 
 fn old_enough(cutoff: DateTime<Utc>) -> Select<job::Entity> {
+    of_age(cutoff).filter(job::Column::Status.is_in(statuses()))
+}
+
+/// Finished jobs in the words of the index `jobs_finished`, without which no database uses it.
+fn of_age(cutoff: DateTime<Utc>) -> Select<job::Entity> {
     use job::Column;
-    let finished = job::Status::all().filter(|status| status.is_finished());
-    job::Entity::find().filter(Column::Status.is_in(finished)).filter(Column::UpdatedAt.lt(cutoff))
+    job::Entity::find()
+        .filter(Column::FinishedAt.is_not_null())
+        .filter(Column::UpdatedAt.lt(cutoff))
 }
 
 /// Removes, of these jobs of one partition, those without a dead letter and without a message in

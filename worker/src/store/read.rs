@@ -19,6 +19,8 @@ use crate::entity::job::Status;
 use crate::entity::{job, job_event};
 use crate::rules::event::Position;
 
+/// How many jobs a page of a search looks at.
+pub const SEARCHED: u64 = 500_000;
 /// How many events of a partition are read at a time: more than a message has callbacks.
 const BETWEEN: usize = 500;
 
@@ -44,7 +46,7 @@ pub struct JobFilter {
 }
 
 /// A job's place in lists, which are ordered newest first.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
 pub struct JobKey {
     /// When the job was first heard of.
     pub created_at: DateTime<Utc>,
@@ -58,39 +60,116 @@ impl From<&job::Model> for JobKey {
     }
 }
 
-/// At most `limit` jobs after `after`, newest first.
-pub async fn jobs(
+/// A page of jobs.
+#[derive(Debug)]
+pub struct JobPage {
+    /// The jobs, newest first.
+    pub jobs: Vec<job::Model>,
+    /// After which job the next page begins; none if this is the last one. A page of a search may
+    /// have fewer jobs than its limit, or none, and be followed by another.
+    pub next: Option<JobKey>,
+}
+
+/// At most `limit` jobs after `after`, newest first. A search looks at `reach` jobs for a page.
+pub async fn job_page(
     db: &impl ConnectionTrait,
     filter: &JobFilter,
     after: Option<&JobKey>,
     limit: u64,
-) -> Result<Vec<job::Model>, DbErr> {
-    use job::Column;
-    // Each status has its own range of the index `jobs_age`, read from its end. The database merges
-    // them, because only it knows the collation by which ids are compared.
-    let statuses = filter.status.map_or_else(|| Status::all().collect(), |status| vec![status]);
-    let ranges = statuses.into_iter().map(|status| {
-        let range = of_status(filter, status, after, limit);
-        Query::select().column(Asterisk).from_subquery(range, "range").take()
-    });
-    let select = ranges.reduce(|mut all, range| all.union(UnionType::All, range).take());
-    let Some(mut select) = select else { return Ok(Vec::new()) };
-    select.order_by(Column::CreatedAt, Order::Desc).order_by(Column::Id, Order::Desc).limit(limit);
-    job::Model::find_by_statement(db.get_database_backend().build(&select)).all(db).await
+    reach: u64,
+) -> Result<JobPage, DbErr> {
+    let end = match filter.search {
+        None => None,
+        Some(_) => {
+            let statement = db.get_database_backend().build(&end_statement(filter, after, reach));
+            JobKey::find_by_statement(statement).one(db).await?
+        }
+    };
+    let statement = jobs_statement(filter, Range { after, end: end.as_ref() }, limit + 1);
+    let statement = db.get_database_backend().build(&statement);
+    let mut jobs = job::Model::find_by_statement(statement).all(db).await?;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let next = if jobs.len() > limit {
+        jobs.truncate(limit);
+        jobs.last().map(JobKey::from)
+    } else {
+        end
+    };
+    Ok(JobPage { jobs, next })
 }
 
-fn of_status(
-    filter: &JobFilter,
-    status: Status,
-    after: Option<&JobKey>,
+/// A part of the list of jobs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Range<'a> {
+    /// The job that it begins after.
+    pub after: Option<&'a JobKey>,
+    /// The last job in it.
+    pub end: Option<&'a JobKey>,
+}
+
+/// The statement that finds a page of jobs, so that its plan can be explained.
+#[must_use]
+pub fn jobs_statement(filter: &JobFilter, range: Range<'_>, limit: u64) -> SelectStatement {
+    merge(filter.status, limit, |status| {
+        let mut query = of_status(filter, status, range.after);
+        if let Some(end) = range.end {
+            query = query.filter(key().gte(value_of(end)));
+        }
+        if let Some(search) = &filter.search {
+            let id = Func::lower(Expr::col(job::Column::Id));
+            query = query.filter(
+                Condition::any()
+                    .add(Expr::expr(id).like(containing(&search.to_lowercase())))
+                    .add(job::Column::WorkflowRunId.eq(search.as_str())),
+            );
+        }
+        query
+    })
+}
+
+/// The statement that finds the last job that a search looks at. It reads the index `jobs_age` only.
+#[must_use]
+pub fn end_statement(filter: &JobFilter, after: Option<&JobKey>, reach: u64) -> SelectStatement {
+    use job::Column;
+    merge(filter.status, reach, |status| {
+        let query = of_status(filter, status, after);
+        query.select_only().columns([Column::CreatedAt, Column::Id])
+    })
+    .limit(1)
+    .offset(reach.saturating_sub(1))
+    .take()
+}
+
+/// The first `limit` jobs of all statuses, or of one. Each status has its own range of the index
+/// `jobs_age`, read from its end. The database merges them, because only it knows the collation by
+/// which ids are compared.
+fn merge(
+    status: Option<Status>,
     limit: u64,
+    range: impl Fn(Status) -> Select<job::Entity>,
 ) -> SelectStatement {
+    use job::Column;
+    let of = |status| {
+        let range = range(status)
+            .order_by_desc(Column::CreatedAt)
+            .order_by_desc(Column::Id)
+            .limit(limit)
+            .into_query();
+        Query::select().column(Asterisk).from_subquery(range, "range").take()
+    };
+    let statuses = status.map_or_else(|| Status::all().collect(), |status| vec![status]);
+    let ranges = statuses.into_iter().map(of);
+    let union = |mut all: SelectStatement, one| all.union(UnionType::All, one).take();
+    let mut select = ranges.reduce(union).unwrap_or_default();
+    select.order_by(Column::CreatedAt, Order::Desc).order_by(Column::Id, Order::Desc);
+    select.limit(limit).take()
+}
+
+fn of_status(filter: &JobFilter, status: Status, after: Option<&JobKey>) -> Select<job::Entity> {
     use job::Column;
     let mut query = job::Entity::find().filter(Column::Status.eq(status));
     if let Some(after) = after {
-        let key = Expr::tuple([Expr::col(Column::CreatedAt), Expr::col(Column::Id)]);
-        let bound = Expr::tuple([Expr::value(after.created_at), Expr::value(after.id.as_str())]);
-        query = query.filter(key.lt(bound));
+        query = query.filter(key().lt(value_of(after)));
     }
     if let Some(from) = filter.created_from {
         query = query.filter(Column::CreatedAt.gte(from));
@@ -98,15 +177,15 @@ fn of_status(
     if let Some(before) = filter.created_before {
         query = query.filter(Column::CreatedAt.lt(before));
     }
-    if let Some(search) = &filter.search {
-        let id = Func::lower(Expr::col(Column::Id));
-        query = query.filter(
-            Condition::any()
-                .add(Expr::expr(id).like(containing(&search.to_lowercase())))
-                .add(Column::WorkflowRunId.eq(search.as_str())),
-        );
-    }
-    query.order_by_desc(Column::CreatedAt).order_by_desc(Column::Id).limit(limit).into_query()
+    query
+}
+
+fn key() -> Expr {
+    Expr::tuple([Expr::col(job::Column::CreatedAt), Expr::col(job::Column::Id)])
+}
+
+fn value_of(key: &JobKey) -> Expr {
+    Expr::tuple([Expr::value(key.created_at), Expr::value(key.id.as_str())])
 }
 
 /// A `LIKE` pattern for texts that contain this literally.

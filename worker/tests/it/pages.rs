@@ -36,11 +36,12 @@ async fn every_job_of_one_moment_is_on_a_page_whatever_order_ids_have() {
         .await
         .unwrap();
     }
+    let all = JobFilter::default();
+    let page =
+        async |after: Option<&JobKey>| read::job_page(&db, &all, after, 1, u64::MAX).await.unwrap();
     let mut after = None;
     let mut seen = Vec::new();
-    while let Some(job) =
-        read::jobs(&db, &JobFilter::default(), after.as_ref(), 1).await.unwrap().pop()
-    {
+    while let Some(job) = page(after.as_ref()).await.jobs.pop() {
         after = Some(JobKey::from(&job));
         seen.push(job.id);
     }

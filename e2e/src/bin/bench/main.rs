@@ -13,6 +13,7 @@ mod list;
 mod report;
 mod rounds;
 mod streams;
+mod workers;
 mod yardstick;
 
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ enum Part {
     Backlog,
     Idle,
     List,
+    Workers,
 }
 
 /// Callbacks that are applied of each kind, at the most.
@@ -54,6 +56,9 @@ struct Args {
     /// Jobs in the list, ten of which are silent.
     #[arg(long, env = "JOBS", default_value_t = 1_000_000)]
     jobs: u64,
+    /// How many workers run at once, at the most.
+    #[arg(long, env = "WORKERS", default_value_t = 100)]
+    workers: usize,
     /// How long one round of a load takes, in seconds.
     #[arg(long, env = "ROUND", default_value_t = 5.0)]
     round: f64,
@@ -101,6 +106,9 @@ async fn run(args: Args) -> Result<()> {
             Part::Partitions => accept::partitions(&mut report, round).await?,
             Part::Latency => latency::run(&mut report, round).await?,
             Part::Idle => idle::run(&mut report, Duration::from_secs(args.idle)).await?,
+            Part::Workers => {
+                workers::run(&mut report, args.workers, Duration::from_secs(args.idle)).await?;
+            }
             Part::Apply | Part::Backlog | Part::List => {
                 for db in Db::ALL {
                     match part {

@@ -168,6 +168,8 @@ impl MigrationTrait for Migration {
             ("dead_letters_job_id", "dead_letters", &["job_id", "state", "seq", "idx"]),
             // A list of jobs, of one status or of all, is read from the ends of its ranges.
             ("jobs_age", "jobs", &["status", "created_at", "id"]),
+            // Dead letters are counted by partition, and listed without the discarded ones.
+            ("dead_letters_state", "dead_letters", &["state", "partition", "seq", "idx"]),
         ] {
             manager.create_index(index(name, table, columns)).await?;
         }
@@ -177,6 +179,12 @@ impl MigrationTrait for Migration {
         let silence = index("jobs_silence", "jobs", &silence)
             .and_where(Expr::col("finished_at").is_null())
             .take();
-        manager.create_index(silence).await
+        manager.create_index(silence).await?;
+        // The others are counted, and removed in this order when they are old enough. Heartbeats
+        // never write to it.
+        let finished = index("jobs_finished", "jobs", &["partition", "status", "updated_at"])
+            .and_where(Expr::col("finished_at").is_not_null())
+            .take();
+        manager.create_index(finished).await
     }
 }

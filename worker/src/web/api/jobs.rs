@@ -15,7 +15,7 @@ use super::page::{self, Page};
 use super::schema::Job;
 use crate::entity::job::{Model, Status};
 use crate::entity::job_event::Model as Event;
-use crate::store::read::{self, JobFilter, JobKey};
+use crate::store::read::{self, JobFilter};
 use crate::web::extractors::{InPath, InQuery};
 use crate::web::problem::{Problem, Wrong};
 use crate::web::state::{Backend, Web};
@@ -48,7 +48,8 @@ pub(super) struct List {
     after: Option<String>,
 }
 
-/// Jobs, the newest first.
+/// Jobs, the newest first. A search looks at 500 000 jobs for a page, so a page may have fewer items
+/// than its limit, or none, although `next` says that there is another.
 #[utoipa::path(
     get,
     path = "/api/v1/jobs",
@@ -71,9 +72,11 @@ pub(super) async fn list(
         created_before: asked.created_before,
     };
     let db = web.backend()?.db;
-    let found = read::jobs(&db, &filter, after.as_ref(), limit + 1).await?;
-    let key = |job: &Model| page::of_job(&JobKey::from(job));
-    Ok(Json(Page::new(found, limit, key, |job| Job::new(job, &web.settings))))
+    let found = read::job_page(&db, &filter, after.as_ref(), limit, read::SEARCHED).await?;
+    Ok(Json(Page {
+        items: found.jobs.into_iter().map(|job| Job::new(job, &web.settings)).collect(),
+        next: found.next.as_ref().map(page::of_job),
+    }))
 }
 
 /// Checks a text to search for.

@@ -19,7 +19,7 @@ use crate::web::state::Web;
 )]
 pub(super) async fn overview(State(web): State<Web>) -> Result<Json<Snapshot>, Problem> {
     web.backend()?;
-    Ok(Json((*web.view.now()).clone()))
+    Ok(Json((*web.view.fresh().await).clone()))
 }
 
 /// All partitions, by number.
@@ -35,5 +35,5 @@ pub(super) async fn partitions(
     State(web): State<Web>,
 ) -> Result<Json<Page<PartitionState>>, Problem> {
     web.backend()?;
-    Ok(Json(Page { items: web.view.now().partitions.clone(), next: None }))
+    Ok(Json(Page { items: web.view.fresh().await.partitions.clone(), next: None }))
 }

@@ -58,7 +58,7 @@ pub(super) async fn stream(
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let from = last.or(asked.from.as_deref()).map(checkpoints).transpose()?;
     let backend = web.backend()?;
-    let partitions = web.view.now().partitions.len();
+    let partitions = web.view.fresh().await.partitions.len();
     if partitions == 0 {
         return Err(Problem::connecting());
     }

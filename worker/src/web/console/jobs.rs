@@ -6,11 +6,11 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::failed::{Failed, Page};
-use super::format::{address, job_path, said, said_briefly, status, time, took};
+use super::format::{address, count, job_path, said, said_briefly, status, time, took};
 use super::layout;
 use crate::entity::job::{Model, Status};
-use crate::store::read::{self, JobFilter, JobKey};
-use crate::web::api::{Page as Listed, key_of_job, read_key_of_job, search};
+use crate::store::read::{self, JobFilter, JobPage};
+use crate::web::api::{key_of_job, read_key_of_job, search};
 use crate::web::extractors::InQuery;
 use crate::web::problem::Problem;
 use crate::web::state::Web;
@@ -46,14 +46,13 @@ pub(super) async fn page(State(web): State<Web>, InQuery(asked): InQuery<Asked>)
     let filter = asked.filter(now)?;
     let after = Some(asked.after.as_str()).filter(|after| !after.is_empty());
     let after = after.map(read_key_of_job).transpose()?;
-    let found = read::jobs(&db, &filter, after.as_ref(), PAGE + 1).await?;
-    let key = |job: &Model| key_of_job(&JobKey::from(job));
-    let Listed { items: jobs, next } = Listed::new(found, PAGE, key, |job| job);
+    let found = read::job_page(&db, &filter, after.as_ref(), PAGE, read::SEARCHED).await?;
+    let next = found.next.as_ref().map(key_of_job);
     let body = html! {
         h1 { "Jobs" }
         (form(&asked))
         div #list data-live="checkpoint" {
-            (list(&jobs, now))
+            (list(&found, now))
             nav.pages aria-label="Pages of the list" {
                 @if after.is_some() { a href=(asked.path(None)) { "Newest" } }
                 @if let Some(next) = &next { a rel="next" href=(asked.path(Some(next))) { "Older" } }
@@ -129,12 +128,20 @@ fn form(asked: &Asked) -> Markup {
     }
 }
 
-fn list(jobs: &[Model], now: DateTime<Utc>) -> Markup {
-    if jobs.is_empty() {
-        return html! { p.lead { "No job is like that." } };
+fn list(found: &JobPage, now: DateTime<Utc>) -> Markup {
+    if found.jobs.is_empty() {
+        return html! {
+            p.lead {
+                @if found.next.is_some() {
+                    "No job is like that among the " (count(read::SEARCHED)) " that were searched."
+                } @else {
+                    "No job is like that."
+                }
+            }
+        };
     }
     let columns = ["Job", "Status", "First heard of", "Took", "Region", "Error"];
-    let rows = html! { @for job in jobs { (row(job, now)) } };
+    let rows = html! { @for job in &found.jobs { (row(job, now)) } };
     layout::table("Jobs", Some("jobs"), &columns.map(|name| (name, false)), &rows)
 }
 

@@ -8,11 +8,12 @@ use super::format::{count, job_path, number, said, seconds, span, time};
 use super::{chart, layout};
 use crate::entity::job::Status;
 use crate::observe::{PartitionState, Refusals, Sample, Snapshot};
+use crate::store::observe::Count;
 use crate::web::state::Web;
 
 pub(super) async fn page(State(web): State<Web>) -> Page {
     web.backend()?;
-    let snapshot = web.view.now();
+    let snapshot = web.view.fresh().await;
     let body = html! {
         h1 { "Overview" }
         div #overview data-live="always" { (overview(&snapshot)) }
@@ -50,7 +51,7 @@ fn jobs(snapshot: &Snapshot) -> Markup {
             @for status in Status::all() {
                 li {
                     a href=(format!("/jobs?status={}", status.as_str())) {
-                        strong { (count(jobs.of(status))) }
+                        strong { (count_or_more(jobs.of(status))) }
                         span class=(format!("status {}", status.as_str())) { (status.as_str()) }
                     }
                 }
@@ -58,7 +59,7 @@ fn jobs(snapshot: &Snapshot) -> Markup {
             li {
                 a class=[(letters.dead > 0).then_some("alarm")] href="/dead-letters" {
                     strong { (count(letters.dead)) }
-                    span { "dead letters" @if letters.held > 0 { ", " (count(letters.held)) " held behind" } }
+                    span { "dead letters" @if letters.more { " or more" } @if letters.held > 0 { ", " (count(letters.held)) " held behind" } }
                 }
             }
         }
@@ -74,6 +75,11 @@ fn jobs(snapshot: &Snapshot) -> Markup {
             }
         }
     }
+}
+
+fn count_or_more(counted: Count) -> String {
+    let more = if counted.more { "more than " } else { "" };
+    format!("{more}{}", count(counted.number))
 }
 
 fn flow(history: &[Sample]) -> Markup {
