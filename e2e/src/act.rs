@@ -161,9 +161,10 @@ fn documented_action(repository: &Path) -> OsString {
 /// Copies the workflow into a repository of its own: act looks for one, and must not find this.
 fn copy_workflow(repository: &Path, workflow: Option<&str>) -> Result<()> {
     tools::copy_folder(&tools::workspace().join(".github"), repository)?;
-    if let Some(workflow) = workflow {
-        fs::write(repository.join(WORKFLOW), workflow).context("can't write the workflow")?;
-    }
+    let workflow = workflow.map_or_else(self::workflow, |text| Ok(text.to_owned()))?;
+    // act refuses this property, which GitHub has since May 2026.
+    let workflow = workflow.replace("\n  queue: max\n", "\n");
+    fs::write(repository.join(WORKFLOW), workflow).context("can't write the workflow")?;
     let commands: [&[&str]; 3] = [
         &["init", "--quiet", "--initial-branch=main"],
         &["add", "--all"],

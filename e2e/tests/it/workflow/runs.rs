@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use e2e::act::{Act, Inputs};
 use e2e::stack::{Db, Stack};
+use serde_json::Value;
 use worker::entity::job::{Failure, Status};
 use worker::entity::job_event::{Effect, Kind};
 
@@ -238,4 +239,20 @@ async fn the_documented_workflow_does_what_is_said_of_it() {
     assert_eq!(job.failed_step.as_deref(), Some("provision"));
     assert!(job.error.unwrap().contains("/no/such/file"));
     assert_audited(&stack).await;
+}
+
+/// GitHub cancels the run that waits when another is dispatched, and nobody hears of it.
+#[test]
+fn a_dispatch_does_not_replace_the_one_that_waits() {
+    for (workflow, text) in [
+        ("provision-agent.yml", e2e::act::workflow().unwrap()),
+        ("docs/WORKFLOW.md", documented_workflow("true")),
+    ] {
+        let workflow_of: Value = serde_saphyr::from_str(&text).unwrap();
+        let concurrency = &workflow_of["concurrency"];
+        assert_eq!(concurrency["queue"], "max", "{workflow}");
+        assert_eq!(concurrency["cancel-in-progress"], false, "{workflow}");
+        let group = concurrency["group"].as_str().unwrap();
+        assert!(group.ends_with("-${{ inputs.job_id }}"), "{workflow}: {group}");
+    }
 }
