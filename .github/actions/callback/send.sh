@@ -66,7 +66,8 @@ is_wanted() { true; }
 # Prints the start of the file $1 on one line, without anything that old runners would take for a command.
 first_words() {
   local text
-  text=$(head -c 300 "$1" | tr -c '[:print:]' ' ')
+  # Octal, because BusyBox's tr may be built without classes.
+  text=$(head -c 300 "$1" | tr -c '\040-\176' ' ')
   text=${text%"${text##*[! ]}"}
   printf %s "${text//'##['/'## ['}"
 }
@@ -114,7 +115,9 @@ send() {
           reason="the server answered $code${value:+: $value}"
           ;;
       esac
-      case $code in 408 | 429 | 500 | 502 | 503 | 504) again=yes ;; esac
+      # What passes by itself: also too early (425), overloaded (529), a proxy's time limits (598, 599), and Cloudflare's
+      # words for a server that it does not reach (520 to 525, 530).
+      case $code in 408 | 425 | 429 | 500 | 50[2-4] | 52[0-5] | 529 | 530 | 59[89]) again=yes ;; esac
       while IFS=': ' read -r name value; do
         if [[ $name == retry-after && $value =~ ^[0-9]{1,5}$ ]]; then pause=$((10#$value)); fi
       done < <(tr 'A-Z\r' 'a-z\n' <"$work/head")

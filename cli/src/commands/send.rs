@@ -211,9 +211,11 @@ fn body(fields: &Map<String, Value>, sent_at: DateTime<Utc>) -> Vec<u8> {
     Value::Object(fields).to_string().into_bytes()
 }
 
-/// The statuses that `curl --retry` retries.
+/// The statuses that pass by themselves, the same as in the action's `send.sh`: those that
+/// `curl --retry` retries, too early, overloaded, and what proxies answer for a server that they do
+/// not reach (520 to 525 and 530 are Cloudflare's).
 fn is_retryable(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
+    matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502..=504 | 520..=525 | 529 | 530 | 598 | 599)
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
@@ -270,6 +272,14 @@ mod tests {
         let sender = sender(&["--job-id=j", "--heartbeat", "--event-id=e"]).unwrap();
         let callback = parse(&body(&sender.fields, DateTime::UNIX_EPOCH)).unwrap();
         assert_eq!((callback.kind, callback.event_id), (Kind::Heartbeat, Some("e".into())));
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_tried_again() {
+        let retried = (400..1000).filter(|code| is_retryable(StatusCode::from_u16(*code).unwrap()));
+        let expected =
+            [408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 529, 530, 598, 599];
+        assert_eq!(retried.collect::<Vec<_>>(), expected);
     }
 
     #[test]

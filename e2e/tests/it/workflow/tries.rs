@@ -24,6 +24,10 @@ impl Answering {
 
     /// Takes one request and answers it: its signature and its body.
     async fn answer(&self, answer: &str) -> (String, String) {
+        self.answer_with(answer, "").await
+    }
+
+    async fn answer_with(&self, answer: &str, text: &str) -> (String, String) {
         let (connection, _) = self.listener.accept().await.unwrap();
         let mut connection = BufReader::new(connection);
         let (mut length, mut signature) = (0, String::new());
@@ -44,7 +48,10 @@ impl Answering {
         }
         let mut body = vec![0; length];
         connection.read_exact(&mut body).await.unwrap();
-        let answer = format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        let answer = format!(
+            "HTTP/1.1 {answer}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
+            text.len()
+        );
         connection.write_all(answer.as_bytes()).await.unwrap();
         (signature, String::from_utf8(body).unwrap())
     }
@@ -110,4 +117,52 @@ async fn a_redirect_is_not_followed() {
     let output = step_fails(program).await;
     assert!(output.contains("the server answered 307, and redirects are not followed"), "{output}");
     assert!(events(&stack.db().await.unwrap()).await.is_empty());
+}
+
+/// Cloudflare and other proxies have answers of their own for a server that is away.
+#[tokio::test]
+async fn an_answer_that_passes_by_itself_is_not_the_last() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let passing = [425, 500, 502, 504, 520, 521, 522, 523, 524, 525, 529, 530, 598, 599];
+    let tries = passing.map(async |code| {
+        let server = Answering::start().await;
+        let status = [("ACKLINE_STATUS", "provisioning"), ("ACKLINE_CALLBACK_URL", &*server.url())];
+        let program = step(&stack, &format!("passing-{code}"), &status);
+        server.answer(&format!("{code} Away")).await;
+        let second = tokio::time::timeout(SOON, server.answer("200 OK")).await;
+        assert!(second.is_ok(), "{code}: {}", program.log().text());
+        let output = step_succeeds(program).await;
+        let said = format!("Ackline: the server answered {code}; trying again in 1 s\n");
+        assert!(output.contains(&said), "{output}");
+    });
+    futures::future::join_all(tries).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_stays_is_the_last() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let staying = [403, 404, 409, 413, 501, 505, 511, 526];
+    let tries = staying.map(async |code| {
+        let server = Answering::start().await;
+        let status = [("ACKLINE_STATUS", "provisioning"), ("ACKLINE_CALLBACK_URL", &*server.url())];
+        let program = step(&stack, &format!("staying-{code}"), &status);
+        server.answer(&format!("{code} No")).await;
+        let output = step_fails(program).await;
+        let said = format!("provisioning was not confirmed: the server answered {code}\n");
+        assert!(output.ends_with(&said), "{output}");
+    });
+    futures::future::join_all(tries).await;
+}
+
+/// The words of a refusal arrive as they are, without what runners would take for a command.
+#[tokio::test]
+async fn the_words_of_a_refusal_are_plain_text() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let server = Answering::start().await;
+    let status = [("ACKLINE_STATUS", "provisioning"), ("ACKLINE_CALLBACK_URL", &*server.url())];
+    let program = step(&stack, "words", &status);
+    server.answer_with("400 Bad Request", "{\"error\":\t\"no: ##[x] ü\u{1b}[31m\"}\n").await;
+    let output = step_fails(program).await;
+    let said = "the server answered 400: {\"error\": \"no: ## [x]    [31m\"}\n";
+    assert!(output.ends_with(said), "{output}");
 }
