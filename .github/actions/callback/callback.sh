@@ -45,10 +45,16 @@ find_state() {
   state=$parent/ackline-${name:0:32}
 }
 
+has_space_around() { [[ $1 == [[:space:]]* || $1 == *[[:space:]] ]]; }
+
 is_seconds() { [[ $1 =~ ^[1-9][0-9]{0,5}$ ]]; }
 
 check_inputs() {
   [[ -n $secret ]] || fail 'the secret is empty. Give the action the secret that Ackline has, as its input "secret"; an Actions secret that is not set is empty, too.'
+  if has_space_around "$secret"; then
+    fail 'the secret begins or ends with white space, perhaps a newline: set the Actions secret again, without it.'
+  fi
+  if has_space_around "$ACKLINE_CALLBACK_URL"; then fail 'the input "callback-url" begins or ends with white space.'; fi
   [[ $ACKLINE_CALLBACK_URL == http://* || $ACKLINE_CALLBACK_URL == https://* ]] || fail 'the input "callback-url" is no http or https URL.'
   is_seconds "$ACKLINE_DEADLINE" || fail 'the input "deadline" is not a number of seconds from 1 to 999999.'
   is_seconds "$ACKLINE_HEARTBEAT_INTERVAL" || fail 'the input "heartbeat-interval" is not a number of seconds from 1 to 999999.'
@@ -111,6 +117,9 @@ report_status() {
     provisioning)
       rm -f "$state/succeeded"
       body+=$(timeout_field)
+      if [[ ${GITHUB_RUN_ID-} == 1 ]]; then
+        printf '::warning::Ackline: %s\n' 'the run id is 1, as it always is in act: Ackline cannot tell a second run from this one, and a job that this one ends stays so. Give each run its own GITHUB_RUN_ID; act takes it by --env GITHUB_RUN_ID=NUMBER.'
+      fi
       ;;
     # From here on the job has succeeded, whether or not the report arrives.
     running) : >"$state/succeeded" ;;

@@ -2,6 +2,7 @@
 
 use e2e::act::{Act, Inputs};
 use e2e::stack::{Db, Stack};
+use rstest::rstest;
 use worker::entity::job::Status;
 use worker::entity::job_event::Kind;
 
@@ -82,6 +83,11 @@ async fn what_is_wrong_with_an_input_is_said() {
     let status = ("ACKLINE_STATUS", "provisioning");
     for (name, input, said) in [
         ("secret", ("ACKLINE_SECRET", ""), "the secret is empty"),
+        (
+            "space",
+            ("ACKLINE_CALLBACK_URL", "https://ackline.example.com/\r"),
+            r#"the input "callback-url" begins or ends with white space"#,
+        ),
         ("job", ("ACKLINE_JOB_ID", ""), r#"the input "job-id" is empty"#),
         (
             "url",
@@ -138,4 +144,39 @@ async fn a_refusal_fails_at_once_with_the_servers_reason() {
     let long = [("ACKLINE_STATUS", "provisioning"), ("ACKLINE_JOB_ID", &*long)];
     let (success, output) = finished(step(&stack, "long", &long)).await;
     assert!(!success && output.contains(r#"400: {"error":"Invalid job_id"}"#), "{output}");
+}
+
+/// What a file or a terminal adds to a secret does not show in the settings of a repository.
+#[rstest]
+#[case::newline("never-log-this\n")]
+#[case::carriage_return("never-log-this\r")]
+#[case::both("never-log-this\r\n")]
+#[case::leading(" never-log-this")]
+#[case::tab("\tnever-log-this")]
+#[case::nothing_else(" ")]
+#[tokio::test]
+async fn a_secret_with_white_space_around_it_is_named_and_not_shown(#[case] secret: &str) {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    for input in [("ACKLINE_STATUS", "provisioning"), ("ACKLINE_MODE", "start-heartbeats")] {
+        let output = step_fails(step(&stack, "space", &[("ACKLINE_SECRET", secret), input])).await;
+        let said = "::error::Ackline: the secret begins or ends with white space, perhaps a \
+                    newline: set the Actions secret again, without it.\n";
+        assert_eq!(output, said);
+    }
+    let refused = series(stack.ingress.ops, "ackline_ingress_refused_total", &[]).await;
+    assert_eq!(refused, 0.0, "nothing was sent");
+}
+
+/// act's run id is always 1, so that its second run of a job is taken for the first.
+#[tokio::test]
+async fn a_run_id_that_does_not_change_is_named() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let warning = "::warning::Ackline: the run id is 1, as it always is in act: Ackline cannot tell \
+                   a second run from this one, and a job that this one ends stays so. Give each \
+                   run its own GITHUB_RUN_ID; act takes it by --env GITHUB_RUN_ID=NUMBER.\n";
+    for (id, is_warned) in [("1", true), ("11", false), ("", false)] {
+        let env = [("ACKLINE_STATUS", "provisioning"), ("GITHUB_RUN_ID", id)];
+        let output = step_succeeds(step(&stack, "id", &env)).await;
+        assert_eq!(output.contains(warning), is_warned, "{output}");
+    }
 }
