@@ -85,13 +85,24 @@ find_failed_step() {
   done
 }
 
-# Prints why the job failed.
+# Prints the text $1 without the secret and without what looks like a credential.
+redact() {
+  local text
+  # Unquoted as a whole: within quotes, bash 3.2 takes the secret for a pattern.
+  text=${1//"$secret"/[redacted]}
+  printf '%s\n' "$text" | sed -E -f "${BASH_SOURCE[0]%/*}/redact.sed"
+}
+
+# Prints why the job failed. The texts are redacted before they are cut, because a part of a credential does not look
+# like one.
 error_message() {
-  local file error=$ACKLINE_ERROR
+  local file error
+  error=$(redact "${ACKLINE_ERROR:0:8192}")
   if [[ -z $error && -n $step ]]; then
     for file in "${ACKLINE_ERROR_FOLDER:+$ACKLINE_ERROR_FOLDER/$step.err}" "$state/reason"; do
       if [[ -n $error || ! -s $file ]]; then continue; fi
-      error=$(tail -c 1024 "$file" | tr -d '\000')
+      error=$(redact "$(tail -c 8192 "$file" | tr -d '\000')")
+      if ((${#error} > 1024)); then error=${error:${#error}-1024}; fi
       # The cut may have split a character.
       while [[ $error == [$'\x80'-$'\xbf']* ]]; do error=${error#?}; done
     done
@@ -138,7 +149,7 @@ report_status() {
   say "reported $ACKLINE_STATUS${step:+ in the step $step}"
 }
 
-for program in curl openssl od tr mktemp; do
+for program in curl openssl od tr sed mktemp; do
   command -v "$program" >/dev/null || fail "the runner has no $program."
 done
 [[ -n $ACKLINE_JOB_ID ]] || fail 'the input "job-id" is empty.'

@@ -14,6 +14,7 @@ use worker::entity::job_event::{Effect, Kind, Model as JobEvent};
 
 use crate::expect::*;
 
+mod credentials;
 mod heartbeats;
 mod inputs;
 mod older;
