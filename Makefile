@@ -7,9 +7,10 @@ CARGO ?= cargo
 SECONDS ?= 60
 # What determines the faults of make soak; without it, it chooses one, and prints it.
 SEED ?=
-# NATS_SERVER, ACT, NODE, ROTEL, PROMTOOL, CHROMIUM, CARGO_DENY, ZIZMOR, ACTIONLINT and SHELLCHECK name programs to use
+# NATS_SERVER, ACT, NODE, ROTEL, PROMTOOL, CHROMIUM, BUSYBOX, CARGO_DENY, ZIZMOR, ACTIONLINT and SHELLCHECK name programs to use
 # instead of the installed ones, FAKETIME a library, POSTGRES_BIN, SIGNING_LIBRARIES, BROWSER_MODULES (a node_modules) and SCHEMATHESIS
-# folders. SLOWHTTPTEST and WRK name those that make test-door runs, and PYTHON the Python of .ci/tools and the tests.
+# folders. SLOWHTTPTEST and WRK name those that make test-door runs, PYTHON the Python of .ci/tools and the tests, and BASH_3_2 a bash
+# of that version, which no registry has: without it, the tests of the action say that they did not run on it.
 CARGO_DENY ?= .tools/bin/cargo-deny
 ZIZMOR ?= .tools/bin/zizmor
 ACTIONLINT ?= .tools/bin/actionlint
@@ -35,8 +36,9 @@ check: tools ## Check the formatting, the lints, the documentation, the dependen
 	"$(CARGO_DENY)" --locked check licenses bans sources
 	"$(ZIZMOR)" --persona pedantic --offline --no-progress .github/
 	"$(ACTIONLINT)" -shellcheck "$(SHELLCHECK)"
-	"$(SHELLCHECK)" .ci/compose-test .ci/fuzz .ci/line-endings .ci/mutants .ci/run .ci/tools .ci/tools-debian .github/actions/*/*.sh deploy/*.sh
+	"$(SHELLCHECK)" .ci/bash-3.2 .ci/compose-test .ci/fuzz .ci/line-endings .ci/mutants .ci/run .ci/tools .ci/tools-debian .github/actions/*/*.sh deploy/*.sh
 	.ci/line-endings
+	.ci/bash-3.2
 	.ci/deploy
 	@.ci/tools-debian promtool=prometheus
 	"$(PROMTOOL)" check rules deploy/prometheus/ackline.rules.yml
@@ -49,7 +51,7 @@ mutants: ## Change the pure core in every small way: its tests must notice
 	@CARGO="$(CARGO)" .ci/mutants
 
 test: tools build ## Run every test but the long ones
-	@.ci/tools-debian promtool=prometheus chromium
+	@.ci/tools-debian promtool=prometheus chromium busybox=busybox-static
 	$(CARGO) test --workspace --locked --no-fail-fast --doc
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    $(CARGO) nextest run --workspace --locked --no-fail-fast; \
@@ -67,8 +69,10 @@ test-console: tools build ## Run every test of the console and its API, the long
 	$(every_test)
 
 test-workflow: MODULES = workflow
-test-workflow: tools build ## Run every test of the workflow and its action, the long ones too
+test-workflow: tools build ## Run every test of the workflow and its action, the long ones too: BASH_3_2=… for macOS's bash
+	@.ci/tools-debian busybox=busybox-static
 	$(every_test)
+	@[[ -n "$${BASH_3_2-}" ]] || echo "BASH_3_2 names no bash 3.2: the action's scripts were checked for newer syntax (.ci/bash-3.2), and not run on it."
 
 test-bench: MODULES = bench
 test-bench: tools build ## Run every part of the benchmark, with next to nothing to do

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -46,6 +46,8 @@ pub struct Inputs {
     pub vars: Vec<(String, String)>,
     /// The workflow, where it is not that of the repository.
     pub workflow: Option<String>,
+    /// The programs that its steps find, where they are not this machine's.
+    pub path: Option<PathBuf>,
 }
 
 impl Inputs {
@@ -64,6 +66,7 @@ impl Inputs {
             run_attempt: None,
             vars: Vec::new(),
             workflow: None,
+            path: None,
         }
     }
 }
@@ -124,6 +127,7 @@ impl Act {
             .env("XDG_CACHE_HOME", home.join("cache"))
             .env("XDG_CONFIG_HOME", home.join("config"))
             .env("CALLBACK_SECRET", &inputs.secret)
+            .envs(inputs.path.iter().map(|path| ("PATH", path)))
             .args(["workflow_dispatch", "-W", WORKFLOW])
             // What the documents' example uses is this repository.
             .args(["--local-repository".into(), documented_action(&repository)])

@@ -75,6 +75,11 @@ pub fn chromium() -> Result<PathBuf> {
     tool("CHROMIUM", "debian/chromium")
 }
 
+/// BusyBox: `BUSYBOX`, or what `.ci/tools-debian` found.
+pub fn busybox() -> Result<PathBuf> {
+    tool("BUSYBOX", "debian/busybox")
+}
+
 /// The folder `node_modules` with what drives a browser and judges a page: `BROWSER_MODULES`, or the
 /// pinned one.
 pub fn browser_modules() -> Result<PathBuf> {
@@ -97,7 +102,7 @@ fn tool(variable: &str, pinned: &str) -> Result<PathBuf> {
     path.canonicalize().with_context(|| {
         let target = match variable {
             "SLOWHTTPTEST" | "WRK" => "test-door",
-            "CHROMIUM" | "PROMTOOL" => "test",
+            "BUSYBOX" | "CHROMIUM" | "PROMTOOL" => "test",
             _ => "tools",
         };
         format!("{} is missing: run `make {target}`, or set {variable}", path.display())

@@ -66,7 +66,8 @@ check_inputs() {
       fail 'the input "heartbeat-timeout" is not longer than "heartbeat-interval": every heartbeat would come too late.'
     fi
   fi
-  is_seconds "$ACKLINE_HEARTBEAT_LIFETIME" || fail 'the input "heartbeat-lifetime" is not a number of seconds from 1 to 999999.'
+  [[ -z $ACKLINE_HEARTBEAT_LIFETIME ]] || is_seconds "$ACKLINE_HEARTBEAT_LIFETIME" ||
+    fail 'the input "heartbeat-lifetime" is not a number of seconds from 1 to 999999.'
 }
 
 # Prints the job's own timeout as a JSON field, if it has one.

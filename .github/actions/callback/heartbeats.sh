@@ -8,23 +8,33 @@ born() {
     { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
     read -r -a fields <<<"${stat##*) }"
     if [[ ${fields[0]} != [ZX] ]]; then printf %s "${fields[19]}"; fi
-  elif kill -0 "$1" 2>/dev/null; then
+  # 0 is a parent that a container cannot see; to kill it would be this process's own group.
+  elif (($1 > 0)) && kill -0 "$1" 2>/dev/null; then
     printf running
   fi
 }
 
 # Starts the heartbeats of a job whose runner is the process $1. A failure here does not fail the job.
 start_heartbeats() {
-  local i detach=(setsid)
+  local i runner_born detach=(setsid)
   stop_heartbeats
+  runner_born=$(born "$1")
+  if [[ -z $ACKLINE_HEARTBEAT_LIFETIME && -n $runner_born ]]; then
+    ACKLINE_HEARTBEAT_LIFETIME=21600
+  elif [[ -z $ACKLINE_HEARTBEAT_LIFETIME ]]; then
+    # Nothing else would end them with the runner.
+    ACKLINE_HEARTBEAT_LIFETIME=3600
+    printf '::warning::Ackline: %s\n' "the runner's process cannot be seen from this container, so the heartbeats end after $ACKLINE_HEARTBEAT_LIFETIME s. Set \"heartbeat-lifetime\" slightly above timeout-minutes."
+  fi
   if ! command -v setsid >/dev/null; then
     detach=(nohup)
-    # Gives the process a group of its own, as a session would.
+    # Gives the process a group of its own, as a session would. In a pipeline that group would be another process's.
     set -m
   fi
   # The secret goes through a pipe: a process's environment can be read for as long as it runs.
-  printf %s "$secret" |
-    ACKLINE_MODE=heartbeats "${detach[@]}" bash "${BASH_SOURCE[0]%/*}/callback.sh" "$1" "$(born "$1")" >"$state/heartbeats.log" 2>&1 &
+  ACKLINE_MODE=heartbeats "${detach[@]}" bash "${BASH_SOURCE[0]%/*}/callback.sh" "$1" "$runner_born" \
+    < <(printf %s "$secret") >"$state/heartbeats.log" 2>&1 &
+  set +m
   for ((i = 0; i < 100; i++)); do
     if [[ -s $state/heartbeats.pid ]]; then
       say "a heartbeat every $ACKLINE_HEARTBEAT_INTERVAL s has begun"
@@ -76,5 +86,5 @@ stop_heartbeats() {
     done
     cat "$state/heartbeats.log" || true
   fi
-  rm -f "$state"/heartbeats.*
+  rm -rf "$state"/heartbeats.* "$state"/call.*
 }

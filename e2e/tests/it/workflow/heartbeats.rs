@@ -71,3 +71,51 @@ async fn heartbeats_that_nobody_takes_fail_no_job() {
     let output = step_succeeds(step(&stack, "stop", &with_mode("stop-heartbeats"))).await;
     assert!(output.contains("a heartbeat was not confirmed: the server answered 401"), "{output}");
 }
+
+/// The parent of a step in a container is outside of it: nobody there sees it end.
+#[tokio::test]
+async fn heartbeats_of_a_runner_that_cannot_be_seen_end_soon() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let _end = EndOfHeartbeats(&stack);
+    let hasty = stack.dir().join("action");
+    std::fs::create_dir_all(&hasty).unwrap();
+    for entry in std::fs::read_dir(action()).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(hasty.join(path.file_name().unwrap()), text.replace("=3600", "=3")).unwrap();
+    }
+    let program = Program::new("start", "/bin/bash", stack.dir())
+        .args([hasty.join("callback.sh").as_os_str(), "0".as_ref()])
+        .envs(variables(&stack))
+        .envs([("ACKLINE_MODE", "start-heartbeats"), ("ACKLINE_HEARTBEAT_LIFETIME", "")]);
+    let output = step_succeeds(stack.spawn(&program).unwrap()).await;
+    let warning = "::warning::Ackline: the runner's process cannot be seen from this container, so \
+                   the heartbeats end after 3 s. Set \"heartbeat-lifetime\" slightly above \
+                   timeout-minutes.\n";
+    assert!(output.contains(warning), "{output}");
+    let db = stack.db().await.unwrap();
+    wait_for_heartbeats(&stack, &db, "job", 1).await;
+    let have_ended = async || left_by_steps(&stack).is_empty();
+    stack.wait_until("the heartbeats end", SOON, have_ended).await;
+    let stop = step_succeeds(step(&stack, "stop", &[("ACKLINE_MODE", "stop-heartbeats")])).await;
+    assert!(stop.contains("the heartbeats have ended after their lifetime of 3 s"), "{stop}");
+}
+
+/// Where the runner can be seen, its end is theirs.
+#[tokio::test]
+async fn heartbeats_end_with_a_runner_that_is_killed() {
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    let _end = EndOfHeartbeats(&stack);
+    let mut runner =
+        Program::new("runner", "/bin/sleep", stack.dir()).args(["600"]).start().unwrap();
+    let program = Program::new("start", "/bin/bash", stack.dir())
+        .args([action().join("callback.sh").as_os_str(), runner.pid().to_string().as_ref()])
+        .envs(variables(&stack))
+        .envs([("ACKLINE_MODE", "start-heartbeats"), ("ACKLINE_HEARTBEAT_LIFETIME", "")]);
+    let output = step_succeeds(stack.spawn(&program).unwrap()).await;
+    assert!(!output.contains("::warning::"), "{output}");
+    assert_ne!(left_by_steps(&stack), Vec::<String>::new());
+    runner.kill9();
+    let have_ended = async || left_by_steps(&stack).is_empty();
+    stack.wait_until("the heartbeats end", SOON, have_ended).await;
+}

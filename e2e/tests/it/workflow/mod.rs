@@ -2,7 +2,7 @@
 //! a step of a workflow runs it.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use e2e::act::{Act, Inputs};
@@ -15,6 +15,7 @@ use worker::entity::job_event::{Effect, Kind, Model as JobEvent};
 use crate::expect::*;
 
 mod credentials;
+mod environments;
 mod heartbeats;
 mod inputs;
 mod older;
@@ -95,13 +96,18 @@ pub(crate) async fn wait_for_heartbeats(
 fn processes(texts: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let line = command_line(&entry.path());
         if texts.iter().all(|text| line.contains(text)) {
             found.push(line);
         }
     }
     found
+}
+
+/// The command line of a process, by its folder in /proc; empty if it has ended.
+fn command_line(process: &Path) -> String {
+    let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).replace('\0', " ")
 }
 
 /// The processes that send heartbeats for a run.
@@ -112,10 +118,24 @@ fn senders(stack: &Stack, run: &str) -> Vec<String> {
 
 /// The action's script, as the step of a workflow runs it, with these inputs and variables.
 fn step(stack: &Stack, name: &str, env: &[(&str, &str)]) -> Process {
-    let action = tools::workspace().join(".github/actions/callback");
+    let program = Program::new(name, "/bin/bash", stack.dir())
+        .args([action().join("callback.sh")])
+        // The runner is this test.
+        .args([std::process::id().to_string()])
+        .envs(variables(stack))
+        .envs(env.iter().copied());
+    stack.spawn(&program).unwrap()
+}
+
+fn action() -> PathBuf {
+    tools::workspace().join(".github/actions/callback")
+}
+
+/// The variables of a step that reports to this stack.
+fn variables(stack: &Stack) -> Vec<(String, String)> {
     let temp = stack.dir().join("runner-temp");
     std::fs::create_dir_all(&temp).unwrap();
-    let defaults = [
+    let inputs = [
         ("MODE", "status"),
         ("JOB_ID", "job"),
         ("CALLBACK_URL", &stack.callback_url()),
@@ -132,15 +152,33 @@ fn step(stack: &Stack, name: &str, env: &[(&str, &str)]) -> Process {
         ("HEARTBEAT_TIMEOUT", ""),
         ("HEARTBEAT_LIFETIME", "60"),
     ];
-    let defaults = defaults.map(|(input, value)| (format!("ACKLINE_{input}"), value));
-    let program = Program::new(name, "/bin/bash", stack.dir())
-        .args([action.join("callback.sh")])
-        // The runner is this test.
-        .args([std::process::id().to_string()])
-        .env("RUNNER_TEMP", &temp)
-        .envs(defaults)
-        .envs(env.iter().copied());
-    stack.spawn(&program).unwrap()
+    let inputs = inputs.map(|(input, value)| (format!("ACKLINE_{input}"), value.to_owned()));
+    let temp = ("RUNNER_TEMP".to_owned(), temp.display().to_string());
+    inputs.into_iter().chain([temp]).collect()
+}
+
+/// Ends the heartbeats that a failed test leaves, which live for hours.
+struct EndOfHeartbeats<'a>(&'a Stack);
+
+impl Drop for EndOfHeartbeats<'_> {
+    fn drop(&mut self) {
+        for state in std::fs::read_dir(self.0.dir().join("runner-temp")).into_iter().flatten() {
+            // Without the file they end by themselves.
+            let pid = state.map(|state| state.path().join("heartbeats.pid"));
+            let _ = pid.and_then(std::fs::remove_file);
+        }
+    }
+}
+
+/// The command lines of all processes of this stack's steps that still run.
+fn left_by_steps(stack: &Stack) -> Vec<String> {
+    let temp = format!("RUNNER_TEMP={}", stack.dir().join("runner-temp").display());
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let of_steps = entries.filter(|entry| {
+        let variables = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        variables.split(|byte| *byte == 0).any(|variable| variable == temp.as_bytes())
+    });
+    of_steps.map(|entry| command_line(&entry.path())).filter(|line| !line.is_empty()).collect()
 }
 
 /// Runs it to its end: whether it succeeded, and what it wrote.
