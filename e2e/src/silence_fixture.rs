@@ -19,7 +19,7 @@ pub const MAX: u64 = 256;
 pub struct SilenceFixture {
     /// Finished ones.
     pub finished: u64,
-    /// Jobs in `provisioning` that were heard of less than a timeout ago.
+    /// Jobs in `provisioning` that were heard of just now: millions take a while to fill in.
     pub alive: u64,
     /// Jobs in `provisioning` that were heard of an hour ago, and may be silent for two.
     pub patient: u64,
@@ -32,7 +32,7 @@ impl SilenceFixture {
     pub async fn fill(self, db: &DatabaseConnection) -> Result<()> {
         for (name, jobs, status, age_s, own_s) in [
             ("finished", self.finished, "running", "i % 1000000", None),
-            ("alive", self.alive, "provisioning", "i % 150", None),
+            ("alive", self.alive, "provisioning", "i % 30", None),
             ("patient", self.patient, "provisioning", "3600 + i % 100", Some(7200)),
             ("silent", self.silent, "provisioning", "600 + i", None),
         ] {

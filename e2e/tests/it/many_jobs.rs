@@ -170,7 +170,7 @@ async fn what_is_asked_again_and_again_reads_no_more_than_a_page(db: Db) {
         check(&look, &format!("the end of a search, {what}"), 4 * 100, end).await;
     }
     let search = JobFilter { search: Some("nothing".into()), ..JobFilter::default() };
-    let end = JobKey { created_at: now - TimeDelta::seconds(120), id: String::new() };
+    let end = JobKey { created_at: now - TimeDelta::seconds(10), id: String::new() };
     let range = Range { after: None, end: Some(&end) };
     check(&look, "a part of a search", 4_000, read::jobs_statement(&search, range, 51)).await;
 

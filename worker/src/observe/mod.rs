@@ -67,7 +67,8 @@ pub struct Sources {
 /// The last snapshot, and a way to ask for the next one soon.
 #[derive(Debug, Clone)]
 pub struct View {
-    snapshot: watch::Receiver<Arc<Snapshot>>,
+    // Every receiver is a watcher.
+    snapshot: watch::Sender<Arc<Snapshot>>,
     wanted: Arc<Notify>,
 }
 
@@ -84,7 +85,6 @@ impl View {
         let age = Utc::now().signed_duration_since(self.snapshot.borrow().at).to_std();
         if age.is_err() || age.is_ok_and(|age| age > INTERVAL.1) {
             let mut next = self.watch();
-            next.mark_unchanged();
             let _ = timeout(FRESH_LIMIT, next.changed()).await;
         }
         self.now()
@@ -94,8 +94,9 @@ impl View {
     /// there is a snapshot every second.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
+        let watcher = self.snapshot.subscribe();
         self.wanted.notify_one();
-        self.snapshot.clone()
+        watcher
     }
 }
 
@@ -110,9 +111,9 @@ impl Observer {
     /// An observer that has not looked yet, and its view.
     #[must_use]
     pub fn new() -> (Self, View) {
-        let (snapshot, receiver) = watch::channel(Arc::default());
+        let (snapshot, _) = watch::channel(Arc::default());
         let wanted = Arc::new(Notify::new());
-        let view = View { snapshot: receiver, wanted: Arc::clone(&wanted) };
+        let view = View { snapshot: snapshot.clone(), wanted: Arc::clone(&wanted) };
         (Self { snapshot, wanted }, view)
     }
 
@@ -129,8 +130,7 @@ impl Observer {
         let mut shown = BTreeSet::new();
         let mut next_whole = Instant::now();
         loop {
-            // The view itself is one receiver.
-            let is_watched = self.snapshot.receiver_count() > 1;
+            let is_watched = self.snapshot.receiver_count() > 0;
             let owned: BTreeSet<i32> = owned.borrow().owned.keys().copied().collect();
             looker.between_counts = if is_watched { INTERVAL.0 } else { calm };
             // Without a watcher, counts are only for the metrics of what is owned.

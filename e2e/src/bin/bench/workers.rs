@@ -8,6 +8,7 @@ use e2e::stack::{Db, Stack, Worker};
 use e2e::usage::{cpu_seconds, peak_mib};
 use futures::{FutureExt, StreamExt};
 use serde_json::Value;
+use tokio::task::unconstrained;
 
 use crate::report::Report;
 
@@ -61,7 +62,8 @@ async fn measure(
     tokio::time::sleep(lasting).await;
     let after = (cpu()?, figure(TRANSACTIONS).await?, figure(LOG_BYTES).await?);
     let mut questions: HashMap<String, u64> = HashMap::new();
-    while let Some(Some(message)) = told.next().now_or_never() {
+    // Tokio would let a task wait after so many messages.
+    while let Some(Some(message)) = unconstrained(told.next()).now_or_never() {
         let asked: Value = serde_json::from_slice(&message.payload)?;
         let subject = asked["subject"].as_str().unwrap_or_default();
         let kind = subject.trim_start_matches("$JS.API.").split('.').take(2);
