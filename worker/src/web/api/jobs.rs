@@ -162,8 +162,11 @@ async fn finished(
             return Ok(job);
         }
         let next = web.ending.run_until_cancelled(timeout_at(until, snapshots.changed())).await;
-        if !matches!(next, Some(Ok(Ok(())))) {
-            return Ok(job);
+        match next {
+            Some(Ok(Ok(()))) => {}
+            // The last look may be a second old.
+            Some(Err(_)) => return Ok(read::job(&backend.db, id).await?),
+            Some(Ok(Err(_))) | None => return Ok(job),
         }
     }
 }
