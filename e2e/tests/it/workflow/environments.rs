@@ -28,9 +28,9 @@ const NOT_IN_BUSYBOX: [&str; 2] = ["curl", "openssl"];
 enum Place {
     /// GNU's programs, and bash 5.
     Linux,
-    /// As on macOS; the bash is the one that `BASH_3_2` names.
+    /// As on macOS: the bash that `BASH_3_2` names, no `setsid`, no `/proc`.
     Bash3_2,
-    /// As on macOS.
+    /// As on macOS, but with bash 5.
     NoSetsid,
     BusyBox,
     /// As with `docker exec`: the parent of each step is outside of its process ids, which is 0.
@@ -42,6 +42,7 @@ struct Runner<'a> {
     stack: &'a Stack,
     bash: PathBuf,
     path: PathBuf,
+    action: PathBuf,
     container: Option<Process>,
     _end: EndOfHeartbeats<'a>,
 }
@@ -62,7 +63,12 @@ impl<'a> Runner<'a> {
             _ => None,
         };
         let path = programs(stack, place, &bash);
-        Some(Self { stack, bash, path, container, _end: EndOfHeartbeats(stack) })
+        let action = match place {
+            // It is there, so the scripts must not find it.
+            Place::Bash3_2 | Place::NoSetsid => changed_action(stack, &[("/proc/", "/no-proc/")]),
+            _ => action(),
+        };
+        Some(Self { stack, bash, path, action, container, _end: EndOfHeartbeats(stack) })
     }
 
     fn step(&self, name: &str, env: &[(&str, &str)]) -> Process {
@@ -76,7 +82,7 @@ impl<'a> Runner<'a> {
         }
         let program = Program::new(name, &line[0], self.stack.dir())
             .args(&line[1..])
-            .env("GITHUB_ACTION_PATH", action())
+            .env("GITHUB_ACTION_PATH", &self.action)
             .envs(variables(self.stack))
             .env("ACKLINE_HEARTBEAT_LIFETIME", "")
             .env("PATH", &self.path)

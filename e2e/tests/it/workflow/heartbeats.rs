@@ -2,6 +2,7 @@
 
 use e2e::act::Inputs;
 use e2e::stack::{Db, Stack};
+use rstest::rstest;
 use worker::entity::job::Status;
 use worker::entity::job_event::Kind;
 
@@ -73,17 +74,14 @@ async fn heartbeats_that_nobody_takes_fail_no_job() {
 }
 
 /// The parent of a step in a container is outside of it: nobody there sees it end.
+#[rstest]
 #[tokio::test]
-async fn heartbeats_of_a_runner_that_cannot_be_seen_end_soon() {
+async fn heartbeats_of_a_runner_that_cannot_be_seen_end_soon(
+    #[values("/proc/", "/no-proc/")] proc: &str,
+) {
     let stack = Stack::start(Db::Sqlite).await.unwrap();
     let _end = EndOfHeartbeats(&stack);
-    let hasty = stack.dir().join("action");
-    std::fs::create_dir_all(&hasty).unwrap();
-    for entry in std::fs::read_dir(action()).unwrap() {
-        let path = entry.unwrap().path();
-        let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(hasty.join(path.file_name().unwrap()), text.replace("=3600", "=3")).unwrap();
-    }
+    let hasty = changed_action(&stack, &[("=3600", "=3"), ("/proc/", proc)]);
     let program = Program::new("start", "/bin/bash", stack.dir())
         .args([hasty.join("callback.sh").as_os_str(), "0".as_ref()])
         .envs(variables(&stack))
@@ -102,14 +100,16 @@ async fn heartbeats_of_a_runner_that_cannot_be_seen_end_soon() {
 }
 
 /// Where the runner can be seen, its end is theirs.
+#[rstest]
 #[tokio::test]
-async fn heartbeats_end_with_a_runner_that_is_killed() {
+async fn heartbeats_end_with_a_runner_that_is_killed(#[values("/proc/", "/no-proc/")] proc: &str) {
     let stack = Stack::start(Db::Sqlite).await.unwrap();
     let _end = EndOfHeartbeats(&stack);
+    let action = changed_action(&stack, &[("/proc/", proc)]);
     let mut runner =
         Program::new("runner", "/bin/sleep", stack.dir()).args(["600"]).start().unwrap();
     let program = Program::new("start", "/bin/bash", stack.dir())
-        .args([action().join("callback.sh").as_os_str(), runner.pid().to_string().as_ref()])
+        .args([action.join("callback.sh").as_os_str(), runner.pid().to_string().as_ref()])
         .envs(variables(&stack))
         .envs([("ACKLINE_MODE", "start-heartbeats"), ("ACKLINE_HEARTBEAT_LIFETIME", "")]);
     let output = step_succeeds(stack.spawn(&program).unwrap()).await;

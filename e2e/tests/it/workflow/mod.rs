@@ -131,6 +131,26 @@ fn action() -> PathBuf {
     tools::workspace().join(".github/actions/callback")
 }
 
+/// A copy of the action whose scripts have the second of each of these texts in place of the first.
+fn changed_action(stack: &Stack, changes: &[(&str, &str)]) -> PathBuf {
+    let copy = stack.dir().join("action");
+    std::fs::create_dir_all(&copy).unwrap();
+    let mut unfound: BTreeSet<_> = changes.iter().map(|(text, _)| *text).collect();
+    for entry in std::fs::read_dir(action()).unwrap() {
+        let path = entry.unwrap().path();
+        let mut script = std::fs::read_to_string(&path).unwrap();
+        for (text, other) in changes {
+            if script.contains(text) {
+                unfound.remove(text);
+                script = script.replace(text, other);
+            }
+        }
+        std::fs::write(copy.join(path.file_name().unwrap()), script).unwrap();
+    }
+    assert_eq!(unfound, BTreeSet::new());
+    copy
+}
+
 /// The variables of a step that reports to this stack.
 fn variables(stack: &Stack) -> Vec<(String, String)> {
     let temp = stack.dir().join("runner-temp");
