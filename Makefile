@@ -71,6 +71,7 @@ test-console: tools build ## Run every test of the console and its API, the long
 test-workflow: MODULES = workflow
 test-workflow: tools build ## Run every test of the workflow and its action, the long ones too: BASH_3_2=… for macOS's bash
 	@.ci/tools-debian busybox=busybox-static
+	.ci/bash-3.2
 	$(every_test)
 	@[[ -n "$${BASH_3_2-}" ]] || echo "BASH_3_2 names no bash 3.2: the action's scripts were checked for newer syntax (.ci/bash-3.2), and not run on it."
 
