@@ -2,6 +2,7 @@
 
 pub mod commands;
 mod output;
+mod streams;
 
 pub use output::{Bars, Output};
 
@@ -10,8 +11,8 @@ use std::io;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    SystemArgs, audit, dead_letters, jobs, migrate, partitions, prune, rebuild, send, sign, status,
-    up,
+    SystemArgs, audit, dead_letters, jobs, migrate, move_streams, partitions, prune, rebuild, send,
+    sign, status, up,
 };
 
 /// Runs Ackline, and looks after it.
@@ -50,7 +51,10 @@ pub enum Command {
     /// Look at what could not be applied, and decide what becomes of it.
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLetters),
-    /// Look at partitions, and let a stopped one go on.
+    /// Move to other streams, under load: of another cluster, with other replicas, or in the place of
+    /// lost ones.
+    Move(Box<move_streams::Move>),
+    /// Look at partitions, let a stopped one go on, or change their number.
     #[command(subcommand)]
     Partitions(partitions::Partitions),
     /// Remove finished jobs that are old and of which the streams hold nothing any more.
@@ -73,6 +77,7 @@ pub async fn run(command: Command, bars: &Bars) -> anyhow::Result<()> {
         Command::Audit(args) => audit::run(&args, bars, &mut Output::stdout()).await,
         Command::Rebuild(args) => rebuild::run(&args, bars, &mut Output::stdout()).await,
         Command::DeadLetters(command) => dead_letters::run(&command, &mut Output::stdout()).await,
+        Command::Move(args) => move_streams::run(&args, &mut Output::stdout()).await,
         Command::Partitions(command) => partitions::run(&command, &mut Output::stdout()).await,
         Command::Prune(args) => prune::run(&args, bars, &mut Output::stdout()).await,
     }

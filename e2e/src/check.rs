@@ -10,7 +10,6 @@ use async_nats::jetstream::stream::ClusterInfo;
 use sea_orm::{DatabaseConnection, DbErr, EntityTrait, QueryOrder};
 use serde::Serialize;
 use serde_json::Value;
-use shared::partition::Partition;
 use worker::entity::job_event::Kind;
 use worker::entity::{dead_letter, job, job_event, partition};
 
@@ -51,7 +50,7 @@ pub async fn partitions(db: &DatabaseConnection) -> Result<Vec<partition::Model>
 pub async fn stream_ends(client: async_nats::Client) -> Result<Vec<u64>> {
     let jetstream = jetstream::new(client);
     let mut ends = Vec::new();
-    for partition in Partition::all(shared::stream::check(&jetstream).await?) {
+    for partition in shared::stream::find_open(&jetstream, None).await?.all() {
         let stream = jetstream.get_stream(partition.stream()).await?;
         ends.push(stream.cached_info().state.last_sequence);
     }
@@ -62,7 +61,7 @@ pub async fn stream_ends(client: async_nats::Client) -> Result<Vec<u64>> {
 pub async fn is_whole(client: async_nats::Client, servers: usize) -> Result<bool> {
     let context = ContextBuilder::new().timeout(ANSWER_LIMIT).build(client);
     // Each by its name, because not everybody may list them.
-    for partition in Partition::all(shared::stream::check(&context).await?) {
+    for partition in shared::stream::find_open(&context, None).await?.all() {
         let stream = context.get_stream(partition.stream()).await?;
         let is_whole = |cluster: &ClusterInfo| {
             cluster.leader.is_some()
@@ -136,7 +135,10 @@ pub async fn exactly_once(
     let mut jobs: HashMap<String, job::Model> =
         jobs(db).await?.into_iter().map(|job| (job.id.clone(), job)).collect();
     let mut effects: HashMap<String, Vec<Effect>> = HashMap::new();
-    for event in events(db).await? {
+    let mut events = events(db).await?;
+    // A job's order is that of its sequences, in whatever partitions it has been.
+    events.sort_by_key(|event| (event.seq, event.idx));
+    for event in events {
         // What workers say is not the senders', and a heartbeat leaves an event only when it takes
         // that back; heartbeats are counted. A sender's retry of a callback that was stored, but not
         // answered, is a duplicate.

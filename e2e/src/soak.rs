@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
 use fastrand::Rng;
 use futures::TryStreamExt;
-use shared::partition::Partition;
+use shared::partition::Layout;
 use tokio::task::JoinSet;
 
 use crate::check::{self, Findings};
@@ -285,7 +285,8 @@ impl System {
     }
 
     async fn delete_consumer(&mut self) -> Result<()> {
-        let partition = Partition::new(self.rng.u16(0..crate::stack::PARTITIONS));
+        let all: Vec<_> = Layout::new(1, crate::stack::PARTITIONS).all().collect();
+        let partition = all[self.rng.usize(0..all.len())];
         let jetstream = jetstream::new(self.stack.nats.client().await?);
         let stream = jetstream.get_stream(partition.stream()).await?;
         let deleted = poll(LIMIT, async || {

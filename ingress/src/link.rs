@@ -5,15 +5,17 @@
 //! from reconnecting: a client that loses its connection ends, with everything that it had queued,
 //! and a new one is made here.
 
+use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Client, Event, connection, jetstream};
 use shared::broker::Servers;
 use shared::bundle;
-use shared::partition::Partition;
-use shared::stream::{self, ContractError};
-use tokio::sync::watch;
+use shared::partition::Layout;
+use shared::stream;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -54,12 +56,14 @@ pub(crate) enum State {
 pub(crate) struct Up {
     /// Waits [`ANSWER_LIMIT`] for each confirmation.
     pub(crate) jetstream: jetstream::Context,
-    /// How many partitions there are; never changes while the process runs.
-    pub(crate) partitions: u16,
+    /// The streams that are open.
+    pub(crate) layout: Layout,
     /// The largest bundle that this connection takes, in bytes.
     pub(crate) bundle_limit: usize,
     /// Counts the connections.
-    pub(crate) generation: u64,
+    pub(crate) connection: u64,
+    /// Has the streams looked at again at once: one of them takes nothing any more.
+    pub(crate) recheck: Arc<Notify>,
 }
 
 impl State {
@@ -108,8 +112,9 @@ pub(crate) struct Link {
     /// Whether the streams were usable when they were last described.
     sound: bool,
     /// Known from the first usable connection on.
-    partitions: Option<u16>,
-    generation: u64,
+    layout: Option<Layout>,
+    connection: u64,
+    recheck: Arc<Notify>,
 }
 
 impl Link {
@@ -126,8 +131,9 @@ impl Link {
             patience,
             silent_since: None,
             sound: false,
-            partitions: None,
-            generation: 0,
+            layout: None,
+            connection: 0,
+            recheck: Arc::default(),
         }
     }
 
@@ -145,7 +151,7 @@ impl Link {
                 connected = connect(&self.servers, lost.clone()) => match connected {
                     Err(why) => why,
                     Ok(client) => {
-                        self.generation += 1;
+                        self.connection += 1;
                         tokio::select! {
                             biased;
                             () = stop.cancelled() => {
@@ -181,7 +187,7 @@ impl Link {
         let small = TooSmall { max_body_bytes: self.max_body_bytes, max_payload };
         let needed = self.max_body_bytes + bundle::MAX_METADATA_BYTES + bundle::MAX_HEADER_BYTES;
         if max_payload < needed {
-            if self.partitions.is_none() {
+            if self.layout.is_none() {
                 return Err(small);
             }
             self.set(State::Unfit(small.to_string()));
@@ -201,46 +207,50 @@ impl Link {
                 return Ok("the connection was lost".to_owned());
             }
             let usable = match checked {
-                Ok(partitions) => {
+                Ok(layout) => {
                     (self.silent_since, self.sound) = (None, true);
-                    Ok((partitions, RECHECK_GOOD))
+                    Ok((layout, RECHECK_GOOD))
                 }
                 Err(Unfit::Wrong(why)) => {
                     self.sound = false;
                     Err((why, RECHECK_BAD))
                 }
                 Err(Unfit::Silent(why)) => match self.bear(&jetstream).await {
-                    Some(partitions) => {
+                    Some(layout) => {
                         tracing::warn!("{why}");
-                        Ok((partitions, RECHECK_SILENT))
+                        Ok((layout, RECHECK_SILENT))
                     }
                     None => Err((why, RECHECK_SILENT)),
                 },
             };
-            let recheck = match usable {
-                Ok((partitions, recheck)) => {
-                    let (jetstream, generation) = (jetstream.clone(), self.generation);
-                    let up = Up { jetstream, partitions, bundle_limit, generation };
+            let pause = match usable {
+                Ok((layout, pause)) => {
+                    let (jetstream, connection) = (jetstream.clone(), self.connection);
+                    let recheck = Arc::clone(&self.recheck);
+                    let up = Up { jetstream, layout, bundle_limit, connection, recheck };
                     self.set(State::Up(Box::new(up)));
-                    recheck
+                    pause
                 }
-                Err((why, recheck)) => {
+                Err((why, pause)) => {
                     self.set(State::Unfit(why));
-                    recheck
+                    pause
                 }
             };
-            sleep(recheck).await;
+            // Whoever asks for another look does so at most every `RETRY_MIN`.
+            sleep(RETRY_MIN).await;
+            let _ = timeout(pause, self.recheck.notified()).await;
         }
     }
 
-    /// Whether callbacks may wait although a stream has no leader, and for how many partitions. An
+    /// Whether callbacks may wait although a stream has no leader, and of which streams. An
     /// election takes seconds, and is no reason to refuse callbacks that can wait for it; nor is a
     /// single stream, while others accept callbacks. But a broker without a majority of its nodes
     /// accepts none, and its connections stay up.
-    async fn bear(&mut self, jetstream: &jetstream::Context) -> Option<u16> {
-        let partitions = self.partitions.filter(|_| self.sound)?;
+    async fn bear(&mut self, jetstream: &jetstream::Context) -> Option<Layout> {
+        let layout = self.layout.filter(|_| self.sound)?;
         let since = *self.silent_since.get_or_insert_with(Instant::now);
-        let mut asked: JoinSet<_> = Partition::all(partitions)
+        let mut asked: JoinSet<_> = layout
+            .all()
             .map(|partition| {
                 let jetstream = jetstream.clone();
                 async move { stream::find(&jetstream, partition).await }
@@ -249,29 +259,36 @@ impl Link {
         while let Some(answered) = asked.join_next().await {
             if matches!(answered, Ok(Ok(Some(info))) if stream::has_leader(&info)) {
                 self.silent_since = None;
-                return Some(partitions);
+                return Some(layout);
             }
         }
-        (since.elapsed() < self.patience).then_some(partitions)
+        (since.elapsed() < self.patience).then_some(layout)
     }
 
-    async fn check(&mut self, jetstream: &jetstream::Context) -> Result<u16, Unfit> {
-        let found = stream::check(jetstream).await.map_err(|error| match error {
-            ContractError::Broker { ref source, .. } => Unfit::Silent(format!("{error}: {source}")),
-            ContractError::NoLeader(_) => Unfit::Silent(error.to_string()),
-            ContractError::Missing(_)
-            | ContractError::Differs { .. }
-            | ContractError::TooMany { .. } => Unfit::Wrong(error.to_string()),
+    async fn check(&mut self, jetstream: &jetstream::Context) -> Result<Layout, Unfit> {
+        let found = stream::find_open(jetstream, self.layout).await.map_err(|error| {
+            let why = match error.source() {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            };
+            if error.may_pass() { Unfit::Silent(why) } else { Unfit::Wrong(why) }
         })?;
-        // Each partition has its bundler, and a job's callbacks must stay with one partition.
-        let partitions = *self.partitions.get_or_insert(found);
-        if found == partitions {
-            Ok(found)
-        } else {
-            Err(Unfit::Wrong(format!(
-                "there were {partitions} partitions and now there are {found}: restart ingress \
-                 if that is meant"
-            )))
+        // A job's callbacks must stay with one partition, until `ackline move` begins a generation.
+        match self.layout {
+            Some(known) if known != found && known.generation() >= found.generation() => {
+                Err(Unfit::Wrong(format!(
+                    "there were {} partitions of generation {} and now there are {} of {}: restart \
+                     ingress if that is meant",
+                    known.partitions(),
+                    known.generation(),
+                    found.partitions(),
+                    found.generation()
+                )))
+            }
+            _ => {
+                self.layout = Some(found);
+                Ok(found)
+            }
         }
     }
 
@@ -287,7 +304,9 @@ impl Link {
         metrics::broker_up(matches!(state, State::Up(_)));
         self.state.send_if_modified(|now| {
             let same = match (&*now, &state) {
-                (State::Up(now), State::Up(new)) => now.generation == new.generation,
+                (State::Up(now), State::Up(new)) => {
+                    (now.connection, now.layout) == (new.connection, new.layout)
+                }
                 _ => now.reason() == state.reason(),
             };
             *now = state;

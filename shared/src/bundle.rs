@@ -1,7 +1,8 @@
 //! The wire format of the stream: a message is a bundle of callbacks.
 //!
 //! For each callback a line of JSON metadata, then the verbatim signed body, then a newline. The
-//! format is readable with any NATS tool (`nats stream view CALLBACKS-00`).
+//! format is readable with any NATS tool (`nats stream view CALLBACKS-1-00`). A message with the
+//! header of a [`Mark`] holds no callbacks.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::trace::{self, TraceContext};
 
 /// The header that names the format, and its value.
-pub const VERSION_HEADER: (&str, &str) = ("Ackline-Bundle", "1");
+pub const VERSION_HEADER: (&str, &str) = ("Ackline-Bundle", "2");
+/// The header of a message that is no bundle, but a [`Mark`].
+pub const MARK_HEADER: &str = "Ackline-Mark";
 /// The most callbacks in a bundle.
 pub const MAX_CALLBACKS: usize = 256;
 /// The largest bundle, in bytes of payload.
@@ -17,21 +20,78 @@ pub const MAX_BYTES: usize = 512 * 1024;
 /// The most that metadata may add to a body, in bytes. Its texts are bounded, and JSON escapes a
 /// byte into at most six.
 pub const MAX_METADATA_BYTES: usize = 4096;
+/// The longest name of a speaker, in bytes.
+pub const MAX_SPEAKER_BYTES: usize = 500;
 /// What the server counts of a message besides its payload, in bytes.
 pub const MAX_HEADER_BYTES: usize = 512;
+
+/// A message without callbacks. It moves the checkpoint and has no other effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// An ingress that was ready had nothing to publish.
+    Tick,
+    /// The stream is closed: no callback follows.
+    End,
+}
+
+impl Mark {
+    /// The value of its header.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tick => "tick",
+            Self::End => "end",
+        }
+    }
+
+    /// The mark with this header; none for an unknown one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Tick, Self::End].into_iter().find(|mark| mark.as_str() == text)
+    }
+}
+
+/// What a body is, as ingress found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A workflow's callback, or what an owner or an operator says.
+    Callback,
+    /// GitHub's own webhook about a run.
+    Github,
+}
+
+/// A workflow run as ingress knows it for certain; where it does, this wins over the body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// The server's URL, at most 200 bytes: `https://github.com`.
+    pub server: String,
+    /// `OWNER/NAME`, at most 200 bytes.
+    pub repository: String,
+    /// The run's id, at most 200 bytes.
+    pub id: String,
+    /// Its attempt, from 1.
+    pub attempt: i32,
+}
 
 /// What is known of a callback besides its body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Metadata {
+    /// What the body is.
+    pub kind: Kind,
     /// The job, for people who read the stream; workers parse the body.
     pub job: String,
-    /// The id of the key that signed the callback.
-    pub key: String,
+    /// Who speaks: the id of the key that signed the callback; of what is not a callback, its
+    /// author.
+    pub speaker: String,
     /// When ingress had received the body, in Unix milliseconds.
     pub received_ms: i64,
     /// The sender's idempotency key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_id: Option<String>,
+    /// The run that speaks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
     /// The W3C trace context that the callback continues.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<TraceContext>,
@@ -40,9 +100,9 @@ pub struct Metadata {
 impl Metadata {
     /// The metadata that every callback has, without the optional rest.
     #[must_use]
-    pub fn new(job: impl Into<String>, key: impl Into<String>, received_ms: i64) -> Self {
-        let (job, key) = (job.into(), key.into());
-        Self { job, key, received_ms, event_id: None, traceparent: None }
+    pub fn new(job: impl Into<String>, speaker: impl Into<String>, received_ms: i64) -> Self {
+        let (kind, job, speaker) = (Kind::Callback, job.into(), speaker.into());
+        Self { kind, job, speaker, received_ms, event_id: None, run: None, traceparent: None }
     }
 }
 
@@ -57,10 +117,12 @@ struct Line<'a> {
 /// the line, at many times its size.
 #[derive(Deserialize)]
 struct FlatLine {
+    kind: Kind,
     job: String,
-    key: String,
+    speaker: String,
     received_ms: i64,
     event_id: Option<String>,
+    run: Option<Run>,
     #[serde(default, deserialize_with = "trace::lenient")]
     traceparent: Option<TraceContext>,
     len: usize,
@@ -125,14 +187,14 @@ pub fn decode(payload: &Bytes) -> Result<Vec<Entry>, NotABundle> {
         if head.first() != Some(&b'{') {
             return Err(NotABundle::Metadata(index));
         }
-        let FlatLine { job, key, received_ms, event_id, traceparent, len } =
+        let FlatLine { kind, job, speaker, received_ms, event_id, run, traceparent, len } =
             serde_json::from_slice(&head).map_err(|_| NotABundle::Metadata(index))?;
         if rest.get(len) != Some(&b'\n') {
             return Err(NotABundle::Length(index));
         }
         let body = rest.split_to(len);
         let _newline = rest.split_to(1);
-        let metadata = Metadata { job, key, received_ms, event_id, traceparent };
+        let metadata = Metadata { kind, job, speaker, received_ms, event_id, run, traceparent };
         entries.push(Entry { metadata, body });
     }
     if entries.is_empty() { Err(NotABundle::Empty) } else { Ok(entries) }
@@ -145,11 +207,8 @@ mod tests {
     fn entry(job: &str, body: &[u8]) -> Entry {
         Entry {
             metadata: Metadata {
-                job: job.into(),
-                key: "default".into(),
-                received_ms: 1_700_000_000_123,
                 event_id: (job == "a").then(|| "e-1".into()),
-                traceparent: None,
+                ..Metadata::new(job, "default", 1_700_000_000_123)
             },
             body: Bytes::copy_from_slice(body),
         }
@@ -167,12 +226,23 @@ mod tests {
     #[test]
     fn the_format_is_pinned() {
         assert_eq!((MAX_CALLBACKS, MAX_BYTES), (256, 524_288));
+        let mut of_github = entry("b", b"");
+        of_github.metadata.kind = Kind::Github;
+        of_github.metadata.run = Some(Run {
+            server: "https://github.com".into(),
+            repository: "a/b".into(),
+            id: "17".into(),
+            attempt: 2,
+        });
         assert_eq!(
-            payload(&[entry("a", b"{\"x\":1}"), entry("b", b"")]),
+            payload(&[entry("a", b"{\"x\":1}"), of_github]),
             Bytes::from_static(
-                b"{\"job\":\"a\",\"key\":\"default\",\"received_ms\":1700000000123,\"event_id\":\"e-1\",\"len\":7}\n\
+                b"{\"kind\":\"callback\",\"job\":\"a\",\"speaker\":\"default\",\"received_ms\":1700000000123,\
+                  \"event_id\":\"e-1\",\"len\":7}\n\
                   {\"x\":1}\n\
-                  {\"job\":\"b\",\"key\":\"default\",\"received_ms\":1700000000123,\"len\":0}\n\n"
+                  {\"kind\":\"github\",\"job\":\"b\",\"speaker\":\"default\",\"received_ms\":1700000000123,\
+                  \"run\":{\"server\":\"https://github.com\",\"repository\":\"a/b\",\"id\":\"17\",\"attempt\":2},\
+                  \"len\":0}\n\n"
             )
         );
     }
@@ -185,6 +255,14 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_is_read_as_it_is_written() {
+        for mark in [Mark::Tick, Mark::End] {
+            assert_eq!(Mark::parse(mark.as_str()), Some(mark));
+        }
+        assert_eq!(Mark::parse("Tick"), None);
+    }
+
+    #[test]
     fn damage_anywhere_refuses_the_whole_bundle() {
         let good = payload(&[entry("a", b"12345"), entry("b", b"67890")]);
         for end in 1..good.len() {
@@ -194,10 +272,10 @@ mod tests {
         assert_eq!(decode(&Bytes::new()), Err(NotABundle::Empty));
         assert_eq!(decode(&Bytes::from_static(b"hello")), Err(NotABundle::Metadata(0)));
         assert_eq!(
-            decode(&Bytes::from_static(b"[\"a\",\"k\",1,0]\n\n")),
+            decode(&Bytes::from_static(b"[\"callback\",\"a\",\"k\",1,null,null,null,0]\n\n")),
             Err(NotABundle::Metadata(0))
         );
-        let far = br#"{"job":"a","key":"k","received_ms":1,"len":18446744073709551615}"#;
+        let far = br#"{"kind":"callback","job":"a","speaker":"k","received_ms":1,"len":18446744073709551615}"#;
         assert_eq!(decode(&[far.as_slice(), b"\n\n"].concat().into()), Err(NotABundle::Length(0)));
         let many = vec![entry("a", b"{}"); MAX_CALLBACKS + 1];
         assert_eq!(decode(&payload(&many)), Err(NotABundle::TooMany));
@@ -223,11 +301,14 @@ mod tests {
 
     #[test]
     fn metadata_stays_within_its_bound() {
+        let name = || "\"".repeat(crate::callback::MAX_NAME_BYTES);
         let worst = Metadata {
+            kind: Kind::Callback,
             job: "\"".repeat(crate::callback::MAX_JOB_ID_BYTES),
-            key: "k".repeat(64),
+            speaker: "k".repeat(MAX_SPEAKER_BYTES),
             received_ms: i64::MIN,
             event_id: Some("\u{1}".repeat(crate::callback::MAX_EVENT_ID_BYTES)),
+            run: Some(Run { server: name(), repository: name(), id: name(), attempt: i32::MIN }),
             traceparent: TraceContext::new([255; 16], [255; 8], 255),
         };
         assert!(encode(&worst, b"").len() <= MAX_METADATA_BYTES);

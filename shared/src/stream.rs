@@ -1,17 +1,19 @@
 //! The stream contract: a partition is a stream, and these are its settings.
 //!
-//! `ackline migrate` creates the streams; ingress and the workers only check them.
+//! `ackline migrate` and `ackline move` create the streams; ingress and the workers only check them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::context::{GetStreamErrorKind, StreamsError};
 use async_nats::jetstream::stream::{
     Config, DiscardPolicy, Info, PeerInfo, PersistenceMode, RetentionPolicy, StorageType,
 };
 use async_nats::jetstream::{self, ErrorCode};
 
-use crate::partition::{MAX_PARTITIONS, Partition};
+use futures::TryStreamExt;
+
+use crate::partition::{FIRST_GENERATION, Layout, MAX_PARTITIONS, Partition, generation_of};
 
 /// How many partitions a deployment has unless it chooses otherwise: docs/PERFORMANCE.md says why.
 pub const DEFAULT_PARTITIONS: u16 = 4;
@@ -42,7 +44,7 @@ pub enum ContractError {
     /// There are more streams than their metadata name.
     #[error(
         "ACK-203: the stream {stream} exists, but the others name only {partitions} partitions in their \
-         metadata ({PARTITIONS_KEY}): their number never changes, set it back"
+         metadata ({PARTITIONS_KEY}): set that back, and change their number with `ackline partitions resize`"
     )]
     TooMany {
         /// The first stream that is too many.
@@ -56,6 +58,15 @@ pub enum ContractError {
          one: start those that are missing"
     )]
     NoLeader(String),
+    /// All streams are closed.
+    #[error(
+        "ACK-207: the stream {0} is closed, and none is open in its place: `ackline move` has not \
+         finished; run it again"
+    )]
+    Closed(String),
+    /// The broker did not tell the streams' names.
+    #[error("ACK-208: the broker did not name its streams")]
+    Names(#[source] StreamsError),
     /// The broker did not answer.
     #[error("ACK-205: the broker did not describe the stream {stream}")]
     Broker {
@@ -66,17 +77,57 @@ pub enum ContractError {
     },
 }
 
-/// The settings of a partition's stream.
+/// Whether a stream takes callbacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// It takes what its subjects say.
+    Open,
+    /// It takes nothing but the mark of its end: its jobs are moved to, or from, another stream.
+    Closed,
+}
+
+impl Gate {
+    /// The subjects of a partition's stream, in the order in which [`differences`] compares them.
+    #[must_use]
+    pub fn subjects(self, partition: Partition) -> Vec<String> {
+        match self {
+            Self::Open => vec![
+                partition.callbacks_subject(),
+                partition.internal_subject(),
+                partition.orders_subject(),
+            ],
+            Self::Closed => vec![partition.closed_subject()],
+        }
+    }
+
+    /// Whether a partition's stream is open, by its settings.
+    #[must_use]
+    pub fn of(found: &Config, partition: Partition) -> Self {
+        if found.subjects == Self::Closed.subjects(partition) { Self::Closed } else { Self::Open }
+    }
+}
+
+impl ContractError {
+    /// Whether it may pass by itself, so that one should check again. Otherwise an operator must do
+    /// something.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::NoLeader(_) | Self::Broker { .. } | Self::Names(_) => true,
+            Self::Missing(_) | Self::Differs { .. } | Self::TooMany { .. } | Self::Closed(_) => {
+                false
+            }
+        }
+    }
+}
+
+/// The settings of a partition's stream, which is open and begins with sequence 1.
 #[must_use]
-pub fn config(partition: Partition, partitions: u16, replicas: usize, max_bytes: i64) -> Config {
+pub fn config(partition: Partition, replicas: usize, max_bytes: i64) -> Config {
+    let partitions = partition.layout().partitions();
     Config {
         name: partition.stream(),
-        // In the order in which `differences` compares them.
-        subjects: vec![
-            partition.callbacks_subject(),
-            partition.internal_subject(),
-            partition.orders_subject(),
-        ],
+        subjects: Gate::Open.subjects(partition),
         storage: StorageType::File,
         retention: RetentionPolicy::Limits,
         discard: DiscardPolicy::New,
@@ -99,10 +150,12 @@ pub fn partitions_of(config: &Config) -> Option<u16> {
     config.metadata.get(PARTITIONS_KEY)?.parse().ok().filter(|n| (1..=MAX_PARTITIONS).contains(n))
 }
 
-/// What of a stream's settings breaks the contract; replicas and `max_bytes` are the operator's.
+/// What of a stream's settings breaks the contract; replicas and `max_bytes` are the operator's, and
+/// a stream may be closed.
 #[must_use]
-pub fn differences(found: &Config, partition: Partition, partitions: u16) -> Vec<String> {
-    let expected = config(partition, partitions, found.num_replicas, found.max_bytes);
+pub fn differences(found: &Config, partition: Partition) -> Vec<String> {
+    let partitions = partition.layout().partitions();
+    let expected = Gate::of(found, partition).subjects(partition);
     let mut differences = Vec::new();
     let mut check = |name: &str, holds: bool, must: String| {
         if !holds {
@@ -111,7 +164,7 @@ pub fn differences(found: &Config, partition: Partition, partitions: u16) -> Vec
     };
     let mut subjects = found.subjects.clone();
     subjects.sort();
-    check("subjects", subjects == expected.subjects, expected.subjects.join(", "));
+    check("subjects", subjects == expected, expected.join(", "));
     check(
         PARTITIONS_KEY,
         partitions_of(found) == Some(partitions),
@@ -178,25 +231,84 @@ pub async fn find(
     }
 }
 
-/// Reads the number of partitions and checks every stream against the contract.
+/// Finds the streams that are open, and checks each of them against the contract. `known` are those
+/// that were open before.
 ///
 /// # Errors
-/// [`ContractError`], of the first stream that can't be used. [`ContractError::NoLeader`] and
-/// [`ContractError::Broker`] may pass by themselves: check again. The others need an operator.
-pub async fn check(jetstream: &jetstream::Context) -> Result<u16, ContractError> {
-    let describe = async |partition: Partition| {
-        describe(jetstream, partition)
-            .await?
-            .ok_or_else(|| ContractError::Missing(partition.stream()))
-    };
-    let first = describe(Partition::new(0)).await?;
-    let partitions = partitions_of(&first.config).ok_or_else(|| ContractError::Differs {
-        stream: first.config.name.clone(),
+/// [`ContractError`], of the first stream that can't be used. See [`ContractError::may_pass`].
+pub async fn find_open(
+    jetstream: &jetstream::Context,
+    known: Option<Layout>,
+) -> Result<Layout, ContractError> {
+    if let Some(layout) = known {
+        let info = describe(jetstream, layout.first()).await?;
+        if info.is_some_and(|info| Gate::of(&info.config, layout.first()) == Gate::Open) {
+            return check(jetstream, layout).await.map(|()| layout);
+        }
+    }
+    // `ackline move` opens the first stream of a generation last, and closes it first.
+    let mut closed = None;
+    for generation in generations(jetstream).await?.into_iter().rev() {
+        let Described { layout, gate } = describe_generation(jetstream, generation).await?;
+        match gate {
+            Gate::Open => return check(jetstream, layout).await.map(|()| layout),
+            Gate::Closed => closed = closed.or(Some(layout.first())),
+        }
+    }
+    Err(match closed {
+        Some(first) => ContractError::Closed(first.stream()),
+        None => ContractError::Missing(Layout::new(FIRST_GENERATION, 1).first().stream()),
+    })
+}
+
+/// The generations of which there is a stream.
+///
+/// # Errors
+/// [`ContractError::Names`]: ask again.
+pub async fn generations(jetstream: &jetstream::Context) -> Result<BTreeSet<u32>, ContractError> {
+    let names: Vec<String> =
+        jetstream.stream_names().try_collect().await.map_err(ContractError::Names)?;
+    Ok(names.iter().filter_map(|name| generation_of(name)).collect())
+}
+
+/// A generation, as its first stream describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Described {
+    /// The generation, and how many partitions its metadata name.
+    pub layout: Layout,
+    /// Whether its first stream is open.
+    pub gate: Gate,
+}
+
+/// Reads from a generation's first stream how many partitions it has.
+///
+/// # Errors
+/// [`ContractError`], of that stream.
+pub async fn describe_generation(
+    jetstream: &jetstream::Context,
+    generation: u32,
+) -> Result<Described, ContractError> {
+    let first = Layout::new(generation, 1).first();
+    let missing = || ContractError::Missing(first.stream());
+    let info = describe(jetstream, first).await?.ok_or_else(missing)?;
+    let partitions = partitions_of(&info.config).ok_or_else(|| ContractError::Differs {
+        stream: info.config.name.clone(),
         differences: vec![format!("its metadata must name {PARTITIONS_KEY}")],
     })?;
-    for partition in Partition::all(partitions) {
-        let info = describe(partition).await?;
-        let differences = differences(&info.config, partition, partitions);
+    let gate = Gate::of(&info.config, first);
+    Ok(Described { layout: Layout::new(generation, partitions), gate })
+}
+
+/// Checks every stream of a generation against the contract. They may be closed.
+///
+/// # Errors
+/// [`ContractError`], of the first stream that can't be used. See [`ContractError::may_pass`].
+pub async fn check(jetstream: &jetstream::Context, layout: Layout) -> Result<(), ContractError> {
+    for partition in layout.all() {
+        let info = describe(jetstream, partition)
+            .await?
+            .ok_or_else(|| ContractError::Missing(partition.stream()))?;
+        let differences = differences(&info.config, partition);
         if !differences.is_empty() {
             return Err(ContractError::Differs { stream: partition.stream(), differences });
         }
@@ -204,8 +316,7 @@ pub async fn check(jetstream: &jetstream::Context) -> Result<u16, ContractError>
             return Err(ContractError::NoLeader(partition.stream()));
         }
     }
-    check_no_more(jetstream, partitions).await?;
-    Ok(partitions)
+    check_no_more(jetstream, layout).await
 }
 
 /// Checks that there is no stream beyond those that the metadata name: with a smaller number in
@@ -215,10 +326,12 @@ pub async fn check(jetstream: &jetstream::Context) -> Result<u16, ContractError>
 /// [`ContractError::TooMany`], which needs an operator, or [`ContractError::Broker`]: check again.
 pub async fn check_no_more(
     jetstream: &jetstream::Context,
-    partitions: u16,
+    layout: Layout,
 ) -> Result<(), ContractError> {
-    if partitions < MAX_PARTITIONS
-        && let Some(info) = describe(jetstream, Partition::new(partitions)).await?
+    let partitions = layout.partitions();
+    let most = Layout::new(layout.generation(), MAX_PARTITIONS);
+    if let Some(beyond) = most.partition(partitions)
+        && let Some(info) = describe(jetstream, beyond).await?
     {
         return Err(ContractError::TooMany { stream: info.config.name, partitions });
     }
@@ -240,16 +353,21 @@ mod tests {
 
     #[test]
     fn a_stream_made_by_the_contract_keeps_it() {
-        let made = config(Partition::new(3), 16, 3, 1 << 30);
-        assert_eq!(differences(&made, Partition::new(3), 16), Vec::<String>::new());
+        let partition = Layout::new(2, 16).partition(3).unwrap();
+        let mut made = config(partition, 3, 1 << 30);
+        assert_eq!(differences(&made, partition), Vec::<String>::new());
+        assert_eq!(Gate::of(&made, partition), Gate::Open);
         assert_eq!(partitions_of(&made), Some(16));
+        made.subjects = Gate::Closed.subjects(partition);
+        assert_eq!(differences(&made, partition), Vec::<String>::new());
+        assert_eq!(Gate::of(&made, partition), Gate::Closed);
     }
 
     #[test]
     fn a_stream_of_a_cluster_needs_a_leader() {
         let described_by = |cluster: serde_json::Value| {
             let mut info = serde_json::json!({
-                "config": config(Partition::new(0), 16, 3, 1 << 20),
+                "config": config(Layout::new(1, 16).first(), 3, 1 << 20),
                 "created": "2026-11-23T13:40:44.690747807Z",
                 "state": {
                     "messages": 0, "bytes": 0, "consumer_count": 0,
@@ -294,14 +412,17 @@ mod tests {
             ("allow_msg_ttl", |c| c.allow_message_ttl = true),
             ("persist_mode", |c| c.persist_mode = Some(PersistenceMode::Async)),
         ];
+        let partition = Layout::new(1, 16).first();
         for (name, change) in changes {
-            let mut found = config(Partition::new(0), 16, 1, 1 << 20);
+            let mut found = config(partition, 1, 1 << 20);
             change(&mut found);
-            let differences = differences(&found, Partition::new(0), 16);
+            let differences = differences(&found, partition);
             assert_eq!(differences.len(), 1, "{name}: {differences:?}");
             assert!(differences[0].starts_with(name), "{differences:?}");
         }
-        let other_number = config(Partition::new(0), 8, 1, 1 << 20);
-        assert_eq!(differences(&other_number, Partition::new(0), 16).len(), 1);
+        let other_number = config(Layout::new(1, 8).first(), 1, 1 << 20);
+        assert_eq!(differences(&other_number, partition).len(), 1);
+        let other_generation = config(Layout::new(2, 16).first(), 1, 1 << 20);
+        assert_eq!(differences(&other_generation, partition).len(), 1);
     }
 }

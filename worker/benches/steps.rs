@@ -8,7 +8,7 @@ use chrono::DateTime;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use shared::bundle::{self, Metadata};
 use shared::callback;
-use shared::partition::Partition;
+use shared::partition::Layout;
 use worker::rules::batch::{Known, fold};
 use worker::rules::event::{Incoming, Message, decode};
 use worker::rules::known_refusals::KnownRefusals;
@@ -23,7 +23,7 @@ fn one(criterion: &mut Criterion) {
     });
     let job = callback::parse(BODY).unwrap().job_id;
     criterion.bench_function("partition", |bencher| {
-        bencher.iter(|| Partition::of_job(black_box(&job), 16));
+        bencher.iter(|| Layout::new(1, 16).of_job(black_box(&job)));
     });
     let metadata = Metadata::new(job, "default", 1_700_000_000_000);
     criterion.bench_function("encode into a bundle", |bencher| {
@@ -49,15 +49,16 @@ fn message(kind: &str, jobs: usize) -> Message {
     Message {
         seq: 1,
         msg_id: None,
+        mark: None,
         version: Some(bundle::VERSION_HEADER.1.into()),
-        subject: Partition::new(0).callbacks_subject().into(),
+        subject: Layout::new(1, 1).first().callbacks_subject().into(),
         at: DateTime::from_timestamp(1_700_000_500, 0).unwrap(),
         payload: entries.collect::<Vec<_>>().concat().into(),
     }
 }
 
 fn decoded(kind: &str, jobs: usize) -> Vec<Incoming> {
-    let decoded = decode(&message(kind, jobs), Partition::new(0), 1);
+    let decoded = decode(&message(kind, jobs), Layout::new(1, 1).first());
     assert!(decoded.iter().all(|incoming| incoming.event().is_some()));
     decoded
 }
@@ -67,7 +68,7 @@ fn hundred(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(CALLBACKS as u64));
     let waiting = message("status", CALLBACKS);
     group.bench_function("decode", |bencher| {
-        bencher.iter(|| decode(black_box(&waiting), Partition::new(0), 1));
+        bencher.iter(|| decode(black_box(&waiting), Layout::new(1, 1).first()));
     });
     for (name, kind, jobs) in [
         ("fold: status callbacks of as many jobs", "status", CALLBACKS),

@@ -9,6 +9,7 @@
 pub mod apply;
 pub mod audit;
 pub mod entity;
+pub mod generation;
 pub mod liveness;
 pub mod observe;
 pub mod partition;

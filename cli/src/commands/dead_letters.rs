@@ -146,8 +146,7 @@ async fn order(args: &Order, action: Action, out: &mut Output<impl Write>) -> an
         );
     }
     if as_object {
-        let now =
-            dead_letters::find(&db, letter.partition.number().into(), letter.position).await?;
+        let now = dead_letters::find(&db, letter.partition, letter.position).await?;
         let state = now.as_ref().map(|now| now.state);
         json(out, &serde_json::json!({ "position": letter.to_string(), "state": state }))?;
     }

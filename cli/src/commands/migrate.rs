@@ -7,27 +7,28 @@ use async_nats::jetstream;
 use async_nats::jetstream::context::{
     ContextBuilder, CreateStreamError, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind,
 };
-use async_nats::jetstream::stream::Config;
+use async_nats::jetstream::stream::{Config, Info};
 use clap::Args;
 use sea_orm::DatabaseConnection;
 use shared::broker::{BrokerArgs, Servers};
-use shared::partition::{MAX_PARTITIONS, Partition};
+use shared::partition::{FIRST_GENERATION, Layout, MAX_PARTITIONS, Partition};
 use shared::settings::number;
-use shared::stream::{self, ContractError, DEFAULT_PARTITIONS};
+use shared::stream::{self, ContractError, DEFAULT_PARTITIONS, Described, Gate};
 use tokio::time::Instant;
+use worker::entity::partition::Model as Row;
 use worker::process::settings::DatabaseArgs;
 use worker::store::connection::{DatabaseUrl, Purpose};
 use worker::store::schema;
 
 use super::{broker_client, checked, connect};
+use crate::streams::{self, Size};
 
 /// How long a cluster may take to choose a leader and to hear of all its servers, as at its start.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long one answer is waited for: what an election has swallowed never comes.
 const ANSWER_LIMIT: Duration = Duration::from_secs(4);
 const RETRY: Duration = Duration::from_secs(1);
-const DEFAULT_REPLICAS: usize = 1;
-const DEFAULT_MAX_BYTES: i64 = 1 << 30;
+const DEFAULT_SIZE: Size = Size { replicas: 1, max_bytes: 1 << 30 };
 
 /// `ackline migrate`.
 #[derive(Debug, Args)]
@@ -43,10 +44,20 @@ pub struct Migrate {
     streams: Streams,
 }
 
+impl Streams {
+    /// The size of a stream, where it was said; otherwise this one.
+    fn size(&self, otherwise: Size) -> Size {
+        Size {
+            replicas: self.stream_replicas.unwrap_or(otherwise.replicas),
+            max_bytes: self.stream_max_bytes.unwrap_or(otherwise.max_bytes),
+        }
+    }
+}
+
 /// What the streams are to be, where they are not what they are to stay.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Streams {
-    /// How many partitions there are; chosen once. 4 on a new deployment.
+    /// How many partitions there are: 4 on a new deployment. `ackline partitions resize` changes it.
     #[arg(long, env = "PARTITIONS", value_parser = |text: &str| number::<u16>(text, 1, MAX_PARTITIONS))]
     partitions: Option<u16>,
     /// Copies of each stream. Without it existing streams keep theirs, and new ones have 1.
@@ -79,7 +90,7 @@ pub(super) async fn migrate(
 
     schema::migrate(&db).await.context("the schema can't be brought up to date")?;
     let deadline = Instant::now() + PATIENCE;
-    let partitions = loop {
+    let layout = loop {
         match create_or_check(args, &db, &jetstream).await {
             Err(error) if is_passing(&error) && Instant::now() < deadline => {
                 tracing::warn!("trying again: {error:#}");
@@ -88,8 +99,8 @@ pub(super) async fn migrate(
             done => break done?,
         }
     };
-    schema::create_partitions(&db, partitions).await?;
-    tracing::info!(partitions, "the schema and the streams are ready");
+    schema::create_partitions(&db, layout).await?;
+    tracing::info!(partitions = layout.partitions(), "the schema and the streams are ready");
     Ok(())
 }
 
@@ -132,76 +143,122 @@ async fn create_or_check(
     args: &Streams,
     db: &DatabaseConnection,
     jetstream: &jetstream::Context,
-) -> anyhow::Result<u16> {
-    let partitions = choose_partitions(args, db, jetstream).await?;
+) -> anyhow::Result<Layout> {
+    let rows = schema::partitions(db).await?;
+    let in_database = schema::layout_of(&rows);
+    let layout = choose(args, in_database, jetstream).await?;
     // All are looked at before any is changed.
     let mut found = Vec::new();
-    for partition in Partition::all(partitions) {
-        found.push((partition, find_and_check(jetstream, partition, partitions).await?));
+    for partition in layout.all() {
+        found.push((partition, streams::find(jetstream, partition).await?));
     }
-    stream::check_no_more(jetstream, partitions).await?;
-    let missing = found.iter().filter(|(_, found)| found.is_none());
-    refuse_lost(db, missing.map(|(partition, _)| *partition)).await?;
-    for (partition, found) in found {
-        match found {
-            None => create(args, jetstream, partition, partitions).await?,
-            Some(found) => change(args, jetstream, found).await?,
+    stream::check_no_more(jetstream, layout).await?;
+    let missing = || found.iter().filter(|(_, info)| info.is_none()).map(|(missing, _)| *missing);
+    refuse_lost(&rows, missing())?;
+    for partition in missing() {
+        let size = args.size(DEFAULT_SIZE);
+        if let Err(error) = streams::make(jetstream, partition, size, None).await {
+            if in_database.is_none() && !is_passing(&error) {
+                take_back(jetstream, missing()).await;
+            }
+            return Err(error);
         }
     }
-    Ok(partitions)
+    let is_open = |(partition, info): &(Partition, Option<Info>)| {
+        info.as_ref().is_some_and(|info| Gate::of(&info.config, *partition) == Gate::Open)
+    };
+    let is_new = in_database.is_none() || found.iter().all(|(_, info)| info.is_none());
+    // What `ackline move` has closed stays closed.
+    if is_new || found.iter().any(is_open) {
+        streams::open(jetstream, layout).await?;
+    }
+    for info in found.into_iter().filter_map(|(_, info)| info) {
+        change(args, jetstream, &info.config.name).await?;
+    }
+    Ok(layout)
 }
 
-/// The number of partitions is chosen once: by whoever comes first, for ever.
-async fn choose_partitions(
+/// Deletes what was made of a set that can't be made whole, so that another number of partitions can
+/// be chosen.
+async fn take_back(jetstream: &jetstream::Context, made: impl Iterator<Item = Partition>) {
+    if let Err(error) = streams::delete_empty(jetstream, made).await {
+        tracing::warn!("what was made of the streams stays: {error:#}");
+    }
+}
+
+/// The streams to use: those of the database, those of the broker, or new ones.
+async fn choose(
     args: &Streams,
-    db: &DatabaseConnection,
+    in_database: Option<Layout>,
     jetstream: &jetstream::Context,
-) -> anyhow::Result<u16> {
-    let in_database = match schema::count_partitions(db).await? {
-        0 => None,
-        rows => Some(u16::try_from(rows).context("the database has too many partitions")?),
+) -> anyhow::Result<Layout> {
+    let in_broker = match in_database {
+        Some(layout) => find_generation(jetstream, layout.generation()).await?,
+        None => newest(jetstream).await?,
     };
-    let first = stream::find(jetstream, Partition::new(0))
-        .await
-        .context("the broker does not describe the streams: is JetStream enabled?")?;
-    let in_broker = match &first {
-        None => None,
-        Some(info) => Some(stream::partitions_of(&info.config).with_context(|| {
-            format!(
-                "the stream {} exists, but its metadata name no {}: it is not Ackline's, or was \
-                 changed",
-                info.config.name,
-                stream::PARTITIONS_KEY
-            )
-        })?),
-    };
-    let chosen = in_broker.or(in_database).or(args.partitions).unwrap_or(DEFAULT_PARTITIONS);
+    let generation = in_database.or(in_broker.map(|found| found.layout)).map(Layout::generation);
+    let partitions = |layout: Layout| layout.partitions();
+    let in_database = in_database.map(partitions);
+    let mut chosen = in_broker.map(|found| partitions(found.layout)).or(in_database);
+    if let (Some(found), None, Some(wanted)) = (in_broker, in_database, args.partitions)
+        && found.gate == Gate::Closed
+        && wanted != found.layout.partitions()
+    {
+        // A set that was never made whole.
+        streams::delete_empty(jetstream, found.layout.all()).await?;
+        chosen = None;
+    }
+    let chosen = chosen.or(args.partitions).unwrap_or(DEFAULT_PARTITIONS);
     for (who, number) in [("the database has", in_database), ("PARTITIONS says", args.partitions)] {
         if let Some(number) = number.filter(|number| *number != chosen) {
             bail!(
-                "ACK-303: there are {chosen} partitions, but {who} {number}: their number is chosen once \
-                 and can't be changed, and a database and its streams belong together"
+                "ACK-303: there are {chosen} partitions, but {who} {number}: a database and its streams \
+                 belong together, and their number is changed with `ackline partitions resize`"
             );
         }
     }
-    Ok(chosen)
+    Ok(Layout::new(generation.unwrap_or(FIRST_GENERATION), chosen))
+}
+
+/// The newest generation of which the broker has the first stream, an open one if there is one.
+async fn newest(jetstream: &jetstream::Context) -> anyhow::Result<Option<Described>> {
+    let mut newest = None;
+    let generations = stream::generations(jetstream).await?;
+    for generation in generations.into_iter().rev() {
+        let found = find_generation(jetstream, generation).await?;
+        if found.is_some_and(|found| found.gate == Gate::Open) {
+            return Ok(found);
+        }
+        newest = newest.or(found);
+    }
+    Ok(newest)
+}
+
+async fn find_generation(
+    jetstream: &jetstream::Context,
+    generation: u32,
+) -> anyhow::Result<Option<Described>> {
+    match stream::describe_generation(jetstream, generation).await {
+        Ok(found) => Ok(Some(found)),
+        Err(ContractError::Missing(_)) => Ok(None),
+        Err(error) => Err(error).context("is JetStream enabled?"),
+    }
 }
 
 /// A stream of which something is applied was there once. An empty one in its place would take
 /// callbacks that this database could never apply.
-async fn refuse_lost(
-    db: &DatabaseConnection,
-    missing: impl Iterator<Item = Partition>,
-) -> anyhow::Result<()> {
-    let rows = schema::partitions(db).await?;
+fn refuse_lost(rows: &[Row], missing: impl Iterator<Item = Partition>) -> anyhow::Result<()> {
     for partition in missing {
         let number = i32::from(partition.number());
-        let applied =
-            rows.iter().find(|row| row.partition == number).map_or(0, |row| row.applied_seq);
+        let row = rows.iter().find(|row| row.partition == number);
+        // Nothing is applied yet of a stream that begins after its predecessor's end.
+        let applied = row.filter(|row| row.accepted_seq != Some(row.applied_seq));
+        let applied = applied.map_or(0, |row| row.applied_seq);
         if applied > 0 {
             bail!(
                 "ACK-206: the stream {} is missing, but the database has applied it up to {applied}: bring \
-                 it back, or begin with an empty database; check NATS_URL and DATABASE_URL",
+                 it back, or go on without it with `ackline move --streams-lost`; check NATS_URL and \
+                 DATABASE_URL",
                 partition.stream()
             );
         }
@@ -209,55 +266,15 @@ async fn refuse_lost(
     Ok(())
 }
 
-async fn find_and_check(
-    jetstream: &jetstream::Context,
-    partition: Partition,
-    partitions: u16,
-) -> anyhow::Result<Option<Config>> {
-    let name = partition.stream();
-    let Some(info) = stream::find(jetstream, partition)
-        .await
-        .with_context(|| format!("the broker does not describe {name}"))?
-    else {
-        return Ok(None);
-    };
-    let differences = stream::differences(&info.config, partition, partitions);
-    if !differences.is_empty() {
-        return Err(ContractError::Differs { stream: name, differences }.into());
-    }
-    Ok(Some(info.config))
-}
-
-async fn create(
-    args: &Streams,
-    jetstream: &jetstream::Context,
-    partition: Partition,
-    partitions: u16,
-) -> anyhow::Result<()> {
-    let name = partition.stream();
-    let replicas = args.stream_replicas.unwrap_or(DEFAULT_REPLICAS);
-    let max_bytes = args.stream_max_bytes.unwrap_or(DEFAULT_MAX_BYTES);
-    jetstream
-        .create_stream(stream::config(partition, partitions, replicas, max_bytes))
-        .await
-        .with_context(|| format!("the stream {name} can't be created"))?;
-    tracing::info!(stream = name, replicas, max_bytes, "created");
-    Ok(())
-}
-
 /// Gives a stream its replicas and size, where they were said.
-async fn change(
-    args: &Streams,
-    jetstream: &jetstream::Context,
-    found: Config,
-) -> anyhow::Result<()> {
-    let mut wanted = found.clone();
-    wanted.num_replicas = args.stream_replicas.unwrap_or(wanted.num_replicas);
-    wanted.max_bytes = args.stream_max_bytes.unwrap_or(wanted.max_bytes);
+async fn change(args: &Streams, jetstream: &jetstream::Context, name: &str) -> anyhow::Result<()> {
+    let found = jetstream.get_stream(name).await?.cached_info().config.clone();
+    let size = args.size(Size { replicas: found.num_replicas, max_bytes: found.max_bytes });
+    let Size { replicas, max_bytes } = size;
+    let wanted = Config { num_replicas: replicas, max_bytes, ..found.clone() };
     if wanted == found {
         return Ok(());
     }
-    let (name, replicas, max_bytes) = (found.name, wanted.num_replicas, wanted.max_bytes);
     jetstream
         .update_stream(wanted)
         .await

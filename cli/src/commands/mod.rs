@@ -4,6 +4,7 @@ pub mod audit;
 pub mod dead_letters;
 pub mod jobs;
 pub mod migrate;
+pub mod move_streams;
 pub mod partitions;
 pub mod prune;
 pub mod rebuild;

@@ -20,7 +20,7 @@ use worker::store::accept::{self, Skip};
 use worker::store::connection::Purpose;
 use worker::store::schema;
 
-use super::{SystemArgs, broker, open};
+use super::{SystemArgs, broker, move_streams, open};
 use crate::output::Output;
 use crate::output::print::{Table, json, text, time};
 
@@ -32,6 +32,8 @@ pub enum Partitions {
     /// Let a stopped partition continue with its stream as it is. Without --yes, only print what
     /// that would skip.
     Accept(Accept),
+    /// Change the number of partitions, under load: a move within the cluster.
+    Resize(Box<move_streams::Resize>),
 }
 
 /// `ackline partitions accept`.
@@ -56,6 +58,7 @@ pub async fn run(command: &Partitions, out: &mut Output<impl Write>) -> anyhow::
     match command {
         Partitions::List(args) => list(args, out).await,
         Partitions::Accept(args) => accept(args, out).await,
+        Partitions::Resize(args) => move_streams::resize(args, out).await,
     }
 }
 
@@ -84,8 +87,11 @@ async fn list(args: &SystemArgs, out: &mut Output<impl Write>) -> anyhow::Result
         "STOPPED",
     ]);
     let mut list = Vec::new();
+    let layout = schema::layout_of(&rows);
     for row in rows {
-        let partition = Partition::new(u16::try_from(row.partition)?);
+        let partition = layout
+            .and_then(|layout| layout.partition(row.partition))
+            .context("no such partition")?;
         let state = match &jetstream {
             Ok(jetstream) => stream::find(jetstream, partition).await.ok().flatten(),
             Err(_) => None,
@@ -125,11 +131,12 @@ async fn list(args: &SystemArgs, out: &mut Output<impl Write>) -> anyhow::Result
     for gap in gaps {
         writeln!(
             out,
-            "partition {:02} went on without {} to {}, accepted {}",
+            "partition {:02} went on without {} to {}, accepted {}: {}",
             gap.partition,
             gap.from_seq,
             gap.to_seq,
-            time(Some(gap.accepted_at))
+            time(Some(gap.accepted_at)),
+            gap.reason
         )?;
     }
     Ok(())
@@ -139,14 +146,16 @@ async fn accept(args: &Accept, out: &mut Output<impl Write>) -> anyhow::Result<(
     let (database, servers) = args.system.check()?;
     let db = open(&database, Purpose::Change).await?;
     let rows = schema::partitions(&db).await?;
-    let Some(row) = rows.into_iter().find(|row| row.partition == i32::from(args.partition)) else {
+    let partition = schema::layout_of(&rows).and_then(|layout| layout.partition(args.partition));
+    let row = rows.into_iter().find(|row| row.partition == i32::from(args.partition));
+    let Some((partition, row)) = partition.zip(row) else {
         bail!("there is no partition {}: see `ackline partitions list`", args.partition);
     };
     let Some(reason) = row.stopped_reason.clone() else {
         bail!("partition {} is not stopped: there is nothing to accept", args.partition);
     };
     let jetstream = broker(&servers).await?;
-    let skip = examine(&jetstream, &row, &reason).await?;
+    let skip = examine(&jetstream, partition, &row, &reason).await?;
     let skipped = skip
         .filter(|skip| skip.to_seq > row.applied_seq)
         .map(|skip| json!({ "from_seq": row.applied_seq + 1, "to_seq": skip.to_seq }));
@@ -187,6 +196,7 @@ async fn accept(args: &Accept, out: &mut Output<impl Write>) -> anyhow::Result<(
 /// would mix the two.
 async fn examine(
     jetstream: &jetstream::Context,
+    partition: Partition,
     row: &Row,
     reason: &str,
 ) -> anyhow::Result<Option<Skip>> {
@@ -194,7 +204,6 @@ async fn examine(
                            can't go on with it; bring the right stream back, or give the workers an \
                            empty database, which they fill from this stream, and keep the old one \
                            to look things up";
-    let partition = Partition::new(u16::try_from(row.partition)?);
     let stream = jetstream
         .get_stream(partition.stream())
         .await

@@ -10,7 +10,7 @@ use async_nats::jetstream;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use serde::Serialize;
-use shared::partition::Partition;
+use shared::partition::Layout;
 use shared::settings::duration;
 use shared::stream::{self, ContractError};
 use worker::partition::identify::identify;
@@ -62,7 +62,8 @@ pub async fn run(args: &Prune, bars: &Bars, out: &mut Output<impl Write>) -> any
 
     let mut report = Report { dry_run: args.dry_run, ..Report::default() };
     let rows = schema::partitions(&db).await?;
-    let first_stored = first_stored(&jetstream, &rows, &mut report).await?;
+    let layout = schema::layout_of(&rows).context("the database has no partitions")?;
+    let first_stored = first_stored(&jetstream, layout, &rows, &mut report).await?;
     let age = TimeDelta::from_std(args.older_than).context("--older-than is too long")?;
     let cutoff = read::now(&db)
         .await?
@@ -74,20 +75,26 @@ pub async fn run(args: &Prune, bars: &Bars, out: &mut Output<impl Write>) -> any
     if bar.progress.is_heard() {
         bar.progress.remaining(prune::count(&db, cutoff).await?);
     }
-    for row in &rows {
+    for number in 0..schema::numbers(&db, &rows).await? {
         for status in prune::statuses() {
-            let part = (row.partition, status);
             let mut after = None;
             loop {
+                let part = (number, status);
                 let found = prune::candidates(&db, part, cutoff, after.as_ref(), PAGE).await?;
                 let Some(last) = found.last().cloned() else { break };
                 let count = found.len() as u64;
+                let mut of_partition: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+                for job in found {
+                    // A finished job's row may still name its partition of an earlier generation.
+                    let home = i32::from(layout.of_job(&job.id).number());
+                    of_partition.entry(home).or_default().push(job.id);
+                }
                 let mut removed = Removed::default();
-                if let Some(first) = first_stored.get(&row.partition) {
-                    let ids: Vec<String> = found.into_iter().map(|job| job.id).collect();
-                    let dry_run = args.dry_run;
-                    removed =
-                        prune::remove(&db, row.partition, &ids, cutoff, *first, dry_run).await?;
+                for (home, ids) in of_partition {
+                    let Some(first) = first_stored.get(&home) else { continue };
+                    let part = prune::remove(&db, home, &ids, cutoff, *first, args.dry_run).await?;
+                    removed.jobs += part.jobs;
+                    removed.events += part.events;
                 }
                 report.jobs += removed.jobs;
                 report.job_events += removed.events;
@@ -122,12 +129,13 @@ pub async fn run(args: &Prune, bars: &Bars, out: &mut Output<impl Write>) -> any
 /// description is not believed, says nothing about the positions in the database.
 async fn first_stored(
     jetstream: &jetstream::Context,
+    layout: Layout,
     rows: &[worker::entity::partition::Model],
     report: &mut Report,
 ) -> anyhow::Result<HashMap<i32, i64>> {
     let mut first_stored = HashMap::new();
     for row in rows.iter().filter(|row| row.applied_seq > 0) {
-        let partition = Partition::new(u16::try_from(row.partition)?);
+        let Some(partition) = layout.partition(row.partition) else { continue };
         let info = stream::find(jetstream, partition)
             .await
             .with_context(|| format!("the broker does not describe {}", partition.stream()))?;

@@ -33,7 +33,7 @@ pub(crate) async fn everything_happens(stack: &Stack, db: Db) -> DatabaseConnect
     accept(stack, status("load-1", "provisioning")).await;
     accept(stack, status("load-1", "running")).await;
     let jetstream = jetstream::new(stack.nats.client().await.unwrap());
-    for subject in ["callbacks.00", "internal.01"] {
+    for subject in ["callbacks.1.00", "internal.1.01"] {
         publish_bundle(&jetstream, subject.into(), "garbage".into()).await.unwrap();
     }
     wait_until_applied(stack, &database).await;
@@ -250,8 +250,8 @@ async fn a_stream_that_was_not_applied_is_not_audited() {
     wait_until_applied(&stack, &database).await;
     assert!(stack.worker.process.terminate(Duration::from_secs(30)).await.unwrap().success());
     let jetstream = jetstream::new(stack.nats.client().await.unwrap());
-    let config = jetstream.get_stream("CALLBACKS-00").await.unwrap().cached_info().config.clone();
-    jetstream.delete_stream("CALLBACKS-00").await.unwrap();
+    let config = jetstream.get_stream("CALLBACKS-1-00").await.unwrap().cached_info().config.clone();
+    jetstream.delete_stream("CALLBACKS-1-00").await.unwrap();
     jetstream.create_stream(config).await.unwrap();
     let (code, log) = run(&stack, &ackline(&stack, &["audit", "--json"])).await;
     assert_eq!(code, 1, "{log}");

@@ -8,7 +8,7 @@ use e2e::http::{Answer, Client};
 use e2e::stack::{CALLBACK_PATH, Db, Ingress, Stack};
 use hyper::Method;
 use serde_json::json;
-use shared::partition::Partition;
+use shared::partition::Layout;
 
 use crate::expect::*;
 use crate::raw::{Raw, head};
@@ -216,7 +216,7 @@ async fn no_confirmation_by_the_deadline_is_not_a_success() {
     wait_until_applied(&stack, &db).await;
     stack.nats.pause();
     // Another partition than the first callback's, so that nothing is on its way there.
-    assert_ne!(Partition::of_job("a", 16), Partition::of_job("c", 16));
+    assert_ne!(Layout::new(1, 16).of_job("a"), Layout::new(1, 16).of_job("c"));
     let answer = stack.post(status("c", "provisioning")).await.unwrap();
     assert_unavailable(&answer, "Not confirmed in time");
     stack.nats.resume();

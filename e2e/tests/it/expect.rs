@@ -52,10 +52,10 @@ pub(crate) fn heartbeat(job_id: &str) -> String {
     json!({ "job_id": job_id, "type": "heartbeat" }).to_string()
 }
 
-/// The first id that begins so and belongs to this one of so many partitions.
-pub(crate) fn id_in(partition: Partition, partitions: u16, prefix: &str) -> String {
+/// The first id that begins so and belongs to this partition.
+pub(crate) fn id_in(partition: Partition, prefix: &str) -> String {
     let mut ids = (0..).map(|number| format!("{prefix}-{number}"));
-    ids.find(|id| Partition::of_job(id, partitions) == partition).unwrap()
+    ids.find(|id| partition.layout().of_job(id) == partition).unwrap()
 }
 
 /// Posts a callback, which must be accepted.
@@ -130,7 +130,7 @@ pub(crate) async fn stream_ends(stack: &Stack) -> Vec<u64> {
 /// The stream of the first partition.
 pub(crate) async fn first_stream(stack: &Stack) -> Stream {
     let jetstream = async_nats::jetstream::new(stack.nats.client().await.unwrap());
-    jetstream.get_stream("CALLBACKS-00").await.unwrap()
+    jetstream.get_stream("CALLBACKS-1-00").await.unwrap()
 }
 
 /// Waits until every stream is applied to its end.

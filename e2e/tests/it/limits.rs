@@ -8,7 +8,7 @@ use e2e::process::Program;
 use e2e::stack::{Db, Stack, address, listening};
 use e2e::usage::memory_kib;
 use futures::future::join_all;
-use shared::partition::Partition;
+use shared::partition::Layout;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -179,14 +179,14 @@ async fn what_was_verified_gives_way_to_nobody() {
 async fn a_stream_that_takes_nothing_is_refused_alone() {
     let deny = r#"
         authorization {
-            users: [{ user: curbed, password: curbed, permissions: { publish: { deny: ["callbacks.00"] } } }]
+            users: [{ user: curbed, password: curbed, permissions: { publish: { deny: ["callbacks.1.00"] } } }]
         }
         no_auth_user: curbed
     "#;
     let builder = Stack::builder().partitions(4).nats_config(deny);
     let stack =
         builder.env("MAX_IN_FLIGHT", "16").env("PUBLISH_DEADLINE", "60s").start().await.unwrap();
-    let id_in = |partition| id_in(Partition::new(partition), 4, "job");
+    let id_in = |partition| id_in(Layout::new(1, 4).partition(partition).unwrap(), "job");
     let stuck = status(&id_in(0), "queued");
     let waiting: Vec<_> = (0..8).map(|_| post_later(&stack, stuck.clone())).collect();
     stack

@@ -6,6 +6,7 @@ use e2e::postgres::Postgres;
 use e2e::silence_fixture::{MAX, PARTITIONS, SilenceFixture, limits};
 use e2e::stack::Db;
 use sea_orm::{ConnectionTrait, DatabaseConnection};
+use shared::partition::Layout;
 use tempfile::TempDir;
 use worker::entity::job::Status;
 use worker::store::connection::{DatabaseUrl, Purpose, connect};
@@ -47,7 +48,7 @@ impl Database {
         let partitions = u16::try_from(PARTITIONS).unwrap();
         let rows = connect(&url, Purpose::Migrate).await.unwrap();
         schema::migrate(&rows).await.unwrap();
-        schema::create_partitions(&rows, partitions).await.unwrap();
+        schema::create_partitions(&rows, Layout::new(1, partitions)).await.unwrap();
         // Nearly all letters are discarded, and those that wait are the last ones.
         rows.execute_unprepared(&format!(
             "INSERT INTO dead_letters (partition, seq, idx, state, reason, subject, payload, \

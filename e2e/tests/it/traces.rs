@@ -86,7 +86,7 @@ fn assert_way(spans: &[Span], parent: &str, job: &str) {
         assert_eq!(span.get("messaging.system"), "nats");
         assert_eq!(span.get("ackline.job.id"), job);
         let partition = span.get("messaging.destination.partition.id");
-        assert_eq!(span.get("messaging.destination.name"), format!("CALLBACKS-{partition}"));
+        assert_eq!(span.get("messaging.destination.name"), format!("CALLBACKS-1-{partition}"));
     }
     for key in ["ackline.stream.sequence", "ackline.bundle.index"] {
         assert!(!publish.get(key).is_empty());
@@ -244,7 +244,7 @@ async fn without_an_endpoint_nothing_is_exported_and_a_trace_is_passed_on_and_lo
 
     let event = events(&db).await.remove(0);
     let jetstream = async_nats::jetstream::new(stack.nats.client().await.unwrap());
-    let stream = jetstream.get_stream(format!("CALLBACKS-{:02}", event.partition)).await.unwrap();
+    let stream = jetstream.get_stream(format!("CALLBACKS-1-{:02}", event.partition)).await.unwrap();
     let message = stream.get_raw_message(event.seq as u64).await.unwrap();
     let entries = bundle::decode(&message.payload).unwrap();
     assert_eq!(entries[0].metadata.traceparent.unwrap().to_string(), incoming);

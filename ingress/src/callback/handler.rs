@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::{HeaderMap, Request};
 use shared::callback::{Callback, Fields};
 use shared::eviction::{Slot, Slots};
-use shared::partition::Partition;
+use shared::partition::Layout;
 use shared::trace::TraceContext;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -79,7 +79,7 @@ impl Handler {
     pub(crate) async fn answer(&self, request: Request<Incoming>) -> Answer {
         let began = self.decision_log.now();
         let (head, mut body) = request.into_parts();
-        let (partitions, mut in_flight) = match self.admit() {
+        let (layout, mut in_flight) = match self.admit() {
             Ok(admitted) => admitted,
             Err(refusal) => return refuse_unread(refusal, &head.headers, body),
         };
@@ -98,7 +98,7 @@ impl Handler {
                 return refuse(refusal, &head.headers);
             }
         };
-        match self.take(&head.headers, bytes, partitions, in_flight, began).await {
+        match self.take(&head.headers, bytes, layout, in_flight, began).await {
             Ok(()) => {
                 metrics::accepted();
                 received()
@@ -119,13 +119,13 @@ impl Handler {
     }
 
     /// Admits a request before its body is read, if it can succeed at all.
-    fn admit(&self) -> Result<(u16, InFlight), Refusal> {
+    fn admit(&self) -> Result<(Layout, InFlight), Refusal> {
         if self.stopped.is_cancelled() {
             return Err(Refusal::ShuttingDown);
         }
         let in_flight = InFlight::new(self.in_flight.acquire_or_evict().ok_or(Refusal::TooMany)?);
         match &*self.link.borrow() {
-            State::Up(up) => Ok((up.partitions, in_flight)),
+            State::Up(up) => Ok((up.layout, in_flight)),
             State::Connecting | State::Unreachable(_) | State::Unfit(_) => Err(Refusal::BrokerDown),
         }
     }
@@ -136,7 +136,7 @@ impl Handler {
         &self,
         headers: &HeaderMap,
         body: Bytes,
-        partitions: u16,
+        layout: Layout,
         in_flight: InFlight,
         began: Option<SystemTime>,
     ) -> Result<(), Refusal> {
@@ -157,13 +157,13 @@ impl Handler {
         };
 
         let Callback { job_id, event_id, .. } = callback;
-        let partition = Partition::of_job(&job_id, partitions);
+        let partition = layout.of_job(&job_id);
         let event_id = event_id.or_else(|| verified.id().map(str::to_owned));
         let (job, received_ms) = (job_id.clone(), received.timestamp_millis());
         let publish = request.publish(partition, &job_id);
         let envelope = Envelope::new(verified, job, event_id, publish.context(), received_ms);
         let confirmation = async {
-            let answered = self.bundlers.submit(partition, partitions, envelope, in_flight)?;
+            let answered = self.bundlers.submit(partition, envelope, in_flight)?;
             let outcome = timeout(self.publish_deadline, answered).await;
             // Without an answer in time, or from a bundler that has ended, the outcome is unknown.
             outcome.ok().and_then(Result::ok).unwrap_or(Err(Refusal::NotConfirmed))

@@ -25,8 +25,8 @@ impl Envelope {
         traceparent: Option<TraceContext>,
         received_ms: i64,
     ) -> Self {
-        let key = verified.key().to_owned();
-        let metadata = Metadata { job, key, received_ms, event_id, traceparent };
+        let new = Metadata::new(job, verified.key(), received_ms);
+        let metadata = Metadata { event_id, traceparent, ..new };
         Self(bundle::encode(&metadata, verified.body()))
     }
 }
@@ -124,6 +124,8 @@ pub(super) mod tests {
     use shared::eviction::Slots;
 
     use super::super::limiter::PublishLimiter;
+    use shared::partition::Layout;
+
     use super::*;
 
     pub(in crate::publish) fn envelope(bytes: usize) -> Envelope {
@@ -150,7 +152,8 @@ pub(super) mod tests {
         let mut counts = Vec::new();
         let mut carried = None;
         while let Some(first) = carried.take().or_else(|| queue.pop_front()) {
-            let (bundle, left_over) = form(Partition::new(0), first, || queue.pop_front(), limit);
+            let (bundle, left_over) =
+                form(Layout::new(1, 1).first(), first, || queue.pop_front(), limit);
             if let Some((bundle, waiting)) = bundle {
                 assert_eq!(bundle.callbacks, waiting.len());
                 assert!(bundle.payload.len() <= limit);

@@ -5,9 +5,9 @@
 //! bundle in flight.
 
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use shared::partition::Partition;
+use shared::partition::{Layout, Partition};
 use shared::turns::Turn;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -25,10 +25,17 @@ use crate::metrics::InFlight;
 pub(crate) struct Bundlers {
     link: watch::Receiver<State>,
     capacity: usize,
-    queues: OnceLock<Vec<Queue>>,
+    queues: Mutex<Option<Arc<Queues>>>,
     limiter: Arc<PublishLimiter>,
     closing: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// The queues of one generation.
+#[derive(Debug)]
+struct Queues {
+    layout: Layout,
+    of_partition: Vec<Queue>,
 }
 
 /// The queue of a partition.
@@ -44,7 +51,7 @@ impl Bundlers {
     pub(crate) fn new(link: watch::Receiver<State>, capacity: usize) -> Self {
         let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
         let limiter = Arc::new(PublishLimiter::new(capacity));
-        Self { link, capacity, queues: OnceLock::new(), limiter, closing, tasks }
+        Self { link, capacity, queues: Mutex::default(), limiter, closing, tasks }
     }
 
     /// Queues a callback, and returns a receiver of its outcome. Drop the receiver to stop waiting.
@@ -54,15 +61,16 @@ impl Bundlers {
     pub(crate) fn submit(
         &self,
         partition: Partition,
-        partitions: u16,
         envelope: Envelope,
         in_flight: InFlight,
     ) -> Result<oneshot::Receiver<Result<Stored, Refusal>>, Refusal> {
-        let queues = self.queues.get_or_init(|| {
-            Partition::all(partitions).map(|partition| self.start(partition)).collect()
-        });
-        let queue = queues.get(usize::from(partition.number())).ok_or(Refusal::BrokerDown)?;
-        if queues.len() > 1 && !self.limiter.has_room(&queue.unconfirmed) {
+        let queues = self.queues(partition.layout());
+        let of_partition = &queues.of_partition;
+        let queue = of_partition.get(usize::from(partition.number()));
+        // The request was admitted for streams that have been closed since.
+        let queue = queue.filter(|_| queues.layout == partition.layout());
+        let queue = queue.ok_or(Refusal::BrokerDown)?;
+        if of_partition.len() > 1 && !self.limiter.has_room(&queue.unconfirmed) {
             return Err(Refusal::TooMany);
         }
         let unconfirmed = self.limiter.count(&queue.unconfirmed);
@@ -79,6 +87,19 @@ impl Bundlers {
         self.closing.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// The queues of this generation. Those of an earlier one take nothing any more, and end when what
+    /// they hold is answered.
+    fn queues(&self, layout: Layout) -> Arc<Queues> {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*queues {
+            Some(queues) if queues.layout >= layout => Arc::clone(queues),
+            _ => {
+                let of_partition = layout.all().map(|partition| self.start(partition)).collect();
+                Arc::clone(queues.insert(Arc::new(Queues { layout, of_partition })))
+            }
+        }
     }
 
     fn start(&self, partition: Partition) -> Queue {
@@ -161,6 +182,7 @@ async fn settle(
             Confirmed::Stored { seq } => Ok(Stored { seq, idx }),
             Confirmed::Full => Err(Refusal::StreamFull),
             Confirmed::Ended => Err(Refusal::ShuttingDown),
+            Confirmed::Moved => Err(Refusal::NotConfirmed),
         };
         // A sender that has just stopped waiting gets no answer; the callback takes effect all the
         // same.
@@ -177,7 +199,7 @@ mod tests {
     async fn nothing_is_bundled_while_the_broker_is_down_and_closing_ends_all() {
         let (_state, link) = watch::channel(State::Connecting);
         let bundlers = Bundlers::new(link, 2);
-        let submit = || bundlers.submit(Partition::new(0), 1, envelope(10), in_flight());
+        let submit = || bundlers.submit(Layout::new(1, 1).first(), envelope(10), in_flight());
         let mut first = submit().unwrap();
         tokio::time::sleep(std::time::Duration::from_secs(5)).await;
         assert!(first.try_recv().is_err(), "still waits");

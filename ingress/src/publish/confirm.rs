@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use async_nats::jetstream::context::PublishError;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, ErrorCode};
 use shared::bundle;
@@ -26,6 +26,8 @@ pub(super) enum Confirmed {
     Full,
     /// Ingress is shutting down, and there will be no further connection.
     Ended,
+    /// Other streams are open now. The closed one may hold it all the same.
+    Moved,
 }
 
 /// Publishes the bundle until its outcome is known. A caller that no longer waits drops this.
@@ -37,9 +39,11 @@ pub(super) async fn publish(bundle: &Bundle, link: &mut watch::Receiver<State>) 
     let mut pause = RETRY_MIN;
     loop {
         let Some(up) = up(link).await else { return Confirmed::Ended };
+        if up.layout != bundle.partition.layout() {
+            return Confirmed::Moved;
+        }
         let left = async |link: &mut watch::Receiver<State>| {
-            let same =
-                |state: &State| matches!(state, State::Up(now) if now.generation == up.generation);
+            let same = |state: &State| matches!(state, State::Up(now) if (now.connection, now.layout) == (up.connection, up.layout));
             // An error means that ingress is shutting down, which is a change as well.
             let _ = link.wait_for(|state| !same(state)).await;
         };
@@ -94,6 +98,11 @@ async fn attempt(up: &Up, bundle: &Bundle) -> Result<u64, Failure> {
         Ok(sent) => sent.await,
         Err(error) => Err(error),
     }
+    .inspect_err(|error| {
+        if error.kind() == PublishErrorKind::StreamNotFound {
+            up.recheck.notify_one();
+        }
+    })
     .map_err(|error| Failure::of(&error))?;
     if ack.duplicate {
         metrics::duplicate();
@@ -131,8 +140,6 @@ fn is_full(error: &jetstream::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use async_nats::jetstream::context::PublishErrorKind;
-
     use super::*;
 
     fn refused(code: u64, description: &str) -> Failure {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use clap::Args;
+use clap::{Arg, Args, Command, FromArgMatches};
 
 use super::access::Access;
 use super::address;
@@ -58,6 +58,40 @@ pub struct BrokerArgs {
 }
 
 impl BrokerArgs {
+    /// Reads the settings of another broker from a file with lines like `NATS_URL=…`, as systemd and
+    /// Compose read them. Lines with other names are left alone, and the environment counts for
+    /// nothing.
+    ///
+    /// # Errors
+    /// What is wrong with a line; its value is not quoted.
+    pub fn from_lines(text: &str) -> Result<Self, String> {
+        let command = Self::augment_args(Command::new("to").no_binary_name(true));
+        let names: Vec<_> = command.get_arguments().map(|arg| arg.get_id().clone()).collect();
+        let mut flags = Vec::new();
+        for (line, number) in text.lines().map(str::trim).zip(1..) {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (name, value) =
+                line.split_once('=').ok_or_else(|| format!("line {number} is not NAME=VALUE"))?;
+            let of_env = |arg: &&Arg| arg.get_env().is_some_and(|env| env == name.trim());
+            if let Some(flag) = command.get_arguments().find(of_env).and_then(Arg::get_long) {
+                flags.push(format!("--{flag}={}", value.trim().trim_matches(['"', '\''])));
+            } else if name.starts_with("NATS_") {
+                return Err(format!("line {number}: {name} is not a setting of the broker"));
+            }
+        }
+        if !flags.iter().any(|flag| flag.starts_with("--nats-url=")) {
+            return Err("NATS_URL is missing".into());
+        }
+        let without_env = names
+            .into_iter()
+            .fold(command, |command, id| command.mut_arg(id, |arg| arg.env(None::<&str>)));
+        let matches = without_env.try_get_matches_from(flags);
+        let matches = matches.map_err(|_| "a setting has a value that can't be read".to_owned())?;
+        Self::from_arg_matches(&matches).map_err(|_| "a setting can't be read".to_owned())
+    }
+
     /// Checks every setting, and the files that they name.
     pub fn check(&self, problems: &mut Problems) -> Option<Servers> {
         let servers = problems.take(URL, address::read(self.nats_url.expose_secret()));

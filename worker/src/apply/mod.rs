@@ -75,8 +75,6 @@ impl Applied {
 pub struct Limits {
     /// The partition that is applied.
     pub partition: Partition,
-    /// How many partitions there are.
-    pub partitions: u16,
     /// The lease, which a batch renews.
     pub lease: Duration,
     /// How many dead letters in a row a partition may have.
@@ -242,7 +240,7 @@ impl Target<'_> {
         };
         let in_row = self.applied.in_row.now;
         let reason = without_nul(&refused.to_string(), MAX_REASON_BYTES);
-        let plan = batch::bury(one, self.partition(), in_row, &reason);
+        let plan = batch::bury(one, in_row, &reason);
         store::batch::write(self.transaction, &plan).await?;
         self.applied.add(plan);
         Ok(())
@@ -253,12 +251,12 @@ impl Target<'_> {
     /// been without the fault.
     async fn redrive(&mut self, asked: &Incoming, order: &Order) -> Result<(), DbErr> {
         let transaction = self.transaction;
-        let letter = dead_letters::dead(transaction, self.partition(), order.target).await?;
+        let letter = dead_letters::dead(transaction, order.partition, order.target).await?;
         let letter = letter.filter(|letter| letter.refusals == order.refusal);
         let job_id = letter.as_ref().map(|letter| letter.job_id.clone());
         let job_id = job_id.as_ref().map(Option::as_deref);
         let in_row = self.applied.in_row.now;
-        let plan = batch::record(asked, order, job_id, self.partition(), in_row);
+        let plan = batch::record(asked, order, job_id, in_row);
         store::batch::write(transaction, &plan).await?;
         self.applied.add(plan);
         let Some(letter) = letter else { return Ok(()) };
@@ -283,7 +281,7 @@ impl Target<'_> {
                 after = held.last().map_or(after, Position::from);
                 letters.extend(held);
             }
-            self.apply_again(std::mem::take(&mut letters), is_first).await?;
+            self.apply_again(asked, std::mem::take(&mut letters), is_first).await?;
             if is_last {
                 return Ok(());
             }
@@ -293,9 +291,13 @@ impl Target<'_> {
 
     /// Applies letters again. Only those of an order's first page are told one by one; the others
     /// are counted.
-    async fn apply_again(&mut self, letters: Vec<DeadLetter>, is_told: bool) -> Result<(), DbErr> {
-        let Limits { partition, partitions, .. } = self.limits;
-        let again = |letter| decode_again(letter, partition, partitions);
+    async fn apply_again(
+        &mut self,
+        asked: &Incoming,
+        letters: Vec<DeadLetter>,
+        is_told: bool,
+    ) -> Result<(), DbErr> {
+        let again = |letter| decode_again(letter, self.limits.partition, asked.position);
         let events: Vec<Incoming> = letters.into_iter().map(again).collect();
         let decided = self.applied.decisions.len();
         self.apply(&events).await?;

@@ -18,8 +18,8 @@ const POLL: Duration = Duration::from_millis(100);
 /// A dead letter's position, as `PARTITION/SEQUENCE/INDEX`; in URLs with `-` in place of `/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LetterId {
-    /// The partition.
-    pub partition: Partition,
+    /// The number of the partition, in the generation that the letter is of.
+    pub partition: i32,
     /// The position in its stream.
     pub position: Position,
 }
@@ -28,14 +28,13 @@ impl LetterId {
     /// The position of a letter.
     #[must_use]
     pub fn of(letter: &DeadLetter) -> Self {
-        let number = u16::try_from(letter.partition).unwrap_or_default();
-        Self { partition: Partition::new(number), position: Position::from(letter) }
+        Self { partition: letter.partition, position: Position::from(letter) }
     }
 
     /// The form for URLs.
     #[must_use]
     pub fn in_address(&self) -> String {
-        format!("{}-{}-{}", self.partition, self.position.seq, self.position.idx)
+        format!("{:02}-{}-{}", self.partition, self.position.seq, self.position.idx)
     }
 }
 
@@ -45,13 +44,10 @@ impl std::str::FromStr for LetterId {
     fn from_str(text: &str) -> Result<Self, String> {
         let read = || {
             let mut parts = text.split(['/', '-']);
-            let partition = parts.next()?.parse().ok().filter(|number| *number < MAX_PARTITIONS)?;
+            let partition: u16 = parts.next()?.parse().ok().filter(|it| *it < MAX_PARTITIONS)?;
             let position =
                 Position { seq: parts.next()?.parse().ok()?, idx: parts.next()?.parse().ok()? };
-            parts
-                .next()
-                .is_none()
-                .then_some(Self { partition: Partition::new(partition), position })
+            parts.next().is_none().then_some(Self { partition: partition.into(), position })
         };
         read().ok_or_else(|| format!("\"{text}\" is not PARTITION/SEQUENCE/INDEX like 03/17/0"))
     }
@@ -59,7 +55,7 @@ impl std::str::FromStr for LetterId {
 
 impl std::fmt::Display for LetterId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}/{}", self.partition, self.position.seq, self.position.idx)
+        write!(f, "{:02}/{}/{}", self.partition, self.position.seq, self.position.idx)
     }
 }
 
@@ -124,10 +120,11 @@ pub async fn order(
             return Err(OrderError::Held { place, job_id });
         }
     }
-    let seq = publish(jetstream, &letter, place, action).await.map_err(OrderError::Stream)?;
+    let home = home(db, &letter).await?.ok_or(OrderError::NotThere(place))?;
+    let seq = publish(jetstream, home, &letter, action).await.map_err(OrderError::Stream)?;
 
     let deadline = Instant::now() + wait;
-    let number = usize::from(place.partition.number());
+    let number = usize::from(home.number());
     while schema::partitions(db).await?.get(number).is_none_or(|row| row.applied_seq < seq) {
         if Instant::now() >= deadline {
             return Ok(Done::Waiting(seq));
@@ -147,24 +144,33 @@ pub async fn order(
 /// # Errors
 /// There is none, or the database failed.
 pub async fn existing(db: &DatabaseConnection, place: LetterId) -> Result<DeadLetter, OrderError> {
-    let letter =
-        dead_letters::find(db, i32::from(place.partition.number()), place.position).await?;
+    let letter = dead_letters::find(db, place.partition, place.position).await?;
     letter.ok_or(OrderError::NotThere(place))
+}
+
+/// The partition whose owner decides about a letter: that of its job now.
+async fn home(db: &DatabaseConnection, letter: &DeadLetter) -> Result<Option<Partition>, DbErr> {
+    let Some(layout) = schema::layout(db).await? else { return Ok(None) };
+    Ok(match &letter.job_id {
+        Some(job_id) => Some(layout.of_job(job_id)),
+        None => layout.partition(letter.partition % i32::from(layout.partitions())),
+    })
 }
 
 async fn publish(
     jetstream: &jetstream::Context,
+    home: Partition,
     letter: &DeadLetter,
-    place: LetterId,
     action: Action,
 ) -> anyhow::Result<i64> {
+    let LetterId { partition, position: target } = LetterId::of(letter);
     let (refusal, reason) = (letter.refusals, letter.reason.clone());
-    let body = Order { action, target: place.position, refusal, reason }.to_body();
+    let body = Order { action, partition, target, refusal, reason }.to_body();
     #[expect(clippy::disallowed_methods, reason = "it is written down, and decides nothing")]
     let received_ms = chrono::Utc::now().timestamp_millis();
     let job_id = letter.job_id.as_deref().unwrap_or_default();
     let entry = internal::entry("operator", job_id, received_ms, &body);
-    internal::publish(jetstream, place.partition, place.partition.orders_subject(), entry).await
+    internal::publish(jetstream, home, home.orders_subject(), entry).await
 }
 
 #[cfg(test)]

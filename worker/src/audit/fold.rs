@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::differ::{Differences, Entry};
 use crate::entity::dead_letter::State;
 use crate::entity::job::Model as Job;
-use crate::entity::job_event::{Effect, Kind, Model as JobEvent};
+use crate::entity::job_event::{Effect, Kind};
 use crate::rules::batch::{self, Seen};
 use crate::rules::event::{Action, Content, Event, Order, Position};
 use crate::rules::known_refusals::KnownRefusals;
@@ -130,7 +130,7 @@ impl Fold {
         if self.waiting.contains_key(&job_id) || self.held_before.contains(&job_id) {
             return self.waiting.entry(job_id).or_default().push(entry);
         }
-        if self.decided.reason(entry.incoming.position, entry.incoming.refusals).is_some() {
+        if self.decided.reason(&entry.incoming).is_some() {
             return self.bury(entry, Some(job_id));
         }
         if let Some(letter) = &entry.letter {
@@ -141,11 +141,11 @@ impl Fold {
             self.differences.add(entry.incoming.position, Some(&job_id), what);
             return;
         }
-        let event = event.clone();
-        self.apply(&event, entry.event.as_ref());
+        self.apply(&entry, event);
     }
 
-    fn apply(&mut self, event: &Event, row: Option<&JobEvent>) {
+    fn apply(&mut self, entry: &Entry, event: &Event) {
+        let row = entry.event.as_ref();
         let job_id = event.job_id();
         let is_heartbeat = transition::kind(event) == Kind::Heartbeat;
         let known = self.jobs.remove(job_id);
@@ -159,7 +159,8 @@ impl Fold {
             }
             return;
         }
-        let (outcome, expected) = batch::step(known, &mut self.seen, event, self.partition);
+        let (outcome, expected) =
+            batch::step(known, &mut self.seen, &entry.incoming, event, self.partition);
         match (&expected, row) {
             (Some(expected), Some(row)) => self.differences.row(event.position, expected, row),
             (Some(_), None) => {
@@ -191,7 +192,8 @@ impl Fold {
 
     /// Carries out an order as the owner of the partition did.
     fn carry_out(&mut self, asked: &Entry, order: &Order) {
-        let letter = self.dead.get(&order.target).cloned();
+        let is_here = order.partition == self.partition;
+        let letter = self.dead.get(&order.target).filter(|_| is_here).cloned();
         let refusals = |fold: &Self, job_id: &Option<String>| match job_id {
             Some(job_id) => fold.waiting.get(job_id)?.first().map(|first| first.incoming.refusals),
             None => fold.undecodable.get(&order.target).map(|entry| entry.incoming.refusals),
@@ -205,13 +207,8 @@ impl Fold {
             // The letter belongs to another slice of the jobs, or was before the first message.
             return;
         }
-        let record = batch::record(
-            &asked.incoming,
-            order,
-            letter.as_ref().map(Option::as_deref),
-            self.partition,
-            0,
-        );
+        let record =
+            batch::record(&asked.incoming, order, letter.as_ref().map(Option::as_deref), 0);
         for expected in &record.events {
             self.differences.row(position, expected, row);
         }
@@ -226,7 +223,8 @@ impl Fold {
             let entry = entries.remove(0);
             self.expect_state(&entry, State::Discarded);
         }
-        for entry in entries {
+        for mut entry in entries {
+            entry.incoming.redriven = Some(position);
             self.try_event(entry);
         }
     }

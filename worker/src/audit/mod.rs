@@ -14,10 +14,9 @@ mod replay;
 
 use std::collections::{BTreeMap, HashMap};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use async_nats::jetstream;
 use serde::Serialize;
-use shared::partition::Partition;
 
 pub use differ::Difference;
 pub use fold::Counts;
@@ -28,6 +27,7 @@ use crate::entity::partition::Model as Row;
 use crate::rules::event::Position;
 use crate::rules::transition::RULES_VERSION;
 use crate::store::audit::Snapshot;
+use crate::store::schema;
 use differ::Differences;
 use pass::{Again, Context, Slice, Source, pass};
 
@@ -107,9 +107,9 @@ pub async fn audit(
 ) -> anyhow::Result<Report> {
     let rows = snapshot.partitions().await?;
     let gaps = snapshot.gaps().await?;
-    let partitions = u16::try_from(rows.len()).context("too many partitions")?;
     let mut report = Report::default();
-    let context = Context { snapshot, jetstream, gaps: &gaps, partitions, max_entries, progress };
+    let Some(layout) = schema::layout_of(&rows) else { return Ok(report) };
+    let context = Context { snapshot, jetstream, gaps: &gaps, layout, max_entries, progress };
     let sizes = sizes(&context, &rows).await;
     for (index, row) in rows.iter().enumerate() {
         let later = sizes.iter().skip(index + 1).sum();
@@ -153,12 +153,12 @@ pub async fn one_job(
     id: &str,
 ) -> anyhow::Result<OneJob> {
     let rows = snapshot.partitions().await?;
-    let partitions = u16::try_from(rows.len()).context("too many partitions")?;
-    ensure!(partitions > 0, "the database has no partitions: run `ackline migrate`");
-    let row = &rows[usize::from(Partition::of_job(id, partitions).number())];
+    let layout = schema::layout_of(&rows)
+        .context("the database has no partitions: run `ackline migrate`")?;
+    let row = &rows[usize::from(layout.of_job(id).number())];
     let gaps = snapshot.gaps().await?;
     let (max_entries, progress) = (MAX_ENTRIES, &Progress::default());
-    let context = Context { snapshot, jetstream, gaps: &gaps, partitions, max_entries, progress };
+    let context = Context { snapshot, jetstream, gaps: &gaps, layout, max_entries, progress };
     let source = Source::find(&context, row).await?;
     source.identify(&context, row).await?;
     let is = snapshot.jobs(&[id]).await?.pop();

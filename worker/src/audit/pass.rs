@@ -1,11 +1,11 @@
 //! One pass over a partition: its stream up to the checkpoint, beside the database's rows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use anyhow::{Context as _, bail};
 use async_nats::jetstream::{self, stream::Stream};
-use shared::partition::Partition;
+use shared::partition::{Layout, Partition};
 use shared::stream::ContractError;
 
 use super::differ::{Differences, Entry};
@@ -34,7 +34,7 @@ pub(super) struct Context<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) jetstream: &'a jetstream::Context,
     pub(super) gaps: &'a [Gap],
-    pub(super) partitions: u16,
+    pub(super) layout: Layout,
     pub(super) max_entries: usize,
     pub(super) progress: &'a Progress,
 }
@@ -43,7 +43,6 @@ pub(super) struct Context<'a> {
 pub(super) struct Source {
     stream: Stream,
     pub(super) partition: Partition,
-    partitions: u16,
     /// The first sequence that it holds.
     pub(super) first_seq: i64,
     applied_seq: i64,
@@ -51,7 +50,7 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) async fn find(context: &Context<'_>, row: &Row) -> anyhow::Result<Self> {
-        let partition = Partition::new(u16::try_from(row.partition)?);
+        let partition = context.layout.partition(row.partition).context("no such partition")?;
         let name = partition.stream();
         let stream = context
             .jetstream
@@ -59,8 +58,7 @@ impl Source {
             .await
             .with_context(|| format!("the stream {name} is not described"))?;
         let first_seq = i64::try_from(stream.cached_info().state.first_sequence)?.max(1);
-        let partitions = context.partitions;
-        Ok(Self { stream, partition, partitions, first_seq, applied_seq: row.applied_seq })
+        Ok(Self { stream, partition, first_seq, applied_seq: row.applied_seq })
     }
 
     /// Checks that the stream is the applied one. Purged messages cannot be folded, but the rest
@@ -153,12 +151,17 @@ pub(super) async fn pass(
     let Source { first_seq, applied_seq, .. } = *source;
     let number = source.number();
     let mut decided =
-        look_ahead(&source.stream, source.partition, source.partitions, first_seq - 1).await?;
+        look_ahead(context.jetstream, &source.stream, source.partition, first_seq - 1).await?;
     for (position, refusal, reason) in snapshot.refusals(number, first_seq).await? {
-        decided.insert(position, refusal, reason);
+        decided.insert(number, position, refusal, reason);
     }
-    let held = snapshot.held_since_before(number, first_seq).await?;
-    let held = held.into_iter().flatten().collect();
+    let mut held = HashSet::new();
+    // They may have become dead letters in another partition of an earlier generation.
+    for job_id in snapshot.held_since_before(first_seq).await?.into_iter().flatten() {
+        if context.layout.of_job(&job_id) == source.partition {
+            held.insert(job_id);
+        }
+    }
     let fold = Fold::new(number, first_seq == 1, decided, held, differences.fresh());
     let mut reading = Reading {
         source,
@@ -219,7 +222,7 @@ struct Reading<'a> {
 impl Reading<'_> {
     async fn message(&mut self, message: &Message) -> anyhow::Result<()> {
         self.messages += 1;
-        for incoming in decode(message, self.source.partition, self.source.partitions) {
+        for incoming in decode(message, self.source.partition) {
             let position = incoming.position;
             let mut entry = Entry { incoming, event: None, letter: None };
             while let Some(row) = self.ledger.event(position).await? {
@@ -239,7 +242,8 @@ impl Reading<'_> {
                 }
             }
             if let (Content::Order(order), Some(row)) = (&entry.incoming.content, &entry.event) {
-                let is_within = order.target.seq >= self.source.first_seq;
+                let is_within = order.partition == self.source.number()
+                    && order.target.seq >= self.source.first_seq;
                 self.orders += u64::from(is_within && row.outcome == Effect::Applied);
             }
             if self.slice.has(&entry.incoming) {

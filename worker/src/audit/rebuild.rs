@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use async_nats::jetstream;
 use sea_orm::DatabaseConnection;
-use shared::partition::Partition;
+use shared::partition::Layout;
 use shared::stream::{self, ContractError};
 use shared::trace::Traces;
 use tokio::sync::watch;
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::progress::Progress;
+use crate::generation;
 use crate::partition::lease::Renewed;
 use crate::partition::ownership::own;
 use crate::partition::renewal::renew;
@@ -23,8 +24,9 @@ use crate::rules::stop_reason::Mismatch;
 use crate::rules::verdict::{Checkpoint, Description, Message, Verdict, judge};
 use crate::store::accept::{self, Skip};
 use crate::store::connection::{self, DatabaseUrl, Purpose};
+use crate::store::generations::Ends;
 use crate::store::schema::Counts;
-use crate::store::{partitions, schema};
+use crate::store::{generations, partitions, schema};
 
 const LEASE: Duration = Duration::from_secs(10);
 const BATCH_MAX: usize = 500;
@@ -39,7 +41,7 @@ pub struct Rebuilt {
     pub counts: Counts,
 }
 
-/// Applies every stream, up to its current end, to an empty database. If the rebuild may be
+/// Applies every stream, up to its current end, to an empty database, generation by generation. If the rebuild may be
 /// partial, streams that have lost their beginning start with what they hold, and the gap is
 /// recorded. Reports progress in messages.
 ///
@@ -53,25 +55,67 @@ pub async fn rebuild(
     shutdown: &CancellationToken,
     progress: &Progress,
 ) -> anyhow::Result<Rebuilt> {
-    let partitions = stream::check(&jetstream).await.context("the streams can't be used")?;
+    let layouts = layouts(&jetstream).await.context("the streams can't be used")?;
+    let Some(first) = layouts.first() else { bail!("the broker has no streams of Ackline") };
     let sole_worker = connection::lock(database)?;
-    prepare(database, partitions).await?;
+    prepare(database, *first).await?;
     let db = connection::connect(database, Purpose::Own(LEASE)).await?;
     ensure!(
         schema::is_empty(&db).await?,
         "the database is not empty, and a rebuild fills an empty one; a database that lags behind \
          its streams is brought up to them by a worker"
     );
-    let ends = begin(&db, &jetstream, partitions, is_partial).await?;
+    let mut messages = 0;
+    let mut before: Option<(Layout, Vec<i64>)> = None;
+    for layout in layouts {
+        if let Some((from, ends)) = before {
+            let to = generation::begins(&jetstream, layout).await?;
+            generations::go_over(&db, from, Ends::Applied(&ends), &to).await??;
+        }
+        let (ends, held) = begin(&db, &jetstream, layout, is_partial).await?;
+        messages += held;
+        let worker = worker(&db, &jetstream, layout, sole_worker.is_some());
+        apply(worker, &ends, shutdown, progress).await?;
+        before = Some((layout, ends));
+    }
+    Ok(Rebuilt { messages, counts: schema::counts(&db).await? })
+}
 
-    let renewals = watch::channel(Renewed::nothing());
+/// The generations whose streams are all there, in order: those that were closed by a move, and the
+/// one that is open.
+async fn layouts(jetstream: &jetstream::Context) -> Result<Vec<Layout>, ContractError> {
+    let open = stream::find_open(jetstream, None).await?;
+    let mut layouts = Vec::new();
+    for generation in stream::generations(jetstream).await?.range(..open.generation()) {
+        match stream::describe_generation(jetstream, *generation).await {
+            Ok(described) => layouts.push(described.layout),
+            // It was deleted, or is being deleted.
+            Err(ContractError::Missing(_)) => layouts.clear(),
+            Err(error) => return Err(error),
+        }
+    }
+    for layout in &layouts {
+        stream::check(jetstream, *layout).await?;
+    }
+    layouts.push(open);
+    Ok(layouts)
+}
+
+/// The means of the owners, without renewals yet.
+fn worker(
+    db: &DatabaseConnection,
+    jetstream: &jetstream::Context,
+    layout: Layout,
+    alone: bool,
+) -> (Worker, watch::Sender<Renewed>) {
+    let (renewals, renewed) = watch::channel(Renewed::nothing());
     // The renewals also notice a lost connection, only later.
     let (_nobody_tells, connected) = watch::channel(());
-    let worker = Arc::new(Worker {
+    let worker = Worker {
         id: uuid::Uuid::new_v4().simple().to_string(),
         db: db.clone(),
-        jetstream,
-        partitions,
+        jetstream: jetstream.clone(),
+        layout,
         lease: LEASE,
         batch_max: BATCH_MAX,
         // Dead letters are repeated here; somebody decided about them before.
@@ -79,60 +123,76 @@ pub async fn rebuild(
         replay_horizon: None,
         // Earlier presumptions are in the streams.
         silence: None,
-        alone: sole_worker.is_some(),
+        alone,
         share: Arc::default(),
         turns: turns(),
-        renewed: renewals.1,
+        renewed,
         connected,
         // Callbacks were traced when they were first applied.
         traces: Traces::off(),
-    });
+    };
+    (worker, renewals)
+}
+
+/// Applies one generation up to these ends.
+async fn apply(
+    (worker, renewals): (Worker, watch::Sender<Renewed>),
+    ends: &[i64],
+    shutdown: &CancellationToken,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    let worker = Arc::new(worker);
     let stop = shutdown.child_token();
     let owners = TaskTracker::new();
-    for partition in Partition::all(partitions) {
+    for partition in worker.layout.all() {
         owners.spawn(own(Arc::clone(&worker), partition, stop.clone()));
     }
     owners.close();
-    let renewing = tokio::spawn(renew(Arc::clone(&worker), "rebuild".into(), renewals.0, || {}));
-    let done = until_applied(&db, &ends, &stop, progress).await;
+    let renewing = tokio::spawn(renew(Arc::clone(&worker), "rebuild".into(), renewals, || {}));
+    let done = until_applied(&worker.db, ends, &stop, progress).await;
     stop.cancel();
     owners.wait().await;
     renewing.abort();
-    partitions::leave(&db, &worker.id).await?;
-    done?;
-    Ok(Rebuilt { messages: ends.iter().sum(), counts: schema::counts(&db).await? })
+    partitions::leave(&worker.db, &worker.id).await?;
+    done
 }
 
-/// Creates the schema, for as many partitions as there are streams.
-async fn prepare(database: &DatabaseUrl, partitions: u16) -> anyhow::Result<()> {
+/// Creates the schema, for these streams.
+async fn prepare(database: &DatabaseUrl, layout: Layout) -> anyhow::Result<()> {
     let db = connection::connect(database, Purpose::Migrate)
         .await
         .context("the database can't be reached (--database-url)")?;
     schema::migrate(&db).await?;
-    schema::create_partitions(&db, partitions).await?;
+    schema::create_partitions(&db, layout).await?;
     db.close().await.context("the database can't be closed")
 }
 
-/// The current end of each stream. Refuses streams that have lost their beginning or, in a partial
-/// rebuild, starts with what they hold and records the gap.
+/// The current end of each stream, and how many messages there are before the ends. Refuses streams
+/// that have lost their beginning or, in a partial rebuild, starts with what they hold and records
+/// the gap.
 async fn begin(
     db: &DatabaseConnection,
     jetstream: &jetstream::Context,
-    partitions: u16,
+    layout: Layout,
     is_partial: bool,
-) -> anyhow::Result<Vec<i64>> {
-    let (mut ends, mut purged) = (Vec::new(), Vec::new());
-    for (partition, row) in Partition::all(partitions).zip(&schema::partitions(db).await?) {
+) -> anyhow::Result<(Vec<i64>, i64)> {
+    let (mut ends, mut purged, mut messages) = (Vec::new(), Vec::new(), 0);
+    for (partition, row) in layout.all().zip(&schema::partitions(db).await?) {
         let missing = || ContractError::Missing(partition.stream());
         let info = stream::find(jetstream, partition).await?.ok_or_else(missing)?;
         let stream = Description::from(&info);
-        ends.push(i64::try_from(stream.last_seq)?);
+        let end = i64::try_from(stream.last_seq)?;
+        messages += end - row.applied_seq;
+        ends.push(end);
         match judge(&Checkpoint::from(row), &stream, Message::NotRead) {
             Verdict::Believed => {}
             Verdict::NoLeader => return Err(ContractError::NoLeader(partition.stream()).into()),
             Verdict::Differs(Mismatch::Purged { first_seq, .. }) => {
                 let to_seq = i64::try_from(first_seq)? - 1;
-                purged.push((partition, Skip { to_seq, stream_created_at: stream.created_at }));
+                let from_seq = row.applied_seq + 1;
+                messages -= to_seq - row.applied_seq;
+                let skip = Skip { to_seq, stream_created_at: stream.created_at };
+                purged.push((partition, from_seq, skip));
             }
             Verdict::Differs(
                 mismatch @ (Mismatch::Recreated { .. }
@@ -144,17 +204,17 @@ async fn begin(
     }
     if !is_partial && !purged.is_empty() {
         let list: Vec<String> =
-            purged.iter().map(|(at, skip)| format!("{at} up to {}", skip.to_seq)).collect();
+            purged.iter().map(|(at, _, skip)| format!("{at} up to {}", skip.to_seq)).collect();
         bail!(
             "the streams no longer hold their beginning (partition {}); with --partial the rest \
              is folded, and the jobs that began before are not what they were",
             list.join(", ")
         );
     }
-    for (partition, skip) in purged {
-        accept::begin_after(db, i32::from(partition.number()), skip).await?;
+    for (partition, from_seq, skip) in purged {
+        accept::begin_after(db, i32::from(partition.number()), from_seq, skip).await?;
     }
-    Ok(ends)
+    Ok((ends, messages))
 }
 
 /// Waits until every stream is applied up to the recorded end.

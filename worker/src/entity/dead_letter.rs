@@ -72,6 +72,12 @@ pub struct Model {
     /// The sender's idempotency key.
     #[sea_orm(column_type = "Text", nullable)]
     pub event_id: Option<String>,
+    /// Who spoke; none where no metadata could be read.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub speaker: Option<String>,
+    /// The run that ingress knew for certain, as the bundle's metadata have it.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub run: Option<String>,
     /// The verbatim body of the callback, or of the whole message.
     #[sea_orm(column_type = "VarBinary(StringLen::None)")]
     pub payload: Vec<u8>,

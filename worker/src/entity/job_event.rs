@@ -121,6 +121,21 @@ pub struct Model {
     /// The failed step that it carried.
     #[sea_orm(column_type = "Text", nullable)]
     pub failed_step: Option<String>,
+    /// The job's outputs after it, as JSON; none if it did not change them.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub outputs: Option<String>,
+    /// The phase of the run that it told.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub phase: Option<String>,
+    /// Who spoke: the id of the key that signed the callback; an operator or a worker for what is
+    /// not a callback.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub speaker: Option<String>,
+    /// The sequence of the order that redrove it, if it was a dead letter or held behind one.
+    /// Readers of events have passed its own position by then.
+    pub redriven_seq: Option<i64>,
+    /// That order's index in its bundle.
+    pub redriven_idx: Option<i32>,
     /// When the stream stored it.
     #[schema(value_type = chrono::DateTime<chrono::Utc>)]
     pub received_at: DateTimeUtc,

@@ -12,6 +12,8 @@ pub struct Model {
     /// Its number.
     #[sea_orm(primary_key, auto_increment = false)]
     pub partition: i32,
+    /// The generation of its stream.
+    pub generation: i32,
     /// Grows by one with every acquisition; a batch of an older epoch does not commit.
     pub epoch: i64,
     /// The random id of the process that owns it.

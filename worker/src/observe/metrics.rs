@@ -1,7 +1,6 @@
 //! The metrics of a look. Labels come from closed sets, never from a sender.
 
 use metrics::{Unit, describe_gauge, gauge};
-use shared::partition::Partition;
 
 use crate::entity::dead_letter::State;
 use crate::entity::job::Status;
@@ -46,21 +45,21 @@ pub(super) fn describe() {
     );
 }
 
-pub(super) fn lag_messages(partition: Partition, messages: u64) {
+pub(super) fn lag_messages(partition: i32, messages: u64) {
     of(LAG_MESSAGES, partition, messages as f64);
 }
 
-pub(super) fn lag_seconds(partition: Partition, seconds: f64) {
+pub(super) fn lag_seconds(partition: i32, seconds: f64) {
     of(LAG_SECONDS, partition, seconds);
 }
 
-pub(super) fn stream(partition: Partition, bytes: u64, max_bytes: u64) {
+pub(super) fn stream(partition: i32, bytes: u64, max_bytes: u64) {
     of(STREAM_BYTES, partition, bytes as f64);
     of(STREAM_MAX_BYTES, partition, max_bytes as f64);
 }
 
-fn of(name: &'static str, partition: Partition, value: f64) {
-    gauge!(name, "partition" => partition.to_string()).set(value);
+fn of(name: &'static str, partition: i32, value: f64) {
+    gauge!(name, "partition" => format!("{partition:02}")).set(value);
 }
 
 pub(super) fn jobs(status: Status, jobs: u64) {

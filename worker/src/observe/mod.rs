@@ -16,7 +16,6 @@ use async_nats::jetstream;
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use sea_orm::{DatabaseConnection, DbErr};
-use shared::partition::Partition;
 use shared::stream;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
@@ -258,12 +257,13 @@ impl Looker {
     }
 
     async fn streams(&self, scope: Option<&BTreeSet<i32>>) -> Vec<Option<StreamState>> {
+        let layout = schema::layout_of(&self.rows);
         let find = async |row: &Row| {
             let jetstream = self.sources.jetstream.as_ref()?;
             if scope.is_some_and(|scope| !scope.contains(&row.partition)) {
                 return None;
             }
-            let partition = Partition::new(u16::try_from(row.partition).ok()?);
+            let partition = layout?.partition(row.partition)?;
             let info = timeout(LIMIT, stream::find(jetstream, partition)).await.ok()?.ok()??;
             Some(StreamState {
                 first_seq: info.state.first_sequence,
@@ -277,6 +277,7 @@ impl Looker {
 
     /// Finds out how long the first message behind each checkpoint has waited.
     async fn wait(&mut self, partitions: &mut [PartitionState], at: DateTime<Utc>) {
+        let layout = schema::layout_of(&self.rows);
         let stored = async |state: &PartitionState| {
             let key = (state.partition, state.applied_seq + 1);
             if state.lag_messages? == 0 {
@@ -286,8 +287,9 @@ impl Looker {
                 return Some((key, *stored));
             }
             let jetstream = self.sources.jetstream.as_ref()?;
+            let partition = layout?.partition(state.partition)?;
             let message = async {
-                let stream = jetstream.get_stream_no_info(state.number().stream()).await.ok()?;
+                let stream = jetstream.get_stream_no_info(partition.stream()).await.ok()?;
                 stream.get_raw_message(u64::try_from(key.1).ok()?).await.ok()
             };
             Some((key, timeout(LIMIT, message).await.ok()??.time))
@@ -308,7 +310,7 @@ impl Looker {
     /// Exports the metrics of the partitions that this process owns, and clears those of lost ones.
     fn show(&self, snapshot: &Snapshot, owned: &BTreeSet<i32>, shown: &mut BTreeSet<i32>) {
         for state in &snapshot.partitions {
-            let number = state.number();
+            let number = state.partition;
             if owned.contains(&state.partition) {
                 shown.insert(state.partition);
                 if let Some(messages) = state.lag_messages {
@@ -326,7 +328,9 @@ impl Looker {
                 metrics::stream(number, 0, 0);
             }
         }
-        let is_owned = |partition: &i32| owned.contains(partition);
+        // What is finished may be of a partition that there is no more.
+        let partitions = i32::try_from(snapshot.partitions.len()).unwrap_or(i32::MAX).max(1);
+        let is_owned = |partition: &i32| owned.contains(&(partition % partitions));
         let jobs = JobCounts::sum(self.counted.iter().filter(|one| is_owned(&one.partition)));
         for status in Status::all() {
             metrics::jobs(status, jobs.of(status).number);

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use shared::partition::Partition;
 use utoipa::ToSchema;
 
 use super::refusals::Refusals;
@@ -206,12 +205,6 @@ impl PartitionState {
             dead_letters_in_row: row.dead_letters_in_row,
             stopped_reason: row.stopped_reason,
         }
-    }
-
-    /// The partition's number as its own type.
-    #[must_use]
-    pub fn number(&self) -> Partition {
-        Partition::new(u16::try_from(self.partition).unwrap_or_default())
     }
 
     /// From the stream's confirmation of the message at the checkpoint to its commit, in seconds.

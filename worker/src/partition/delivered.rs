@@ -8,7 +8,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull::{Config, Stream as Messages};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::stream::Stream;
-use shared::bundle;
+use shared::bundle::{self, Mark};
 
 use crate::rules::event::{Message, kept_msg_id};
 
@@ -23,8 +23,8 @@ const PULL_BYTES: usize = 8 * 1024 * 1024;
 ///
 /// # Errors
 /// The broker does not make it.
-pub(crate) async fn read(
-    stream: &Stream,
+pub(crate) async fn read<I>(
+    stream: &Stream<I>,
     subject: Option<String>,
     from: i64,
 ) -> anyhow::Result<(String, Messages)> {
@@ -65,6 +65,7 @@ pub(crate) fn to_message(delivered: &jetstream::Message) -> anyhow::Result<Messa
         msg_id: header(headers, async_nats::header::NATS_MESSAGE_ID.as_ref())
             .map(|id| kept_msg_id(&id)),
         version: header(headers, bundle::VERSION_HEADER.0),
+        mark: header(headers, bundle::MARK_HEADER).and_then(|mark| Mark::parse(&mark)),
         subject: delivered.subject.as_str().into(),
         at: info.published,
         payload: delivered.payload.clone(),

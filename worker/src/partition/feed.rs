@@ -74,7 +74,6 @@ pub struct Basis {
 /// The messages of a partition after its checkpoint, in order and without holes.
 pub struct Feed {
     partition: Partition,
-    partitions: u16,
     stream: Stream,
     consumer: String,
     messages: Messages,
@@ -150,7 +149,6 @@ impl Feed {
         row: &Row,
         owner: &str,
         partition: Partition,
-        partitions: u16,
         traces: &Traces,
     ) -> Result<(Self, Basis), Trouble> {
         // Taken before anything is checked, because the checks hold for this connection only.
@@ -158,7 +156,7 @@ impl Feed {
         let checkpoint = Checkpoint::from(row);
         let (stream, description) = describe(jetstream, &checkpoint, partition).await?;
         // Before the consumer is made: the broker forgets one that nobody reads for too long.
-        let known_refusals = look_ahead(&stream, partition, partitions, row.applied_seq)
+        let known_refusals = look_ahead(jetstream, &stream, partition, row.applied_seq)
             .await
             .map_err(|error| Trouble::anomaly("the orders ahead can't be read", error))?;
         let created_at = description.created_at;
@@ -197,7 +195,6 @@ impl Feed {
             .map_err(|error| Trouble::anomaly("the consumer can't be read", error))?;
         let mut feed = Self {
             partition,
-            partitions,
             stream,
             consumer,
             messages,
@@ -316,7 +313,7 @@ impl Feed {
             }
             self.next_seq += 1;
             self.remembered.add(decoded.at);
-            let incoming = decode(&decoded, self.partition, self.partitions);
+            let incoming = decode(&decoded, self.partition);
             let (stored_at, read_at) = (micros(decoded.at), self.traces.now());
             let received = Received { seq, msg_id: decoded.msg_id, stored_at, read_at, message };
             return Ok((received, incoming));

@@ -275,6 +275,8 @@ fn see(info: &Info, checkpoint: &Checkpoint<'_>) -> Option<Seen> {
 mod tests {
     use shared::stream;
 
+    use shared::partition::Layout;
+
     use super::*;
     use crate::rules::event::micros;
 
@@ -284,7 +286,7 @@ mod tests {
     #[test]
     fn a_stream_without_a_leader_is_left_alone() {
         let mut info = serde_json::json!({
-            "config": stream::config(Partition::new(0), 1, 3, 1 << 20),
+            "config": stream::config(Layout::new(1, 1).first(), 3, 1 << 20),
             "created": "2026-11-23T13:40:44.690747807Z",
             "cluster": { "name": "c", "leader": "n1", "replicas": [
                 { "name": "n2", "current": true, "active": 900_000_000 },

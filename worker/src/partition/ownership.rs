@@ -80,6 +80,7 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
         };
         let begun = Instant::now();
         let claim = Claim {
+            generation: worker.layout.generation(),
             me: &worker.id,
             lease: worker.lease,
             alone: worker.alone,
@@ -114,6 +115,7 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
         let applied_before = row.applied_seq;
         let mut mine = Ownership {
             partition: number,
+            generation: row.generation,
             epoch: row.epoch,
             owner: worker.id.clone(),
             applied_seq: row.applied_seq,
@@ -227,8 +229,8 @@ async fn serve(
     shutdown: &CancellationToken,
 ) -> End {
     let acquired_at = Instant::now();
-    let Worker { jetstream, id, partitions, traces, .. } = worker;
-    let opened = Feed::open(jetstream, row, id, partition, *partitions, traces);
+    let Worker { jetstream, id, traces, .. } = worker;
+    let opened = Feed::open(jetstream, row, id, partition, traces);
     let (mut feed, basis) = tokio::select! {
         opened = opened => match opened {
             Ok(opened) => opened,
@@ -380,7 +382,6 @@ async fn apply_up_to(
     let Some(last) = messages.last() else { return Ok(()) };
     let limits = Limits {
         partition: basis.partition,
-        partitions: worker.partitions,
         lease: worker.lease,
         dead_letter_limit: worker.dead_letter_limit,
     };

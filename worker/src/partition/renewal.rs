@@ -16,7 +16,8 @@ use crate::store::partitions;
 /// live processes, renews its leases and, while it has a free slot, looks for free partitions. It
 /// also removes the rows of processes that are long dead.
 ///
-/// `renewed` is called after each renewal.
+/// `renewed` is called after each renewal. Returns when the database has gone over to other streams
+/// than the worker's.
 pub async fn renew(
     worker: Arc<Worker>,
     name: String,
@@ -35,7 +36,8 @@ pub async fn renew(
             let workers = partitions::count_workers(db, lease).await?;
             // The row of a crashed process looks alive for a while.
             let alive = if worker.alone { 1 } else { workers.alive.unsigned_abs() };
-            worker.share.divide(worker.partitions, alive);
+            worker.share.divide(worker.layout.partitions(), alive);
+            let generation = partitions::generation(db).await?;
             let owned = partitions::renew(db, id, lease).await?;
             let has_room = worker.share.has_room();
             let free = if has_room { partitions::free(db).await? } else { HashSet::new() };
@@ -44,11 +46,12 @@ pub async fn renew(
             {
                 tracing::warn!(%error, "the rows of workers that are long dead stay for now");
             }
-            Ok::<_, DbErr>((owned, free))
+            Ok::<_, DbErr>((generation, owned, free))
         };
         // A database that vanished silently must not delay the renewals when it is back.
         match tokio::time::timeout(lease, renewal).await {
-            Ok(Ok((owned, free))) => {
+            Ok(Ok((Some(generation), ..))) if generation != worker.layout.generation() => return,
+            Ok(Ok((_, owned, free))) => {
                 metrics::owned(owned.len());
                 renewals.send_replace(Renewed { free: Arc::new(free), at, owned: Arc::new(owned) });
                 renewed();

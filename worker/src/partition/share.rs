@@ -69,17 +69,23 @@ impl Drop for Slot {
 
 #[cfg(test)]
 mod tests {
+    use shared::partition::Layout;
+
     use super::*;
 
     #[test]
     fn a_share_is_divided_fairly_and_rounded_up() {
         let share = Arc::new(Share::default());
-        assert!(share.take(Partition::new(0)).is_none(), "nothing before the first division");
+        assert!(
+            share.take(Layout::new(1, 4).first()).is_none(),
+            "nothing before the first division"
+        );
         for (partitions, workers, fair) in
             [(16, 1, 16), (16, 3, 6), (16, 16, 1), (16, 40, 1), (1, 2, 1), (4, 0, 4)]
         {
             share.divide(partitions, workers);
-            let slots: Vec<_> = Partition::all(partitions).filter_map(|p| share.take(p)).collect();
+            let slots: Vec<_> =
+                Layout::new(1, partitions).all().filter_map(|p| share.take(p)).collect();
             assert_eq!(slots.len(), fair, "{partitions} among {workers}");
         }
     }
@@ -88,13 +94,13 @@ mod tests {
     fn a_share_that_shrinks_has_a_surplus_until_it_is_given_back() {
         let share = Arc::new(Share::default());
         share.divide(4, 1);
-        let mut slots: Vec<_> = Partition::all(4).filter_map(|p| share.take(p)).collect();
+        let mut slots: Vec<_> = Layout::new(1, 4).all().filter_map(|p| share.take(p)).collect();
         assert!(slots.iter().all(|slot| !slot.is_surplus()));
         share.divide(4, 2);
         let surplus: Vec<_> = slots.iter().map(Slot::is_surplus).collect();
         assert_eq!(surplus, [false, false, true, true]);
         slots.remove(0);
-        assert!(share.take(Partition::new(0)).is_none());
+        assert!(share.take(Layout::new(1, 4).first()).is_none());
         let surplus: Vec<_> = slots.iter().map(Slot::is_surplus).collect();
         assert_eq!(surplus, [false, false, true]);
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use sea_orm::DatabaseConnection;
+use shared::partition::Layout;
 use shared::trace::Traces;
 use shared::turns::Turns;
 use tokio::sync::watch;
@@ -22,8 +23,8 @@ pub struct Worker {
     pub db: DatabaseConnection,
     /// The broker.
     pub jetstream: jetstream::Context,
-    /// How many partitions there are.
-    pub partitions: u16,
+    /// The streams that are applied.
+    pub layout: Layout,
     /// How long an acquisition or a batch holds a partition.
     pub lease: Duration,
     /// The most callbacks in a batch.

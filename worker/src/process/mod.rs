@@ -5,13 +5,13 @@ pub mod settings;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context as _, bail};
 use async_nats::connection::State;
 use async_nats::{Client, ClientError, Event, jetstream};
 
 use sea_orm::DatabaseConnection;
 use shared::ops::{self, Readiness};
-use shared::partition::Partition;
+use shared::partition::Layout;
 use shared::stream::{self, ContractError};
 use shared::telemetry::PrometheusHandle;
 use shared::trace::Traces;
@@ -82,78 +82,71 @@ pub async fn run(
 
     let connected = watch::channel(());
     let connecting = connect(&config, connected.0, &health, &shutdown);
-    let Some((db, rows, client)) = connecting.await? else { return Ok(()) };
+    let Some((db, client)) = connecting.await? else { return Ok(()) };
     health.send_modify(|health| health.broker = Some(client.clone()));
     let jetstream = jetstream::new(client.clone());
-    let partitions = retry(
-        "the streams can't be looked at",
-        &shutdown,
-        |error| match error {
-            ContractError::Broker { .. } | ContractError::NoLeader(_) => Ok(error),
-            _ => Err(error),
-        },
-        async || stream::check(&jetstream).await,
-    );
-    let partitions = partitions.await.context("the streams can't be used")?;
-    let Some(partitions) = partitions else { return Ok(()) };
-    match rows {
-        0 => bail!("ACK-306: the database has no partitions yet: run `ackline migrate`"),
-        rows if rows == usize::from(partitions) => {}
-        _ => bail!(
-            "ACK-307: the database has {rows} partitions, the streams {partitions}: they do not belong \
-             together; check DATABASE_URL and NATS_URL"
-        ),
-    }
-
     let look = retry("the database can't be reached", &shutdown, Ok, async || {
         connection::connect(&config.database, Purpose::Look).await
     });
     let Some(look) = look.await? else { return Ok(()) };
     backend.send_replace(Some(Backend { db: look.clone(), jetstream: jetstream.clone() }));
-
-    let worker = Arc::new(Worker {
-        id: uuid::Uuid::new_v4().simple().to_string(),
-        db: db.clone(),
-        jetstream,
-        partitions,
-        lease: args.lease,
-        batch_max: args.batch_max,
-        dead_letter_limit: args.dead_letter_limit,
-        replay_horizon: Some(args.replay_horizon),
-        silence: Some(silence),
-        alone: sole_worker.is_some(),
-        share: Arc::default(),
-        turns: turns(),
-        renewed: renewals.1,
-        connected: connected.1,
-        traces,
-    });
-    tracing::info!(
-        worker = args.worker_id, id = worker.id, partitions, database = ?config.database,
-        broker = %config.servers, "consuming"
-    );
-    let owners = TaskTracker::new();
-    for partition in Partition::all(partitions) {
-        owners.spawn(own(Arc::clone(&worker), partition, shutdown.clone()));
-    }
-    owners.close();
-    let renewing =
-        tokio::spawn(renew(Arc::clone(&worker), args.worker_id.clone(), renewals.0, move || {
-            health.send_modify(|health| health.renewed_at = Some(Instant::now()));
-        }));
     let sources = Sources {
         db: look.clone(),
-        jetstream: Some(worker.jetstream.clone()),
+        jetstream: Some(jetstream.clone()),
         ingresses: args.ingresses.ingress_ops.clone(),
     };
-    let observing = tokio::spawn(observer.run(sources, worker.renewed.clone(), silence));
+    let observing = tokio::spawn(observer.run(sources, renewals.1.clone(), silence));
+
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let renewed: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
+        health.send_modify(|health| health.renewed_at = Some(Instant::now()));
+    });
+    let mut owners = TaskTracker::new();
+    while let Some(layout) = find_streams(&db, &jetstream, &shutdown).await? {
+        let worker = Arc::new(Worker {
+            id: id.clone(),
+            db: db.clone(),
+            jetstream: jetstream.clone(),
+            layout,
+            lease: args.lease,
+            batch_max: args.batch_max,
+            dead_letter_limit: args.dead_letter_limit,
+            replay_horizon: Some(args.replay_horizon),
+            silence: Some(silence),
+            alone: sole_worker.is_some(),
+            share: Arc::default(),
+            turns: turns(),
+            renewed: renewals.1.clone(),
+            connected: connected.1.clone(),
+            traces: traces.clone(),
+        });
+        tracing::info!(
+            worker = args.worker_id, id, partitions = layout.partitions(),
+            generation = layout.generation(), database = ?config.database, broker = %config.servers,
+            "consuming"
+        );
+        owners = TaskTracker::new();
+        let end = shutdown.child_token();
+        for partition in layout.all() {
+            owners.spawn(own(Arc::clone(&worker), partition, end.clone()));
+        }
+        owners.close();
+        let (name, told) = (args.worker_id.clone(), Arc::clone(&renewed));
+        let renewing = renew(Arc::clone(&worker), name, renewals.0.clone(), move || told());
+        tokio::select! {
+            () = renewing => {}
+            () = shutdown.cancelled() => break,
+        }
+        tracing::info!("the database has gone over to other streams");
+        end.cancel();
+        owners.wait().await;
+    }
 
     shutdown.cancelled().await;
     let ended = tokio::time::timeout(args.shutdown_grace, async {
         owners.wait().await;
-        renewing.abort();
         observing.abort();
-        if let Err(error) = partitions::leave(&db, &worker.id).await {
+        if let Err(error) = partitions::leave(&db, &id).await {
             tracing::warn!(%error, "this worker's row stays until another one removes it");
         }
         // Acks and deletions have no answer; they must be flushed before the process ends. While
@@ -174,31 +167,58 @@ pub async fn run(
     Ok(())
 }
 
-/// Connects to both, waiting for what is unreachable, and counts the checkpoint rows; none if the
-/// shutdown came first. Reports every connection to the broker to `connected`, and why there is
-/// none to `health`.
+/// The streams that the database's checkpoints are of, checked; none if the shutdown came first.
+async fn find_streams(
+    db: &DatabaseConnection,
+    jetstream: &jetstream::Context,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Layout>> {
+    let layout = retry("the database does not tell its streams", shutdown, Ok, async || {
+        schema::layout(db).await
+    });
+    let Some(layout) = layout.await? else { return Ok(None) };
+    let layout =
+        layout.context("ACK-306: the database has no partitions yet: run `ackline migrate`")?;
+    let checked = retry(
+        "the streams can't be looked at",
+        shutdown,
+        |error: ContractError| if error.may_pass() { Ok(error) } else { Err(error) },
+        async || stream::check(jetstream, layout).await,
+    );
+    let checked = checked.await.with_context(|| {
+        format!(
+            "the streams of generation {}, which the database belongs to, can't be used; check \
+             DATABASE_URL and NATS_URL",
+            layout.generation()
+        )
+    })?;
+    Ok(checked.map(|()| layout))
+}
+
+/// Connects to both, waiting for what is unreachable; none if the shutdown came first. Reports every
+/// connection to the broker to `connected`, and why there is none to `health`.
 async fn connect(
     config: &Run,
     connected: watch::Sender<()>,
     health: &watch::Sender<Health>,
     shutdown: &CancellationToken,
-) -> anyhow::Result<Option<(DatabaseConnection, usize, Client)>> {
+) -> anyhow::Result<Option<(DatabaseConnection, Client)>> {
     let db = retry("the database can't be reached", shutdown, Ok, async || {
         connection::connect(&config.database, Purpose::Own(config.args.lease)).await
     })
     .await?;
     let Some(db) = db else { return Ok(None) };
-    let rows = retry(
+    let checked = retry(
         "the database does not tell its schema",
         shutdown,
         |error| match error {
             SchemaError::Database(error) => Ok(error),
             _ => Err(error),
         },
-        async || look_at_schema(&db).await,
+        async || schema::check(&db).await,
     )
     .await?;
-    let Some(rows) = rows else { return Ok(None) };
+    let Some(()) = checked else { return Ok(None) };
     if let DatabaseUrl::Sqlite { .. } = &config.database {
         tracing::debug!("SQLite: this is the one worker process");
     }
@@ -219,7 +239,7 @@ async fn connect(
         client.inspect_err(|error| trouble(health, error.to_string()))
     })
     .await?;
-    Ok(client.map(|client| (db, rows, client)))
+    Ok(client.map(|client| (db, client)))
 }
 
 /// Retries until it succeeds or fails for good. `passing` returns what to log of a transient error,
@@ -241,12 +261,6 @@ async fn retry<T, E, P: std::fmt::Display>(
         }
     };
     shutdown.run_until_cancelled(attempts).await.transpose()
-}
-
-/// The number of checkpoint rows.
-async fn look_at_schema(db: &DatabaseConnection) -> Result<usize, SchemaError> {
-    schema::check(db).await?;
-    Ok(schema::count_partitions(db).await?)
 }
 
 /// The facts behind `/readyz`.

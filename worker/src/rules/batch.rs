@@ -85,27 +85,27 @@ pub fn fold(
     let mut changed = HashSet::new();
     for incoming in incoming {
         if incoming.event().is_some_and(|event| known.held.contains(event.job_id())) {
-            plan.dead_letters.push(held(incoming, partition));
+            plan.dead_letters.push(held(incoming));
             plan.decide(incoming.position, Effect::Held, Some(Reason::BehindDeadLetter));
             continue;
         }
-        let refused = known_refusals.reason(incoming.position, incoming.refusals);
+        let refused = known_refusals.reason(incoming);
         let event = match (&incoming.content, refused) {
             // Orders are carried out between folds, because they need more than the jobs.
             (Content::Order(_), _) => continue,
             (Content::Event(event), None) => event,
             (Content::Event(event), Some(reason)) => {
                 known.held.insert(event.job_id().to_owned());
-                plan.bury(incoming, partition, reason);
+                plan.bury(incoming, reason);
                 continue;
             }
             (Content::Undecodable(error), refused) => {
-                plan.bury(incoming, partition, refused.unwrap_or(error));
+                plan.bury(incoming, refused.unwrap_or(error));
                 continue;
             }
         };
         let job = known.jobs.remove(event.job_id());
-        let (outcome, row) = step(job, &mut known.seen, event, partition);
+        let (outcome, row) = step(job, &mut known.seen, incoming, event, partition);
         plan.in_row.now = 0;
         let presumes = matches!(event.body, Body::Lost { .. }) && outcome.changed;
         let effect = if presumes { Effect::Presumed } else { outcome.effect.into() };
@@ -126,12 +126,13 @@ pub fn fold(
     plan
 }
 
-/// Applies one event to its job. Returns the outcome, and the event's row if it leaves one. `seen`
-/// learns the event's id.
+/// Applies one event to its job, which belongs to `partition`. Returns the outcome, and the event's
+/// row if it leaves one. `seen` learns the event's id.
 #[must_use]
 pub fn step(
     job: Option<Job>,
     seen: &mut Seen,
+    incoming: &Incoming,
     event: &Event,
     partition: i32,
 ) -> (Outcome, Option<JobEvent>) {
@@ -139,7 +140,7 @@ pub fn step(
     let (duplicate, reused) = look_up(seen, event, kind);
     let mut outcome = transition::apply(job, event, duplicate);
     outcome.reason = outcome.reason.or(reused.then_some(Reason::EventIdReused));
-    let row = outcome.leaves_row(kind).then(|| job_event(event, kind, &outcome, partition));
+    let row = outcome.leaves_row(kind).then(|| job_event(incoming, event, kind, &outcome));
     if let Some(job) = outcome.job.as_mut().filter(|_| outcome.changed) {
         job.partition = partition;
     }
@@ -148,29 +149,23 @@ pub fn step(
 
 /// The plan for one callback that the database rejects on every attempt.
 #[must_use]
-pub fn bury(incoming: &Incoming, partition: i32, in_row: i32, reason: &str) -> Plan {
+pub fn bury(incoming: &Incoming, in_row: i32, reason: &str) -> Plan {
     let mut plan = Plan { in_row: InRow::from(in_row), ..Plan::default() };
-    plan.bury(incoming, partition, reason);
+    plan.bury(incoming, reason);
     plan
 }
 
 /// The record of an order; `job_id` is none if there is no such dead letter.
 #[must_use]
-pub fn record(
-    asked: &Incoming,
-    order: &Order,
-    job_id: Option<Option<&str>>,
-    partition: i32,
-    in_row: i32,
-) -> Plan {
+pub fn record(asked: &Incoming, order: &Order, job_id: Option<Option<&str>>, in_row: i32) -> Plan {
     let mut plan = Plan { in_row: InRow::from(in_row), ..Plan::default() };
-    let Position { seq, idx } = order.target;
+    let letter = format!("{:02}/{}/{}", order.partition, order.target.seq, order.target.idx);
     let outcome = match job_id {
         Some(_) => job_event::Effect::Applied,
         None => job_event::Effect::Ignored,
     };
     plan.events.push(JobEvent {
-        partition,
+        partition: asked.partition,
         seq: asked.position.seq,
         idx: asked.position.idx,
         job_id: job_id.flatten().unwrap_or_default().to_owned(),
@@ -179,14 +174,19 @@ pub fn record(
         to_status: None,
         outcome,
         reason: Some(match job_id {
-            Some(_) => format!("dead letter {seq}/{idx}"),
-            None => format!("no dead letter at {seq}/{idx}"),
+            Some(_) => format!("dead letter {letter}"),
+            None => format!("no dead letter at {letter}"),
         }),
         event_id: None,
         workflow_run_id: None,
         run_attempt: None,
         error: None,
         failed_step: None,
+        outputs: None,
+        phase: None,
+        speaker: asked.speaker.as_deref().map(Into::into),
+        redriven_seq: None,
+        redriven_idx: None,
         received_at: asked.at,
     });
     plan.decide(
@@ -198,9 +198,9 @@ pub fn record(
 }
 
 impl Plan {
-    fn bury(&mut self, incoming: &Incoming, partition: i32, reason: &str) {
+    fn bury(&mut self, incoming: &Incoming, reason: &str) {
         let refusals = incoming.refusals + 1;
-        self.dead_letters.push(dead_letter(incoming, partition, State::Dead, refusals, reason));
+        self.dead_letters.push(dead_letter(incoming, State::Dead, refusals, reason));
         self.in_row.dead();
         // The reason may quote the callback, so it stays in the database.
         self.decide(incoming.position, Effect::Dead, None);
@@ -224,7 +224,7 @@ fn look_up(seen: &mut Seen, event: &Event, kind: Kind) -> (bool, bool) {
     (duplicate, reused)
 }
 
-fn job_event(event: &Event, kind: Kind, outcome: &Outcome, partition: i32) -> JobEvent {
+fn job_event(incoming: &Incoming, event: &Event, kind: Kind, outcome: &Outcome) -> JobEvent {
     let callback = match &event.body {
         Body::Callback(callback) => Some(callback),
         Body::Lost { .. } => None,
@@ -233,7 +233,7 @@ fn job_event(event: &Event, kind: Kind, outcome: &Outcome, partition: i32) -> Jo
         .then(|| outcome.job.as_ref().and_then(|job| job.error.clone()))
         .flatten();
     JobEvent {
-        partition,
+        partition: incoming.partition,
         seq: event.position.seq,
         idx: event.position.idx,
         job_id: event.job_id().to_owned(),
@@ -247,31 +247,24 @@ fn job_event(event: &Event, kind: Kind, outcome: &Outcome, partition: i32) -> Jo
         run_attempt: callback.and_then(|callback| callback.run_attempt),
         error: callback.and_then(|callback| callback.error.clone()).or(presumed),
         failed_step: callback.and_then(|callback| callback.failed_step.clone()),
+        outputs: None,
+        phase: None,
+        speaker: incoming.speaker.as_deref().map(Into::into),
+        redriven_seq: incoming.redriven.map(|order| order.seq),
+        redriven_idx: incoming.redriven.map(|order| order.idx),
         received_at: event.at,
     }
 }
 
 /// The row of a callback that is held behind a dead letter of its job.
-fn held(incoming: &Incoming, partition: i32) -> DeadLetter {
-    dead_letter(
-        incoming,
-        partition,
-        State::Held,
-        incoming.refusals,
-        Reason::BehindDeadLetter.as_str(),
-    )
+fn held(incoming: &Incoming) -> DeadLetter {
+    dead_letter(incoming, State::Held, incoming.refusals, Reason::BehindDeadLetter.as_str())
 }
 
-fn dead_letter(
-    incoming: &Incoming,
-    partition: i32,
-    state: State,
-    refusals: i32,
-    reason: &str,
-) -> DeadLetter {
+fn dead_letter(incoming: &Incoming, state: State, refusals: i32, reason: &str) -> DeadLetter {
     let event = incoming.event();
     DeadLetter {
-        partition,
+        partition: incoming.partition,
         seq: incoming.position.seq,
         idx: incoming.position.idx,
         job_id: event.map(|event| event.job_id().to_owned()),
@@ -282,6 +275,8 @@ fn dead_letter(
             Body::Callback(callback) => callback.event_id.clone(),
             Body::Lost { .. } => None,
         }),
+        speaker: incoming.speaker.as_deref().map(Into::into),
+        run: incoming.run.as_ref().and_then(|run| serde_json::to_string(run).ok()),
         payload: incoming.payload.to_vec(),
         received_at: incoming.at,
         refusals,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
-use shared::bundle;
-use shared::callback::{self, Callback, MAX_EVENT_ID_BYTES, MAX_JOB_ID_BYTES};
+use shared::bundle::{self, MAX_SPEAKER_BYTES, Mark, Metadata, Run};
+use shared::callback::{self, Callback, MAX_EVENT_ID_BYTES, MAX_JOB_ID_BYTES, MAX_NAME_BYTES};
 use shared::partition::Partition;
 use shared::trace::TraceContext;
 
@@ -74,16 +74,25 @@ impl Event {
 /// what cannot be applied is stored verbatim.
 #[derive(Debug, Clone)]
 pub struct Incoming {
+    /// The number of the partition whose stream it stands in. A dead letter's is that of its
+    /// generation, which need not be the job's now.
+    pub partition: i32,
     /// Where it stands.
     pub position: Position,
     /// When the stream stored it, in microseconds.
     pub at: DateTime<Utc>,
     /// The subject that it came on.
     pub subject: Arc<str>,
+    /// Who speaks; none where no metadata could be read.
+    pub speaker: Option<Arc<str>>,
+    /// The run that ingress knows for certain.
+    pub run: Option<Run>,
     /// The verbatim body.
     pub payload: Bytes,
     /// How often the database rejected it before.
     pub refusals: i32,
+    /// The position of the order by which it is tried again.
+    pub redriven: Option<Position>,
     /// The trace that it continues. It decides nothing.
     pub trace: Option<TraceContext>,
     /// What it is.
@@ -108,7 +117,9 @@ pub enum Content {
 pub struct Order {
     /// What to do.
     pub action: Action,
-    /// The dead letter, by its position in the partition.
+    /// The number of the partition in which the dead letter stands.
+    pub partition: i32,
+    /// The dead letter, by its position there.
     pub target: Position,
     /// The number of the refusal, from 1: a second order about the same refusal does nothing.
     pub refusal: i32,
@@ -159,9 +170,9 @@ impl Order {
     /// The body of the order, for the partition's subject of orders.
     #[must_use]
     pub fn to_body(&self) -> String {
-        let Self { action, target: Position { seq, idx }, refusal, reason } = self;
+        let Self { action, partition, target: Position { seq, idx }, refusal, reason } = self;
         serde_json::json!({
-            "type": action, "position": [seq, idx], "refusal": refusal, "reason": reason,
+            "type": action, "position": [partition, seq, idx], "refusal": refusal, "reason": reason,
         })
         .to_string()
     }
@@ -176,6 +187,8 @@ pub struct Message {
     pub msg_id: Option<String>,
     /// The value of its `Ackline-Bundle` header.
     pub version: Option<String>,
+    /// What its `Ackline-Mark` header says, if it has one.
+    pub mark: Option<Mark>,
     /// The subject that it came on.
     pub subject: Arc<str>,
     /// When the stream stored it.
@@ -208,25 +221,32 @@ pub fn micros(time: DateTime<Utc>) -> DateTime<Utc> {
     time.trunc_subsecs(6)
 }
 
-/// Decodes a message into its entries, in order. A message that is not a bundle is one undecodable
-/// entry with index 0.
+/// Decodes a message into its entries, in order. A mark has none. A message that is neither a mark
+/// nor a bundle is one undecodable entry with index 0.
 #[must_use]
-pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<Incoming> {
+pub fn decode(message: &Message, partition: Partition) -> Vec<Incoming> {
+    if message.mark.is_some() {
+        return Vec::new();
+    }
     let at = micros(message.at);
-    let incoming = |idx: usize, payload: Bytes, trace, said: Result<Said, String>| {
+    let incoming = |idx: usize, payload: Bytes, said: Result<Said, String>| {
         // Bundles hold at most 256 callbacks.
         let position = Position { seq: message.seq, idx: idx as i32 };
         Incoming {
+            partition: i32::from(partition.number()),
             position,
             at,
             subject: Arc::clone(&message.subject),
+            speaker: None,
+            run: None,
             payload,
             refusals: 0,
-            trace,
+            redriven: None,
+            trace: None,
             content: content(said, position, at),
         }
     };
-    let channel = Channel::of(&message.subject, partition);
+    let channel = Channel::of(&message.subject);
     let bundle = if message.version.as_deref() == Some(bundle::VERSION_HEADER.1) {
         bundle::decode(&message.payload).map_err(|error| error.to_string())
     } else {
@@ -238,33 +258,57 @@ pub fn decode(message: &Message, partition: Partition, partitions: u16) -> Vec<I
     };
     let entries = match bundle {
         Ok(entries) => entries,
-        Err(error) => return vec![incoming(0, message.payload.clone(), None, Err(error))],
+        Err(error) => return vec![incoming(0, message.payload.clone(), Err(error))],
     };
     entries
         .into_iter()
         .enumerate()
         .map(|(idx, entry)| {
-            let event_id = entry.metadata.event_id.as_deref();
-            let said = said(&entry.body, event_id, channel, partition, partitions);
-            incoming(idx, entry.body, entry.metadata.traceparent, said)
+            let Metadata { speaker, traceparent, event_id, kind, run, .. } = entry.metadata;
+            let known = Known { kind, event_id: event_id.as_deref(), run: run.as_ref() };
+            let said = said(&entry.body, &known, channel, partition);
+            // PostgreSQL's texts hold no NUL.
+            let speaker = Some(without_nul(&speaker, MAX_SPEAKER_BYTES).into());
+            Incoming { speaker, run, trace: traceparent, ..incoming(idx, entry.body, said) }
         })
         .collect()
 }
 
-/// Decodes a dead letter again, at its own position and time.
+/// What the metadata say of a body.
+struct Known<'a> {
+    kind: bundle::Kind,
+    event_id: Option<&'a str>,
+    run: Option<&'a Run>,
+}
+
+/// Decodes a dead letter again, at its own position and time, by an order at `redriven`. It may stand
+/// in another generation than the partition that its job belongs to now.
 #[must_use]
-pub fn decode_again(letter: dead_letter::Model, partition: Partition, partitions: u16) -> Incoming {
+pub fn decode_again(
+    letter: dead_letter::Model,
+    partition: Partition,
+    redriven: Position,
+) -> Incoming {
     let position = Position::from(&letter);
-    let channel = Channel::of(&letter.subject, partition);
-    let event_id = letter.event_id.as_deref();
-    let said = said(&letter.payload, event_id, channel, partition, partitions);
+    let channel = Channel::of(&letter.subject);
+    let run = letter.run.as_deref().and_then(|run| serde_json::from_str(run).ok());
+    let known = Known {
+        kind: bundle::Kind::Callback,
+        event_id: letter.event_id.as_deref(),
+        run: run.as_ref(),
+    };
+    let said = said(&letter.payload, &known, channel, partition);
     Incoming {
+        partition: letter.partition,
         position,
         at: letter.received_at,
         content: content(said, position, letter.received_at),
         subject: letter.subject.into(),
+        speaker: letter.speaker.map(Into::into),
+        run,
         payload: letter.payload.into(),
         refusals: letter.refusals,
+        redriven: Some(redriven),
         // The trace ended with the refusal.
         trace: None,
     }
@@ -279,13 +323,12 @@ enum Channel {
 }
 
 impl Channel {
-    fn of(subject: &str, partition: Partition) -> Self {
-        if subject == partition.internal_subject() {
-            Self::Internal
-        } else if subject == partition.orders_subject() {
-            Self::Orders
-        } else {
-            Self::Callbacks
+    /// A stream takes only its own subjects, so that their first token decides.
+    fn of(subject: &str) -> Self {
+        match subject.split('.').next() {
+            Some("internal") => Self::Internal,
+            Some("orders") => Self::Orders,
+            _ => Self::Callbacks,
         }
     }
 }
@@ -306,26 +349,33 @@ fn content(said: Result<Said, String>, position: Position, at: DateTime<Utc>) ->
 
 fn said(
     body: &[u8],
-    event_id: Option<&str>,
+    known: &Known<'_>,
     channel: Channel,
     partition: Partition,
-    partitions: u16,
 ) -> Result<Said, String> {
     let body = match channel {
-        Channel::Callbacks => external(body, event_id)?,
+        Channel::Callbacks => external(body, known)?,
         Channel::Internal => internal(body)?,
         Channel::Orders => return order(body).map(Said::Order),
     };
-    in_partition(body, partition, partitions).map(Said::Body)
+    in_partition(body, partition).map(Said::Body)
 }
 
-fn external(body: &[u8], event_id: Option<&str>) -> Result<Body, String> {
+fn external(body: &[u8], known: &Known<'_>) -> Result<Body, String> {
+    match known.kind {
+        bundle::Kind::Callback => {}
+        bundle::Kind::Github => return Err("a newer version of the worker is needed".into()),
+    }
     let mut callback = callback::parse(body).map_err(|error| error.to_string())?;
-    if let (None, Some(event_id)) = (&callback.event_id, event_id) {
+    if let (None, Some(event_id)) = (&callback.event_id, known.event_id) {
         if !(1..=MAX_EVENT_ID_BYTES).contains(&event_id.len()) || event_id.contains('\0') {
             return Err("Invalid event_id in the metadata".into());
         }
         callback.event_id = Some(event_id.to_owned());
+    }
+    if let Some(Run { id, attempt, .. }) = known.run {
+        callback.workflow_run_id = Some(without_nul(id, MAX_NAME_BYTES));
+        callback.run_attempt = Some(*attempt);
     }
     Ok(Body::Callback(callback))
 }
@@ -354,23 +404,23 @@ fn order(body: &[u8]) -> Result<Order, String> {
     #[derive(Deserialize)]
     struct Sent {
         r#type: Action,
-        position: (i64, i32),
+        position: (i32, i64, i32),
         refusal: i32,
         reason: String,
     }
-    let Sent { r#type: action, position: (seq, idx), refusal, reason } =
+    let Sent { r#type: action, position: (partition, seq, idx), refusal, reason } =
         serde_json::from_slice(body).map_err(|error| format!("not an order: {error}"))?;
     let reason = without_nul(&reason, MAX_REASON_BYTES);
-    Ok(Order { action, target: Position { seq, idx }, refusal, reason })
+    Ok(Order { action, partition, target: Position { seq, idx }, refusal, reason })
 }
 
 /// A job in the wrong partition would have two writers.
-fn in_partition(body: Body, partition: Partition, partitions: u16) -> Result<Body, String> {
+fn in_partition(body: Body, partition: Partition) -> Result<Body, String> {
     let job_id = match &body {
         Body::Callback(callback) => &callback.job_id,
         Body::Lost { job_id, .. } => job_id,
     };
-    let home = Partition::of_job(job_id, partitions);
+    let home = partition.layout().of_job(job_id);
     if home == partition {
         Ok(body)
     } else {

@@ -8,28 +8,29 @@
 
 use std::collections::HashMap;
 
-use super::event::{Order, Position};
+use super::event::{Incoming, Order, Position};
 
-/// The reasons of refusals, by callback and by the number of its refusal, from 1.
+/// The reasons of refusals, by callback (its partition and its position there) and by the number of
+/// its refusal, from 1.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct KnownRefusals(HashMap<(Position, i32), String>);
+pub struct KnownRefusals(HashMap<(i32, Position, i32), String>);
 
 impl KnownRefusals {
     /// Learns the refusal that an order names.
     pub fn learn(&mut self, order: &Order) {
-        self.insert(order.target, order.refusal, order.reason.clone());
+        self.insert(order.partition, order.target, order.refusal, order.reason.clone());
     }
 
     /// Adds a refusal.
-    pub fn insert(&mut self, position: Position, refusal: i32, reason: String) {
-        self.0.entry((position, refusal)).or_insert(reason);
+    pub fn insert(&mut self, partition: i32, position: Position, refusal: i32, reason: String) {
+        self.0.entry((partition, position, refusal)).or_insert(reason);
     }
 
-    /// Why the callback at a position, which was refused this often before, is refused again; none
-    /// if no such refusal is known.
+    /// Why a callback is refused again; none if no such refusal is known.
     #[must_use]
-    pub fn reason(&self, position: Position, refusals: i32) -> Option<&str> {
-        self.0.get(&(position, refusals + 1)).map(String::as_str)
+    pub fn reason(&self, incoming: &Incoming) -> Option<&str> {
+        let refusal = incoming.refusals + 1;
+        self.0.get(&(incoming.partition, incoming.position, refusal)).map(String::as_str)
     }
 
     /// How many refusals are known.

@@ -72,8 +72,14 @@ pub async fn accept(
     Ok(true)
 }
 
-/// Lets a partition of an empty database begin after messages that are gone, and records the gap.
-pub async fn begin_after(db: &DatabaseConnection, number: i32, skip: Skip) -> Result<(), DbErr> {
+/// Lets a partition of which nothing was applied begin after messages that are gone, of which
+/// `from_seq` is the first, and records the gap.
+pub async fn begin_after(
+    db: &DatabaseConnection,
+    number: i32,
+    from_seq: i64,
+    skip: Skip,
+) -> Result<(), DbErr> {
     use partition::Column;
     let transaction = begin(db).await?;
     partition::Entity::update_many()
@@ -81,10 +87,11 @@ pub async fn begin_after(db: &DatabaseConnection, number: i32, skip: Skip) -> Re
         .col_expr(Column::AcceptedSeq, Expr::value(skip.to_seq))
         .col_expr(Column::StreamCreatedAt, Expr::value(skip.stream_created_at))
         .filter(Column::Partition.eq(number))
-        .filter(Column::AppliedSeq.eq(0))
+        .filter(Column::AppliedSeq.eq(from_seq - 1))
         .exec(&transaction)
         .await?;
-    record(&transaction, number, 1, skip, "rebuilt from a stream without its beginning").await?;
+    record(&transaction, number, from_seq, skip, "rebuilt from a stream without its beginning")
+        .await?;
     transaction.commit().await
 }
 

@@ -129,18 +129,13 @@ impl Snapshot {
         Ok(rows.into_iter().map(refusal).collect())
     }
 
-    /// The jobs of a partition that are held behind a dead letter below a sequence.
-    pub async fn held_since_before(
-        &self,
-        number: i32,
-        seq: i64,
-    ) -> Result<Vec<Option<String>>, DbErr> {
+    /// The jobs that are held behind a dead letter below a sequence, of any partition.
+    pub async fn held_since_before(&self, seq: i64) -> Result<Vec<Option<String>>, DbErr> {
         use dead_letter::{Column, State};
         dead_letter::Entity::find()
             .select_only()
             .column(Column::JobId)
             .distinct()
-            .filter(Column::Partition.eq(number))
             .filter(Column::Seq.lt(seq))
             .filter(Column::State.ne(State::Discarded))
             .filter(Column::JobId.is_not_null())

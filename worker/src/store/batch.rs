@@ -22,6 +22,8 @@ use crate::rules::transition::{self, RULES_VERSION};
 pub struct Ownership {
     /// The partition.
     pub partition: i32,
+    /// The generation of its stream.
+    pub generation: i32,
     /// The epoch of the acquisition.
     pub epoch: i64,
     /// The process.
@@ -97,6 +99,7 @@ pub fn fence_statement(
         .col_expr(Column::StoppedReason, Expr::value(Option::<String>::None))
         .col_expr(Column::LeaseUntil, clock(backend, lease))
         .filter(Column::Partition.eq(mine.partition))
+        .filter(Column::Generation.eq(mine.generation))
         .filter(Column::Epoch.eq(mine.epoch))
         .filter(Column::Owner.eq(mine.owner.as_str()))
         .filter(Column::AppliedSeq.eq(mine.applied_seq));

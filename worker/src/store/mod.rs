@@ -10,6 +10,7 @@ pub mod audit;
 pub mod batch;
 pub mod connection;
 pub mod dead_letters;
+pub mod generations;
 pub mod liveness;
 pub mod migration;
 pub mod observe;

@@ -14,7 +14,7 @@ use super::liveness::first_heard;
 use super::partitions::clock;
 use crate::entity::dead_letter::State;
 use crate::entity::job::{self, Status};
-use crate::entity::{dead_letter, partition};
+use crate::entity::{dead_letter, partition, partition_gap};
 
 /// How far counts go, over all partitions together.
 #[derive(Debug, Clone, Copy)]
@@ -102,8 +102,7 @@ pub fn jobs_statement(db: &DatabaseConnection, partitions: usize, reach: Reach) 
     let mut select = Query::select();
     select
         .column(partition::Column::Partition)
-        .from(partition::Entity)
-        .order_by(partition::Column::Partition, Order::Asc)
+        .from_subquery(numbers(), partition::Entity)
         .expr_as(clock(db.get_database_backend(), std::time::Duration::ZERO), "now");
     for status in Status::all() {
         let some = of_partition(status, same_partition(job::Entity, Column::Partition));
@@ -135,6 +134,14 @@ fn count<E: EntityTrait>(rows: Select<E>, limit: u64) -> SelectStatement {
         .expr(Func::count(Expr::col(Asterisk)))
         .from_subquery(rows.limit(limit + 1).into_query(), "some")
         .take()
+}
+
+/// The numbers of all partitions that there are or were: what is finished may be of an earlier
+/// generation, which had more of them.
+fn numbers() -> SelectStatement {
+    let number = partition::Column::Partition;
+    let were = Query::select().column(number).from(partition_gap::Entity).take();
+    Query::select().column(number).from(partition::Entity).union(UnionType::Distinct, were).take()
 }
 
 fn same_partition<E: EntityTrait>(table: E, column: E::Column) -> Expr {
@@ -241,10 +248,7 @@ pub async fn dead_letters(
 pub fn dead_letters_statement(partitions: usize, reach: Reach) -> SelectStatement {
     use dead_letter::Column;
     let mut select = Query::select();
-    select
-        .column(partition::Column::Partition)
-        .from(partition::Entity)
-        .order_by(partition::Column::Partition, Order::Asc);
+    select.column(partition::Column::Partition).from_subquery(numbers(), partition::Entity);
     for state in State::WAITING {
         let some = dead_letter::Entity::find()
             .select_only()

@@ -37,6 +37,8 @@ fn shifted_clock(backend: DbBackend, sign: char, by: Duration) -> Expr {
 /// Who acquires partitions, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim<'a> {
+    /// The generation of the streams that it reads.
+    pub generation: u32,
     /// The random id of the process.
     pub me: &'a str,
     /// The lease.
@@ -48,7 +50,7 @@ pub struct Claim<'a> {
     pub watch_gap: Option<Duration>,
 }
 
-/// Acquires a partition that is free, expired or already ours. One statement: it waits for a commit
+/// Acquires a partition that is free, expired or already ours, in its generation. One statement: it waits for a commit
 /// in flight, and reads the checkpoint that this commit left. Returns the new row, or none while
 /// another lease runs.
 pub async fn acquire(
@@ -57,7 +59,7 @@ pub async fn acquire(
     claim: Claim<'_>,
 ) -> Result<Option<partition::Model>, DbErr> {
     use partition::Column;
-    let Claim { me, lease, alone, watch_gap } = claim;
+    let Claim { generation, me, lease, alone, watch_gap } = claim;
     let backend = db.get_database_backend();
     let mut free = is_free(backend).add(Column::Owner.eq(me));
     if alone {
@@ -77,6 +79,7 @@ pub async fn acquire(
         .col_expr(Column::LeaseUntil, clock(backend, lease))
         .col_expr(Column::WatchedSince, watched_since)
         .filter(Column::Partition.eq(number))
+        .filter(Column::Generation.eq(generation))
         .filter(free)
         .exec_with_returning(db)
         .await?;
@@ -114,6 +117,17 @@ impl Place {
     pub(super) fn returned(backend: DbBackend) -> Expr {
         Expr::cust(if backend == DbBackend::Postgres { "ctid::text" } else { "NULL" })
     }
+}
+
+/// The generation of the streams that the checkpoints are of; none if there are no checkpoints.
+pub async fn generation(db: &DatabaseConnection) -> Result<Option<u32>, DbErr> {
+    let generation: Option<i32> = partition::Entity::find()
+        .select_only()
+        .column(partition::Column::Generation)
+        .into_tuple()
+        .one(db)
+        .await?;
+    Ok(generation.and_then(|generation| u32::try_from(generation).ok()))
 }
 
 /// The row of a partition that this process owns.

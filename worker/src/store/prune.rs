@@ -91,7 +91,7 @@ fn of_age(cutoff: DateTime<Utc>) -> Select<job::Entity> {
         .filter(Column::UpdatedAt.lt(cutoff))
 }
 
-/// Removes, of these jobs of one partition, those without a dead letter and without a message in
+/// Removes, of these jobs that belong to one partition, those without a dead letter and without a message in
 /// the stream; with their events, in one transaction. `first_seq` is the first sequence that the
 /// stream still holds. A dry run only counts.
 ///
@@ -120,7 +120,6 @@ pub async fn remove(
         .select_only()
         .column(job::Column::Id)
         .filter(job::Column::Id.is_in(ids))
-        .filter(job::Column::Partition.eq(number))
         .filter(job::Column::LastSeq.lt(bound))
         .filter(Expr::exists(still_stored.into_query()).not())
         .filter(Expr::exists(waiting.into_query()).not())

@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 
 use sea_orm::{
-    ActiveModelTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait,
-    IntoActiveModel, PaginatorTrait, QueryOrder,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr,
+    EntityTrait, IntoActiveModel, PaginatorTrait, QueryOrder, QuerySelect,
 };
 use sea_orm_migration::MigratorTrait;
 
+use shared::partition::{Layout, MAX_PARTITIONS};
+
 use super::connection::begin;
-use crate::entity::{dead_letter, job, job_event, partition};
+use crate::entity::{dead_letter, job, job_event, partition, partition_gap};
 use crate::rules::transition::RULES_VERSION;
 use crate::store::migration::{Migrator, needed_by};
 
@@ -35,15 +37,17 @@ pub enum SchemaError {
         /// The last migration that this binary knows.
         known: usize,
     },
-    /// Another number of partitions was chosen before.
+    /// The checkpoints are of other streams.
     #[error(
-        "ACK-303: the database has {found} partitions, not {wanted}: their number can't be changed"
+        "ACK-303: the database has {} partitions of generation {}, not {} of generation {}: they \
+         are changed with `ackline partitions resize`",
+        found.partitions(), found.generation(), wanted.partitions(), wanted.generation()
     )]
     Partitions {
         /// What the database has.
-        found: usize,
+        found: Layout,
         /// What was asked for.
-        wanted: u16,
+        wanted: Layout,
     },
     /// The database failed.
     #[error("the database failed")]
@@ -106,38 +110,64 @@ async fn taken(db: &impl ConnectionTrait) -> Result<Option<BTreeSet<String>>, Db
     Ok(Some(applied.into_iter().map(|step| step.version).collect()))
 }
 
-/// How many partitions the database has; 0 before `ackline migrate` chose.
-pub async fn count_partitions(db: &impl ConnectionTrait) -> Result<usize, DbErr> {
-    Ok(usize::try_from(partition::Entity::find().count(db).await?).unwrap_or(usize::MAX))
-}
-
-/// Creates the checkpoint rows, or checks that their number is the wanted one.
+/// Creates the checkpoint rows, or checks that they are those of this layout.
 ///
 /// # Errors
 /// [`SchemaError::Partitions`], or that the database failed.
-pub async fn create_partitions(db: &DatabaseConnection, wanted: u16) -> Result<(), SchemaError> {
-    let rows = (0..i32::from(wanted)).map(|partition| {
-        let row =
-            partition::Model { partition, rules_version: RULES_VERSION, ..Default::default() };
+pub async fn create_partitions(db: &DatabaseConnection, wanted: Layout) -> Result<(), SchemaError> {
+    let rows = wanted.all().map(|partition| {
+        let row = partition::Model {
+            partition: i32::from(partition.number()),
+            generation: i32::try_from(wanted.generation()).unwrap_or(i32::MAX),
+            rules_version: RULES_VERSION,
+            ..Default::default()
+        };
         row.into_active_model().reset_all()
     });
     let transaction = begin(db).await?;
-    let found = count_partitions(&transaction).await?;
-    if found == 0 {
-        partition::Entity::insert_many(rows)
-            .on_conflict_do_nothing_on([partition::Column::Partition])
-            .exec_without_returning(&transaction)
-            .await?;
-    } else if found != usize::from(wanted) {
-        return Err(SchemaError::Partitions { found, wanted });
+    match layout(&transaction).await? {
+        None => {
+            partition::Entity::insert_many(rows)
+                .on_conflict_do_nothing_on([partition::Column::Partition])
+                .exec_without_returning(&transaction)
+                .await?;
+        }
+        Some(found) if found == wanted => {}
+        Some(found) => return Err(SchemaError::Partitions { found, wanted }),
     }
     transaction.commit().await?;
     Ok(())
 }
 
+/// The streams that the checkpoints are of; none before `ackline migrate` chose.
+pub async fn layout(db: &impl ConnectionTrait) -> Result<Option<Layout>, DbErr> {
+    Ok(layout_of(&partitions(db).await?))
+}
+
+/// The streams that these checkpoint rows, which are all, are of.
+#[must_use]
+pub fn layout_of(rows: &[partition::Model]) -> Option<Layout> {
+    let generation = u32::try_from(rows.first()?.generation).ok()?;
+    let partitions = u16::try_from(rows.len()).ok().filter(|number| *number <= MAX_PARTITIONS)?;
+    Some(Layout::new(generation, partitions))
+}
+
 /// All checkpoint rows, by number.
 pub async fn partitions(db: &impl ConnectionTrait) -> Result<Vec<partition::Model>, DbErr> {
     partition::Entity::find().order_by_asc(partition::Column::Partition).all(db).await
+}
+
+/// How many numbers of partitions there are or were. The row of a finished job may name one of an
+/// earlier generation.
+pub async fn numbers(db: &impl ConnectionTrait, rows: &[partition::Model]) -> Result<i32, DbErr> {
+    let were: Option<Option<i32>> = partition_gap::Entity::find()
+        .select_only()
+        .column_as(partition_gap::Column::Partition.max(), "most")
+        .into_tuple()
+        .one(db)
+        .await?;
+    let are = i32::try_from(rows.len()).unwrap_or(i32::MAX);
+    Ok(were.flatten().map_or(are, |most| are.max(most + 1)))
 }
 
 /// How many rows there are.

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use sea_orm::Iterable;
 use shared::callback::Callback;
 use worker::entity::dead_letter::{Model as DeadLetter, State};
+use worker::entity::job::Model as Job;
 use worker::entity::job_event::{Effect, Kind, Model as JobEvent};
 use worker::rules::batch::{InRow, Known, Plan, Seen, bury, fold, record, step};
 use worker::rules::decision::{self, Decision, Reason};
-use worker::rules::event::{Action, Content, Incoming, Order, Position};
+use worker::rules::event::{Action, Content, Event, Incoming, Order, Position};
 use worker::rules::known_refusals::KnownRefusals;
+use worker::rules::transition::Outcome;
 
 use crate::events::*;
 
@@ -21,11 +23,15 @@ fn position(seq: i64) -> Position {
 
 fn incoming(seq: i64, refusals: i32, content: Content) -> Incoming {
     Incoming {
+        partition: PARTITION,
         position: position(seq),
         at: at(seq),
-        subject: "callbacks.05".into(),
+        subject: "callbacks.1.05".into(),
+        speaker: Some("key".into()),
+        run: None,
         payload: format!("payload {seq}").into(),
         refusals,
+        redriven: None,
         trace: None,
         content,
     }
@@ -42,7 +48,13 @@ fn undecodable(seq: i64, refusals: i32) -> Incoming {
 }
 
 fn order(action: Action) -> Order {
-    Order { action, target: position(3), refusal: 1, reason: "too long".into() }
+    Order {
+        action,
+        partition: PARTITION,
+        target: position(3),
+        refusal: 1,
+        reason: "too long".into(),
+    }
 }
 
 /// A dead letter of `incoming`; job and event id are those of its event.
@@ -60,12 +72,26 @@ fn letter(
         job_id: of.map(|(job, _)| job.into()),
         state,
         reason: why.into(),
-        subject: "callbacks.05".into(),
+        subject: "callbacks.1.05".into(),
         event_id: of.map(|(_, event_id)| event_id.into()),
+        speaker: Some("key".into()),
+        run: None,
         payload: format!("payload {seq}").into(),
         received_at: at(seq),
         refusals,
     }
+}
+
+/// What an event in the stream of this partition does to its job.
+fn applied(
+    job: Option<Job>,
+    seen: &mut Seen,
+    event: &Event,
+    partition: i32,
+) -> (Outcome, Option<JobEvent>) {
+    let content = Content::Event(event.clone());
+    let incoming = Incoming { partition, ..incoming(event.position.seq, 0, content) };
+    step(job, seen, &incoming, event, partition)
 }
 
 const HELD: &str = "an earlier callback of the job is a dead letter";
@@ -73,8 +99,8 @@ const HELD: &str = "an earlier callback of the job is a dead letter";
 #[test]
 fn a_batch_applies_buries_and_holds_in_the_order_of_the_stream() {
     let mut decided = KnownRefusals::default();
-    decided.insert(position(1), 1, "too long".into());
-    decided.insert(position(8), 3, "refused again".into());
+    decided.insert(PARTITION, position(1), 1, "too long".into());
+    decided.insert(PARTITION, position(8), 3, "refused again".into());
     let batch = [
         of(1, "dead", "a", provisioning()),
         of(2, "dead", "b", running()),
@@ -169,19 +195,19 @@ fn what_the_database_refuses_is_buried_alone() {
         in_row: InRow { now: 5, most: 5 },
         ..Plan::default()
     };
-    assert_eq!(bury(&refused, PARTITION, 4, "value too long"), expected);
+    assert_eq!(bury(&refused, 4, "value too long"), expected);
     let silence = incoming(8, 0, Content::Event(lost(8, position(7))));
-    let [buried] = &bury(&silence, PARTITION, 0, "why").dead_letters[..] else { panic!("one") };
+    let [buried] = &bury(&silence, 0, "why").dead_letters[..] else { panic!("one") };
     assert_eq!((buried.job_id.as_deref(), buried.event_id.as_deref()), (Some("job"), None));
 }
 
 #[test]
 fn an_order_is_on_record_whatever_it_found() {
-    let none = "no dead letter at 3/0";
+    let none = "no dead letter at 05/3/0";
     for (action, kind) in [(Action::Requeue, Kind::Requeue), (Action::Discard, Kind::Discard)] {
         for (found, job_id, outcome, reason, why) in [
-            (Some(Some("job")), "job", Effect::Applied, "dead letter 3/0", None),
-            (Some(None), "", Effect::Applied, "dead letter 3/0", None),
+            (Some(Some("job")), "job", Effect::Applied, "dead letter 05/3/0", None),
+            (Some(None), "", Effect::Applied, "dead letter 05/3/0", None),
             (None, "", Effect::Ignored, none, Some(Reason::NoSuchDeadLetter)),
         ] {
             let asked = incoming(9, 0, Content::Order(order(action)));
@@ -201,6 +227,11 @@ fn an_order_is_on_record_whatever_it_found() {
                     run_attempt: None,
                     error: None,
                     failed_step: None,
+                    outputs: None,
+                    phase: None,
+                    speaker: Some("key".into()),
+                    redriven_seq: None,
+                    redriven_idx: None,
                     received_at: at(9),
                 }],
                 effects: BTreeMap::from([(outcome.into(), 1)]),
@@ -212,7 +243,7 @@ fn an_order_is_on_record_whatever_it_found() {
                 in_row: InRow { now: 2, most: 2 },
                 ..Plan::default()
             };
-            assert_eq!(record(&asked, &order(action), found, PARTITION, 2), expected);
+            assert_eq!(record(&asked, &order(action), found, 2), expected);
         }
     }
 }
@@ -221,7 +252,7 @@ fn an_order_is_on_record_whatever_it_found() {
 fn a_row_of_an_event_has_what_it_carried() {
     let mut seen = Seen::default();
     let first = Callback { event_id: Some("a".into()), ..of_run(provisioning(), 7, Some(1)) };
-    let (outcome, row) = step(None, &mut seen, &event(1, first.clone()), PARTITION);
+    let (outcome, row) = applied(None, &mut seen, &event(1, first.clone()), PARTITION);
     let job = outcome.job.unwrap();
     assert_eq!(job.partition, PARTITION);
     assert_eq!((row.unwrap().reason, outcome.reason), (None, None));
@@ -229,12 +260,12 @@ fn a_row_of_an_event_has_what_it_carried() {
     // One that changes nothing leaves the job's row as it is.
     let elsewhere = PARTITION + 1;
     let again = Callback { event_id: Some("b".into()), ..first.clone() };
-    let (outcome, row) = step(Some(job.clone()), &mut seen, &event(2, again), elsewhere);
+    let (outcome, row) = applied(Some(job.clone()), &mut seen, &event(2, again), elsewhere);
     assert_eq!((outcome.job.unwrap().partition, row.unwrap().partition), (PARTITION, elsewhere));
 
     // An id that comes with another status is no duplicate, and on record.
     let said = Callback { event_id: Some("a".into()), ..of_run(failed(), 7, Some(1)) };
-    let (outcome, row) = step(Some(job.clone()), &mut seen, &event(3, said), PARTITION);
+    let (outcome, row) = applied(Some(job.clone()), &mut seen, &event(3, said), PARTITION);
     assert_eq!(outcome.effect, Effect::Applied);
     assert_eq!(
         row.unwrap(),
@@ -253,6 +284,11 @@ fn a_row_of_an_event_has_what_it_carried() {
             run_attempt: Some(1),
             error: Some("no quota".into()),
             failed_step: Some("apply".into()),
+            outputs: None,
+            phase: None,
+            speaker: Some("key".into()),
+            redriven_seq: None,
+            redriven_idx: None,
             received_at: at(3),
         }
     );
@@ -261,29 +297,31 @@ fn a_row_of_an_event_has_what_it_carried() {
     let beat = Callback { event_id: Some("a".into()), ..heartbeat() };
     for seq in [4, 5] {
         let (outcome, row) =
-            step(Some(job.clone()), &mut seen, &event(seq, beat.clone()), PARTITION);
+            applied(Some(job.clone()), &mut seen, &event(seq, beat.clone()), PARTITION);
         assert_eq!((outcome.effect, outcome.reason, row), (Effect::Applied, None, None));
     }
     assert_eq!(seen[&("job".into(), "a".into())], [Kind::Provisioning, Kind::Failed].into());
 
     // Only a silence that counts says why.
     for (witness, error) in [(1, Some("no heartbeat since 2027-01-15T08:00:01Z")), (0, None)] {
-        let (_, row) = step(Some(job.clone()), &mut seen, &lost(6, position(witness)), PARTITION);
+        let (_, row) =
+            applied(Some(job.clone()), &mut seen, &lost(6, position(witness)), PARTITION);
         assert_eq!(row.unwrap().error.as_deref(), error);
     }
 
     // What the job has is not what an event carried.
-    let job = step(Some(job), &mut seen, &event(7, failed()), PARTITION).0.job.unwrap();
+    let job = applied(Some(job), &mut seen, &event(7, failed()), PARTITION).0.job.unwrap();
     assert_eq!(job.error.as_deref(), Some("no quota"));
     for later in [event(8, queued()), lost(8, position(7))] {
-        let (_, row) = step(Some(job.clone()), &mut seen, &later, PARTITION);
+        let (_, row) = applied(Some(job.clone()), &mut seen, &later, PARTITION);
         assert_eq!(row.unwrap().error, None, "{later:?}");
     }
 }
 
 #[test]
 fn a_silence_is_counted_as_presumed_only_if_it_changes_the_job() {
-    let job = step(None, &mut Seen::default(), &event(1, provisioning()), PARTITION).0.job.unwrap();
+    let job =
+        applied(None, &mut Seen::default(), &event(1, provisioning()), PARTITION).0.job.unwrap();
     for (witness, effect) in [(1, decision::Effect::Presumed), (0, decision::Effect::Ignored)] {
         let known = Known { jobs: [(job.id.clone(), job.clone())].into(), ..Known::default() };
         let batch = [incoming(2, 0, Content::Event(lost(2, position(witness))))];
@@ -304,7 +342,7 @@ fn a_refusal_is_known_by_its_callback_and_its_number_and_the_first_order_tells_i
     for (seq, refusals, reason) in
         [(3, 0, Some("too long")), (3, 1, Some("too late")), (3, 2, None), (4, 0, None)]
     {
-        assert_eq!(decided.reason(position(seq), refusals), reason, "{seq} {refusals}");
+        assert_eq!(decided.reason(&undecodable(seq, refusals)), reason, "{seq} {refusals}");
     }
 }
 

@@ -35,11 +35,15 @@ impl Rows {
         let incoming: Vec<Incoming> = events
             .iter()
             .map(|event| Incoming {
+                partition: 0,
                 position: event.position,
                 at: event.at,
                 subject: "".into(),
+                speaker: None,
+                run: None,
                 payload: Default::default(),
                 refusals: 0,
+                redriven: None,
                 trace: None,
                 content: Content::Event(event.clone()),
             })

@@ -135,6 +135,11 @@ pub(super) mod tests {
             run_attempt: None,
             error: None,
             failed_step: None,
+            outputs: None,
+            phase: None,
+            speaker: None,
+            redriven_seq: None,
+            redriven_idx: None,
             received_at: at(seq),
         }
     }

@@ -100,7 +100,7 @@ fn entry() -> impl Strategy<Value = Entry> {
     let metadata = (text(), text(), any::<i64>(), any::<Option<String>>(), traceparent);
     (metadata, vec(any::<u8>(), 0..64)).prop_map(
         |((job, key, received_ms, event_id, traceparent), body)| Entry {
-            metadata: Metadata { job, key, received_ms, event_id, traceparent },
+            metadata: Metadata { event_id, traceparent, ..Metadata::new(job, key, received_ms) },
             body: body.into(),
         },
     )

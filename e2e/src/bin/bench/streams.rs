@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use e2e::nats::publish_bundle;
 use e2e::stack::Stack;
 use shared::bundle::{self, Metadata};
-use shared::partition::Partition;
+use shared::partition::{Layout, Partition};
 use tokio::task::JoinSet;
 
 use crate::callbacks::heartbeat;
@@ -26,7 +26,8 @@ pub(crate) async fn one_at_a_time(stack: &Stack, lasting: Duration) -> Result<f6
     let (began, mut took) = (Instant::now(), Vec::new());
     while began.elapsed() < lasting {
         let sent = Instant::now();
-        publish_bundle(&jetstream, Partition::new(0).callbacks_subject(), payload.clone()).await?;
+        publish_bundle(&jetstream, Layout::new(1, 1).first().callbacks_subject(), payload.clone())
+            .await?;
         took.push(sent.elapsed());
     }
     took.sort();
@@ -44,7 +45,7 @@ fn entry(id: &str, body: &str) -> Bytes {
 pub(crate) async fn stored(stack: &Stack) -> Result<(i64, f64)> {
     let jetstream = jetstream::new(stack.nats.client().await?);
     let (mut messages, mut bytes) = (0, 0.0);
-    for partition in Partition::all(partition_count()) {
+    for partition in Layout::new(1, partition_count()).all() {
         let stream = jetstream.get_stream(partition.stream()).await?;
         let state = &stream.cached_info().state;
         messages += i64::try_from(state.last_sequence)?;
@@ -66,11 +67,11 @@ pub(crate) async fn fill(
     let jetstream = jetstream::new(stack.nats.client().await?);
     let mut of_partition = vec![Vec::new(); usize::from(partition_count())];
     for id in jobs {
-        let partition = Partition::of_job(&id, partition_count());
+        let partition = Layout::new(1, partition_count()).of_job(&id);
         of_partition[usize::from(partition.number())].push(id);
     }
     let mut filling = JoinSet::new();
-    for (partition, ids) in Partition::all(partition_count()).zip(of_partition) {
+    for (partition, ids) in Layout::new(1, partition_count()).all().zip(of_partition) {
         let (jetstream, body) = (jetstream.clone(), body.clone());
         filling.spawn(async move {
             fill_partition(&jetstream, partition, ids.chunks(at_once), per_job, body).await

@@ -18,7 +18,7 @@ use ingress::signature::{Keys, ReplayWindow, Scheme, SigningKey, verify};
 use shared::bundle::{self, Metadata};
 use shared::callback;
 use shared::listener::{self, Limits};
-use shared::partition::Partition;
+use shared::partition::Layout;
 use shared::shutdown::{Leaving, on_signal};
 use shared::stream::DEFAULT_PARTITIONS;
 use tokio::net::TcpListener;
@@ -98,14 +98,11 @@ async fn store(site: &Site, request: Request<Incoming>) -> Result<()> {
     let now = Utc::now();
     let verified = verify(&site.keys, &head.headers, body, now)?;
     let callback = callback::parse(verified.body())?;
-    let partition = Partition::new(0);
+    let partition = Layout::new(1, 1).first();
     let Some(broker) = &site.broker else { return Ok(()) };
     let metadata = Metadata {
-        job: callback.job_id,
-        key: verified.key().to_owned(),
-        received_ms: now.timestamp_millis(),
         event_id: callback.event_id,
-        traceparent: None,
+        ..Metadata::new(callback.job_id, verified.key(), now.timestamp_millis())
     };
     let stream = partition.stream();
     let message = PublishMessage::build()

@@ -16,26 +16,28 @@ use super::{accept, applied, reaches};
 use crate::expect::{SOON, job, status};
 
 /// Requests to JetStream that no role needs.
-const NOBODY: [&str; 9] = [
+const NOBODY: [&str; 7] = [
     "$JS.API.INFO",
-    "$JS.API.STREAM.NAMES",
-    "$JS.API.STREAM.DELETE.CALLBACKS-00",
-    "$JS.API.STREAM.MSG.DELETE.CALLBACKS-00",
-    "$JS.API.STREAM.RESTORE.CALLBACKS-00",
-    "$JS.API.STREAM.SNAPSHOT.CALLBACKS-00",
-    "$JS.API.STREAM.LEADER.STEPDOWN.CALLBACKS-00",
+    "$JS.API.STREAM.MSG.DELETE.CALLBACKS-1-00",
+    "$JS.API.STREAM.RESTORE.CALLBACKS-1-00",
+    "$JS.API.STREAM.SNAPSHOT.CALLBACKS-1-00",
+    "$JS.API.STREAM.LEADER.STEPDOWN.CALLBACKS-1-00",
     "$JS.API.META.LEADER.STEPDOWN",
     "$SYS.REQ.SERVER.PING",
 ];
-const CHANGE_STREAMS: [&str; 2] =
-    ["$JS.API.STREAM.CREATE.CALLBACKS-99", "$JS.API.STREAM.UPDATE.CALLBACKS-00"];
+const CHANGE_STREAMS: [&str; 4] = [
+    "$JS.API.STREAM.CREATE.CALLBACKS-1-99",
+    "$JS.API.STREAM.UPDATE.CALLBACKS-1-00",
+    "$JS.API.STREAM.DELETE.CALLBACKS-1-00",
+    "closed.1.00",
+];
 const READ_AND_PURGE: [&str; 6] = [
-    "$JS.API.STREAM.MSG.GET.CALLBACKS-00",
-    "$JS.API.STREAM.PURGE.CALLBACKS-00",
-    "$JS.API.CONSUMER.CREATE.CALLBACKS-00.x",
-    "$JS.API.CONSUMER.DELETE.CALLBACKS-00.x",
-    "$JS.API.CONSUMER.MSG.NEXT.CALLBACKS-00.x",
-    "$JS.ACK.CALLBACKS-00.x.1.1.1.1.1",
+    "$JS.API.STREAM.MSG.GET.CALLBACKS-1-00",
+    "$JS.API.STREAM.PURGE.CALLBACKS-1-00",
+    "$JS.API.CONSUMER.CREATE.CALLBACKS-1-00.x",
+    "$JS.API.CONSUMER.DELETE.CALLBACKS-1-00.x",
+    "$JS.API.CONSUMER.MSG.NEXT.CALLBACKS-1-00.x",
+    "$JS.ACK.CALLBACKS-1-00.x.1.1.1.1.1",
 ];
 /// What would show callbacks, or the answers that others get.
 const LISTEN: [&str; 6] = [">", "callbacks.>", "internal.>", "orders.>", "$JS.API.>", "_INBOX.>"];
@@ -57,6 +59,12 @@ pub(super) async fn each_role_can_do_its_work(deployment: &Deployment, db: &Data
     let list: serde_json::Value = serde_json::from_str(&list.unwrap()).unwrap();
     assert_eq!(list.as_array().unwrap().len(), usize::from(DEFAULT_PARTITIONS));
     deployment.run("docker compose run --rm --no-deps migrate").await.unwrap();
+    let r#move = "docker compose run --rm --no-deps migrate \
+                  move --stream-max-bytes 33554432 --delete-old --yes";
+    deployment.run(r#move).await.unwrap();
+    deployment.run("docker compose run --rm --no-deps migrate").await.unwrap();
+    accept(deployment, status("moved", "running")).await;
+    reaches(deployment, db, "moved", Status::Running).await;
 }
 
 pub(super) async fn no_role_may_do_what_is_not_its_own(
@@ -71,8 +79,8 @@ pub(super) async fn no_role_may_do_what_is_not_its_own(
             "worker" => subjects.extend(CHANGE_STREAMS),
             _ => subjects.extend(READ_AND_PURGE),
         }
-        subjects.extend(["callbacks.00"].iter().filter(|_| role != "ingress"));
-        subjects.extend(["internal.00", "orders.00"].iter().filter(|_| role != "worker"));
+        subjects.extend(["callbacks.1.00"].iter().filter(|_| role != "ingress"));
+        subjects.extend(["internal.1.00", "orders.1.00"].iter().filter(|_| role != "worker"));
         let (events, mut said) = unbounded_channel();
         let tells = deployment.client(role, inbox).event_callback(move |event| {
             if let Event::ServerError(error) = event {

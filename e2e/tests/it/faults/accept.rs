@@ -77,12 +77,12 @@ async fn a_partition_goes_on_after_a_hole() {
     let (mut stack, jetstream, _) = with_three_applied().await;
     accept(&stack, status("b", "queued")).await;
     for _ in 0..2 {
-        jetstream.publish("internal.00", "anything".into()).await.unwrap().await.unwrap();
+        jetstream.publish("internal.1.00", "anything".into()).await.unwrap().await.unwrap();
     }
     accept(&stack, status("b", "provisioning")).await;
     // A purge by subject is what leaves a hole: the stream's ends do not tell.
     let stream = first_stream(&stack).await;
-    assert_eq!(stream.purge().filter("internal.00").await.unwrap().purged, 2);
+    assert_eq!(stream.purge().filter("internal.1.00").await.unwrap().purged, 2);
     stack.start_worker().await.unwrap();
     stopped(&stack, "the message 5 is gone").await;
     let db = stack.db().await.unwrap();
@@ -107,7 +107,7 @@ async fn a_partition_that_is_stopped_by_dead_letters_skips_nothing() {
         Stack::builder().partitions(1).env("DEAD_LETTER_LIMIT", "3").start().await.unwrap();
     let jetstream = jetstream::new(stack.nats.client().await.unwrap());
     for _ in 0..5 {
-        jetstream.publish("callbacks.00", "garbage".into()).await.unwrap().await.unwrap();
+        jetstream.publish("callbacks.1.00", "garbage".into()).await.unwrap().await.unwrap();
     }
     accept(&stack, status("a", "queued")).await;
     stopped(&stack, "dead letters in a row").await;

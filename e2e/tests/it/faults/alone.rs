@@ -2,7 +2,7 @@
 
 use async_nats::jetstream;
 use e2e::stack::Stack;
-use shared::partition::Partition;
+use shared::partition::Layout;
 use shared::stream::{find, has_leader};
 use worker::entity::job::Status;
 
@@ -26,7 +26,7 @@ async fn what_a_node_alone_says_of_a_stream_is_not_believed() {
     let broker = jetstream::new(async_nats::connect(&url).await.unwrap());
     stack
         .wait_until("the node describes the stream without a leader", SOON, async || {
-            let info = find(&broker, Partition::new(0)).await.ok().flatten();
+            let info = find(&broker, Layout::new(1, 1).first()).await.ok().flatten();
             info.is_some_and(|info| !has_leader(&info))
         })
         .await;

@@ -10,7 +10,7 @@ use e2e::stack::{Db, Ingress, Stack};
 use futures::{StreamExt, TryStreamExt};
 use rstest::rstest;
 use serde_json::json;
-use shared::partition::Partition;
+use shared::partition::Layout;
 use worker::entity::job::Status;
 
 use super::figures::{conclude, endless, goes_on};
@@ -90,7 +90,7 @@ async fn a_broker_that_is_frozen_loses_and_repeats_nothing(
 async fn delete_consumers(stack: &Stack) -> usize {
     let jetstream = jetstream(stack).await;
     let mut deleted = 0;
-    for partition in Partition::all(PARTITIONS) {
+    for partition in Layout::new(1, PARTITIONS).all() {
         let stream = jetstream.get_stream(partition.stream()).await.unwrap();
         let names: Vec<String> = stream.consumer_names().try_collect().await.unwrap();
         for name in names {
@@ -138,7 +138,7 @@ async fn behind_a_proxy(stack: &Stack, publish_deadline: &str) -> (Proxy, Ingres
 async fn bundles(stack: &Stack) -> Vec<Bytes> {
     let jetstream = jetstream(stack).await;
     let mut bundles = Vec::new();
-    for partition in Partition::all(PARTITIONS) {
+    for partition in Layout::new(1, PARTITIONS).all() {
         let stream = jetstream.get_stream(partition.stream()).await.unwrap();
         let config = consumer::pull::Config {
             ack_policy: consumer::AckPolicy::None,
@@ -278,7 +278,7 @@ async fn copies_through_two_ingresses_take_effect_once(#[case] rounds: usize) {
 
 /// A job of each partition.
 fn a_job_of_each() -> Vec<String> {
-    Partition::all(PARTITIONS).map(|partition| id_in(partition, PARTITIONS, "probe")).collect()
+    Layout::new(1, PARTITIONS).all().map(|partition| id_in(partition, "probe")).collect()
 }
 
 /// Streams fill up while nothing is applied, and have room again once workers run.
@@ -315,7 +315,7 @@ async fn streams_that_are_full_again_and_again_lose_and_repeat_nothing() {
     }
     let probes: Vec<&str> = probes.iter().map(String::as_str).collect();
     conclude(&stack, running, &format!("{rounds} times full streams"), &probes).await;
-    for partition in Partition::all(PARTITIONS) {
+    for partition in Layout::new(1, PARTITIONS).all() {
         let stream = jetstream(&stack).await.get_stream(partition.stream()).await.unwrap();
         let state = &stream.cached_info().state;
         assert!(state.first_sequence > 1 && state.bytes <= 1 << 20, "{state:?}");

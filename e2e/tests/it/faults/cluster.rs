@@ -7,14 +7,14 @@ use async_nats::jetstream;
 use e2e::load::Running;
 use e2e::stack::{Db, PARTITIONS, Stack, Worker};
 use futures::TryStreamExt;
-use shared::partition::Partition;
+use shared::partition::{Layout, Partition};
 
 use super::figures::{conclude, endless, goes_on, wait_until_whole};
 use super::ownership::copy;
 use crate::expect::*;
 
 const NODES: usize = 3;
-const STREAMS: [&str; 4] = ["CALLBACKS-00", "CALLBACKS-01", "CALLBACKS-02", "CALLBACKS-03"];
+const STREAMS: [&str; 4] = ["CALLBACKS-1-00", "CALLBACKS-1-01", "CALLBACKS-1-02", "CALLBACKS-1-03"];
 
 /// Ingress, and two workers on PostgreSQL.
 async fn cluster(partitions: u16, publish_deadline: &str) -> (Stack, Worker) {
@@ -162,7 +162,7 @@ async fn streams_on_a_lost_node_hold_up_no_others() {
     let builder = Stack::builder().cluster().stream_replicas(1).env("PUBLISH_DEADLINE", "60s");
     let mut stack = builder.start().await.unwrap();
     let mut led = vec![Vec::new(); NODES];
-    for partition in Partition::all(PARTITIONS) {
+    for partition in Layout::new(1, PARTITIONS).all() {
         let leader = stack.nats.leader(&partition.stream()).await.unwrap();
         led[leader.unwrap()].push(partition);
     }
@@ -172,7 +172,7 @@ async fn streams_on_a_lost_node_hold_up_no_others() {
     stack.ingress = stack.start_ingress_with(&[("NATS_URL", &survivor)], &[]).await.unwrap();
     stack.nats.node_mut(lost_node).process.kill9();
 
-    let job_of = |partition| id_in(partition, PARTITIONS, "job");
+    let job_of = |partition| id_in(partition, "job");
     let later = |partition: &Partition| post_later(&stack, status(&job_of(*partition), "queued"));
     let waiting: Vec<_> = lost.iter().map(later).collect();
     stack

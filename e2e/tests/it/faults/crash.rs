@@ -66,7 +66,7 @@ async fn a_worker_killed_between_commit_and_ack_applies_once(db: Db) {
     let jetstream = async_nats::jetstream::new(stack.nats.client().await.unwrap());
     let database = stack.db().await.unwrap();
     for row in partitions(&database).await.iter().filter(|row| row.applied_seq > 0) {
-        let stream = format!("CALLBACKS-{:02}", row.partition);
+        let stream = format!("CALLBACKS-1-{:02}", row.partition);
         let name = format!("worker-{}-{}", row.epoch, row.owner.as_ref().unwrap());
         let stream = jetstream.get_stream(stream).await.unwrap();
         let consumer = stream.consumer_info(name).await.unwrap();
@@ -131,7 +131,7 @@ async fn a_batch_is_acked_only_after_its_commit() {
         })
         .await;
     let acked_2 = |subject: &str| {
-        subject.starts_with("$JS.ACK.CALLBACKS-00.") && subject.split('.').nth(5) == Some("2")
+        subject.starts_with("$JS.ACK.CALLBACKS-1-00.") && subject.split('.').nth(5) == Some("2")
     };
     let mut next = async || {
         let message = tokio::time::timeout(SOON, said.next()).await.expect("the worker goes on");
@@ -140,7 +140,7 @@ async fn a_batch_is_acked_only_after_its_commit() {
     loop {
         let subject = next().await;
         assert!(!acked_2(&subject), "acked before the commit: {subject}");
-        if subject.starts_with("$JS.API.CONSUMER.DELETE.CALLBACKS-00.") {
+        if subject.starts_with("$JS.API.CONSUMER.DELETE.CALLBACKS-1-00.") {
             break;
         }
     }

@@ -9,7 +9,7 @@ use e2e::stack::{Db, Stack, Worker};
 use futures::TryStreamExt;
 use rstest::rstest;
 use sea_orm::DatabaseTransaction;
-use shared::partition::Partition;
+use shared::partition::Layout;
 use worker::entity::job::Status;
 
 use crate::expect::*;
@@ -76,7 +76,7 @@ async fn a_database_killed_under_load_loses_and_repeats_nothing(#[case] kills: u
 async fn consumers(stack: &Stack) -> Vec<Vec<Info>> {
     let jetstream = jetstream::new(stack.nats.client().await.unwrap());
     let mut all = Vec::new();
-    for partition in Partition::all(PARTITIONS) {
+    for partition in Layout::new(1, PARTITIONS).all() {
         let stream = jetstream.get_stream(partition.stream()).await.unwrap();
         let consumers: Vec<Info> = stream.consumers().try_collect().await.unwrap();
         let second = Duration::from_secs(1);

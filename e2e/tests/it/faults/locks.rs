@@ -6,7 +6,7 @@ use e2e::stack::{Db, Stack};
 use sea_orm::sea_query::PostgresQueryBuilder;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement, TransactionTrait};
 use serde_json::Value;
-use shared::partition::Partition;
+use shared::partition::Layout;
 use worker::entity::job::Status;
 use worker::store::batch::{Checkpoint, Ownership, fence_statement};
 use worker::store::partitions::{self as store, Claim, Place};
@@ -22,9 +22,10 @@ async fn a_locked_row_holds_up_its_partition_alone_and_there_only_what_follows_i
     let builder = Stack::builder().db(Db::Postgres).partitions(PARTITIONS).env("LEASE", "2s");
     let mut stack = builder.start().await.unwrap();
     let db = stack.db().await.unwrap();
-    let others: Vec<_> =
-        (1..PARTITIONS).map(|n| id_in(Partition::new(n), PARTITIONS, "other")).collect();
-    let locked = id_in(Partition::new(0), PARTITIONS, "locked");
+    let others: Vec<_> = (1..PARTITIONS)
+        .map(|n| id_in(Layout::new(1, PARTITIONS).partition(n).unwrap(), "other"))
+        .collect();
+    let locked = id_in(Layout::new(1, PARTITIONS).partition(0).unwrap(), "locked");
     for id in others.iter().chain([&locked]) {
         accept(&stack, status(id, "queued")).await;
     }
@@ -32,8 +33,8 @@ async fn a_locked_row_holds_up_its_partition_alone_and_there_only_what_follows_i
     assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
 
     // All three can be one batch.
-    let before = id_in(Partition::new(0), PARTITIONS, "before");
-    let after = id_in(Partition::new(0), PARTITIONS, "after");
+    let before = id_in(Layout::new(1, PARTITIONS).partition(0).unwrap(), "before");
+    let after = id_in(Layout::new(1, PARTITIONS).partition(0).unwrap(), "after");
     for (id, to) in [(&before, "queued"), (&locked, "provisioning"), (&after, "queued")] {
         accept(&stack, status(id, to)).await;
     }
@@ -113,9 +114,10 @@ async fn a_snapshot_that_stays_open_does_not_make_the_fence_read_more() {
     let mut stack = builder.start().await.unwrap();
     assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
     let db = stack.db().await.unwrap();
-    let claim = Claim { me: "test", lease: SOON, alone: false, watch_gap: None };
+    let claim = Claim { generation: 1, me: "test", lease: SOON, alone: false, watch_gap: None };
     let row = store::acquire(&db, 0, claim).await.unwrap().unwrap();
     let mine = Ownership {
+        generation: 1,
         partition: 0,
         epoch: row.epoch,
         owner: "test".into(),

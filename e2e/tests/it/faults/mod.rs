@@ -11,6 +11,7 @@ mod database;
 pub(crate) mod figures;
 mod janitor;
 mod locks;
+mod moving;
 mod orders;
 mod outage;
 mod ownership;

@@ -6,7 +6,7 @@ use e2e::nats::publish_bundle;
 use e2e::stack::{Db, Stack};
 use futures::{FutureExt, StreamExt};
 use shared::bundle::{self, Metadata};
-use shared::partition::Partition;
+use shared::partition::Layout;
 use worker::entity::dead_letter::State;
 use worker::entity::job::Status;
 use worker::rules::event::{Position, lost_body};
@@ -37,7 +37,7 @@ async fn an_order_is_found_behind_many_internal_messages_with_few_requests() {
     let client = stack.nats.client().await.unwrap();
     let jetstream = jetstream::new(client.clone());
     let silence = lost_body("good", Position { seq: 1, idx: 7 });
-    let internal = Partition::new(0).internal_subject();
+    let internal = Layout::new(1, 1).first().internal_subject();
     publish(&jetstream, internal, &vec![silence; 500], 1).await;
     let discard = ["dead-letters", "discard", "00/1/0"];
     let (code, output) = run(&stack, &ackline(&stack, &discard)).await;
@@ -81,7 +81,7 @@ async fn what_is_held_in_great_numbers_is_applied_in_order(db: Db) {
         |n| format!(r#"{{"job_id":"bad","type":"heartbeat","sent_at":{}}}"#, 1_700_000_000 + n);
     let mut bodies: Vec<String> = (0..HELD).map(beat).collect();
     bodies.push(status("bad", "running"));
-    let subject = Partition::new(0).callbacks_subject();
+    let subject = Layout::new(1, 1).first().callbacks_subject();
     publish(&jetstream, subject, &bodies, 250).await;
     let database = stack.db().await.unwrap();
     wait_until_applied(&stack, &database).await;

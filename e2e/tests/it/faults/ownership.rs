@@ -112,7 +112,7 @@ pub(crate) async fn with_three_applied() -> (Stack, jetstream::Context, Config) 
     wait_until_applied(&stack, &db).await;
     assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
     let jetstream = jetstream::new(stack.nats.client().await.unwrap());
-    let stream = jetstream.get_stream("CALLBACKS-00").await.unwrap();
+    let stream = jetstream.get_stream("CALLBACKS-1-00").await.unwrap();
     let config = stream.cached_info().config.clone();
     (stack, jetstream, config)
 }
@@ -127,7 +127,7 @@ pub(crate) async fn refused_to_accept(stack: &Stack) -> String {
 #[tokio::test]
 async fn a_recreated_stream_is_not_taken_for_the_one_that_was_applied() {
     let (mut stack, jetstream, config) = with_three_applied().await;
-    jetstream.delete_stream("CALLBACKS-00").await.unwrap();
+    jetstream.delete_stream("CALLBACKS-1-00").await.unwrap();
     jetstream.create_stream(config).await.unwrap();
     until_accepted(&stack, status("b", "queued")).await;
     stack.start_worker().await.unwrap();

@@ -5,7 +5,7 @@ use e2e::http::Answer;
 use e2e::nats::publish_bundle;
 use e2e::stack::{Db, Stack};
 use shared::bundle::{self, Metadata};
-use shared::partition::Partition;
+use shared::partition::Layout;
 use worker::entity::dead_letter::State;
 use worker::entity::job::Status;
 
@@ -30,13 +30,14 @@ async fn a_malformed_message_becomes_a_dead_letter_and_the_partition_goes_on(db:
     assert_eq!(lost(&"x".repeat(5000)).len(), 5043);
     let garbage: [&[u8]; 6] =
         [b"hello", b"", b"\x00\xff\xfe", b"{\"job\":\"a\"}\n{}\n", nul, long.as_bytes()];
-    for (subject, payload) in
-        garbage.iter().flat_map(|payload| [("callbacks.00", *payload), ("internal.00", *payload)])
+    for (subject, payload) in garbage
+        .iter()
+        .flat_map(|payload| [("callbacks.1.00", *payload), ("internal.1.00", *payload)])
     {
         let payload = payload.to_vec().into();
         publish_bundle(&jetstream, subject.into(), payload).await.unwrap();
     }
-    jetstream.publish("callbacks.00", "no header".into()).await.unwrap().await.unwrap();
+    jetstream.publish("callbacks.1.00", "no header".into()).await.unwrap().await.unwrap();
     accept(&stack, status("a", "provisioning")).await;
 
     let database = stack.db().await.unwrap();
@@ -49,7 +50,7 @@ async fn a_malformed_message_becomes_a_dead_letter_and_the_partition_goes_on(db:
     assert_eq!(letters[0].payload, b"hello");
     assert_eq!(
         (letters[0].subject.as_str(), letters[1].subject.as_str()),
-        ("callbacks.00", "internal.00")
+        ("callbacks.1.00", "internal.1.00")
     );
     assert_eq!(letters[4].payload, b"\x00\xff\xfe");
     assert!(letters[12].reason.contains("Ackline-Bundle"), "{:?}", letters[12]);
@@ -60,8 +61,8 @@ async fn a_malformed_message_becomes_a_dead_letter_and_the_partition_goes_on(db:
 #[tokio::test]
 async fn a_callback_in_a_foreign_partition_is_a_dead_letter() {
     let stack = Stack::builder().partitions(2).start().await.unwrap();
-    let home = Partition::of_job("a", 2);
-    let foreign = Partition::new(1 - home.number());
+    let home = Layout::new(1, 2).of_job("a");
+    let foreign = home.layout().partition(1 - home.number()).unwrap();
     let metadata = Metadata::new("a", "k", 0);
     let payload = bundle::encode(&metadata, status("a", "queued").as_bytes());
     let jetstream = jetstream::new(stack.nats.client().await.unwrap());

@@ -4,9 +4,10 @@ use async_nats::jetstream::{self, Context};
 use e2e::load::Load;
 use e2e::stack::{Db, Ingress, Stack, address};
 use sea_orm::ConnectionTrait;
-use shared::partition::Partition;
+use shared::partition::{Layout, Partition};
 use shared::stream::PARTITIONS_KEY;
 
+use super::moving::killed_at_change;
 use crate::expect::*;
 
 /// Runs a command, or the worker, which must refuse, and returns why.
@@ -37,14 +38,14 @@ async fn processes_refuse_what_migrate_has_not_made() {
     assert!(why.contains("run `ackline migrate`"), "{why}");
 
     let jetstream = jetstream::new(stack.nats.client().await.unwrap());
-    jetstream.delete_stream("CALLBACKS-00").await.unwrap();
-    unready_ingress(&stack, "CALLBACKS-00 is missing").await;
+    jetstream.delete_stream("CALLBACKS-1-00").await.unwrap();
+    unready_ingress(&stack, "CALLBACKS-1-00 is missing").await;
 
     // Nor does migrate begin with what it could not finish.
-    name_number(&jetstream, Partition::new(1), Some(8)).await;
+    name_number(&jetstream, Layout::new(1, 2).partition(1).unwrap(), Some(8)).await;
     let why = refused(&stack, &["migrate"]).await;
-    assert!(why.contains("CALLBACKS-01 differs"), "{why}");
-    assert_eq!(streams(&jetstream).await, [("CALLBACKS-01".to_owned(), Some(8), 0)]);
+    assert!(why.contains("CALLBACKS-1-01 differs"), "{why}");
+    assert_eq!(streams(&jetstream).await, [("CALLBACKS-1-01".to_owned(), Some(8), 0)]);
 }
 
 #[tokio::test]
@@ -52,7 +53,7 @@ async fn processes_refuse_what_migrate_has_not_made() {
 async fn migrate_waits_for_a_cluster_that_has_no_majority_yet() {
     let mut stack = Stack::builder().cluster().partitions(2).start().await.unwrap();
     let jetstream = jetstream::new(stack.nats.client().await.unwrap());
-    jetstream.delete_stream("CALLBACKS-01").await.unwrap();
+    jetstream.delete_stream("CALLBACKS-1-01").await.unwrap();
     for node in [1, 2] {
         stack.nats.node_mut(node).process.kill9();
     }
@@ -70,6 +71,37 @@ async fn migrate_waits_for_a_cluster_that_has_no_majority_yet() {
     assert_eq!(streams(&jetstream::new(stack.nats.client().await.unwrap())).await.len(), 2);
 }
 
+/// Of five streams that the broker gives, a set of 16 leaves none, so that another number can be
+/// chosen; nor does a set whose making was killed stand in the way.
+#[tokio::test]
+async fn a_set_of_streams_that_can_not_be_made_whole_is_taken_back() {
+    let limits = "accounts: { A: { jetstream: { max_streams: 5 }, users: [{ user: a, password: a }] } }\n\
+                  no_auth_user: a\n";
+    let stack = Stack::builder().partitions(1).nats_config(limits).start().await.unwrap();
+    let jetstream = jetstream::new(stack.nats.client().await.unwrap());
+    jetstream.delete_stream("CALLBACKS-1-00").await.unwrap();
+    let url = format!("sqlite:{}?mode=rwc", stack.dir().join("new.db").display());
+    let migrate =
+        |partitions| ["migrate", "--database-url", url.as_str(), "--partitions", partitions];
+    let why = refused(&stack, &migrate("16")).await;
+    assert!(why.contains("the stream CALLBACKS-1-05 can't be created"), "{why}");
+    assert!(streams(&jetstream).await.is_empty());
+
+    assert!(killed_at_change(&stack, &migrate("4"), 3).await);
+    let left = streams(&jetstream).await.len();
+    assert!((2..=3).contains(&left), "{left}");
+    let (code, text) = run(&stack, &ackline(&stack, &migrate("5"))).await;
+    assert_eq!(code, 0, "{text}");
+    let made = streams(&jetstream).await;
+    assert_eq!(made.len(), 5);
+    assert!(made.iter().all(|(_, number, _)| *number == Some(5)), "{made:?}");
+    // From now on the number is that of this database.
+    let why = refused(&stack, &migrate("4")).await;
+    assert!(why.contains("there are 5 partitions, but PARTITIONS says 4"), "{why}");
+    let why = refused(&stack, &migrate("16")).await;
+    assert!(why.contains("changed with `ackline partitions resize`"), "{why}");
+}
+
 #[tokio::test]
 async fn migrate_puts_no_empty_stream_in_the_place_of_one_that_was_applied() {
     let stack = Stack::builder().partitions(2).start().await.unwrap();
@@ -83,10 +115,10 @@ async fn migrate_puts_no_empty_stream_in_the_place_of_one_that_was_applied() {
     assert!(applied.iter().all(|row| row.applied_seq > 0), "each has some: {applied:?}");
 
     let jetstream = jetstream::new(stack.nats.client().await.unwrap());
-    jetstream.delete_stream("CALLBACKS-01").await.unwrap();
+    jetstream.delete_stream("CALLBACKS-1-01").await.unwrap();
     let why = refused(&stack, &["migrate"]).await;
     let expected = format!(
-        "the stream CALLBACKS-01 is missing, but the database has applied it up to {}: bring it",
+        "the stream CALLBACKS-1-01 is missing, but the database has applied it up to {}: bring it",
         applied[1].applied_seq
     );
     assert!(why.contains(&expected), "{why}");
@@ -161,7 +193,7 @@ async fn name_number(jetstream: &Context, partition: Partition, number: Option<u
 /// Every stream's name, number of partitions and end.
 async fn streams(jetstream: &Context) -> Vec<(String, Option<u16>, u64)> {
     let mut streams = Vec::new();
-    for partition in Partition::all(shared::partition::MAX_PARTITIONS) {
+    for partition in Layout::new(1, shared::partition::MAX_PARTITIONS).all() {
         let Some(info) = shared::stream::find(jetstream, partition).await.unwrap() else {
             continue;
         };
@@ -182,30 +214,36 @@ async fn a_wrong_number_of_partitions_is_refused_everywhere_and_changes_nothing(
 
     let (n, eight) = (Some(4), Some(8));
     let no_metadata = "name ackline-partitions";
+    let first = "CALLBACKS-1-00 differs";
     let cases = [
-        // What the streams' metadata name; what is said by processes, and by `ackline migrate`.
-        ([n, n, eight, n], "CALLBACKS-02 differs", "CALLBACKS-02 differs"),
-        ([n, n, None, n], "CALLBACKS-02 differs", "CALLBACKS-02 differs"),
+        // What the streams' metadata name; what ingress, the worker and `ackline migrate` say.
+        ([n, n, eight, n], ["CALLBACKS-1-02 differs"; 3]),
+        ([n, n, None, n], ["CALLBACKS-1-02 differs"; 3]),
         (
             [eight, n, n, n],
-            "CALLBACKS-01 differs",
-            "there are 8 partitions, but the database has 4",
+            ["CALLBACKS-1-01 differs", first, "there are 8 partitions, but the database has 4"],
         ),
-        ([None, n, n, n], no_metadata, "name no ackline-partitions"),
-        ([eight; 4], "CALLBACKS-04 is missing", "there are 8 partitions, but the database has 4"),
-        ([Some(2); 4], "CALLBACKS-02 exists", "there are 2 partitions, but the database has 4"),
+        ([None, n, n, n], [no_metadata, "must be 4 (metadata)", no_metadata]),
+        (
+            [eight; 4],
+            ["CALLBACKS-1-04 is missing", first, "there are 8 partitions, but the database has 4"],
+        ),
+        (
+            [Some(2); 4],
+            ["CALLBACKS-1-02 exists", first, "there are 2 partitions, but the database has 4"],
+        ),
     ];
-    for (metadata, reason, of_migrate) in cases {
-        for (partition, number) in Partition::all(4).zip(metadata) {
+    for (metadata, [of_ingress, of_worker, of_migrate]) in cases {
+        for (partition, number) in Layout::new(1, 4).all().zip(metadata) {
             name_number(&jetstream, partition, number).await;
         }
         let before = streams(&jetstream).await;
         let why = refused(&stack, &["ackline-worker"]).await;
-        assert!(why.contains(reason), "{metadata:?}: {why}");
+        assert!(why.contains(of_worker), "{metadata:?}: {why}");
         let why = refused(&stack, &["migrate"]).await;
         assert!(why.contains(of_migrate), "{metadata:?}: {why}");
 
-        let ingress = unready_ingress(&stack, reason).await;
+        let ingress = unready_ingress(&stack, of_ingress).await;
         let body = status("refused", "queued");
         let signature = stack.sign(body.as_bytes());
         let answer = ingress.post(&[("x-signature", &signature)], body).await.unwrap();
@@ -217,18 +255,18 @@ async fn a_wrong_number_of_partitions_is_refused_everywhere_and_changes_nothing(
     // A database without rows of its own is not filled from such streams, either.
     let url = format!("sqlite:{}?mode=rwc", stack.dir().join("new.db").display());
     let why = refused(&stack, &["migrate", "--database-url", &url]).await;
-    assert!(why.contains("CALLBACKS-02 exists"), "{why}");
+    assert!(why.contains("CALLBACKS-1-02 exists"), "{why}");
 
     // The streams are right again, and the database is another one.
-    for partition in Partition::all(4) {
+    for partition in Layout::new(1, 4).all() {
         name_number(&jetstream, partition, n).await;
     }
-    let another = "INSERT INTO partitions (partition, epoch, applied_seq, rules_version, \
+    let another = "INSERT INTO partitions (partition, generation, epoch, applied_seq, rules_version, \
                    rules_from_seq, dead_letters_in_row, applied_callbacks) \
-                   VALUES (4, 0, 0, 1, 0, 0, 0)";
+                   VALUES (4, 1, 0, 0, 1, 0, 0, 0)";
     db.execute_unprepared(another).await.unwrap();
     let why = refused(&stack, &["ackline-worker"]).await;
-    assert!(why.contains("the database has 5 partitions, the streams 4"), "{why}");
+    assert!(why.contains("must be 5 (metadata)"), "{why}");
     let why = refused(&stack, &["migrate"]).await;
     assert!(why.contains("there are 4 partitions, but the database has 5"), "{why}");
     db.execute_unprepared("DELETE FROM partitions WHERE partition = 4").await.unwrap();

@@ -7,7 +7,7 @@ use e2e::load::{Load, Report};
 use e2e::stack::{Db, Stack};
 use rstest::rstest;
 use sea_orm::ConnectionTrait;
-use shared::partition::Partition;
+use shared::partition::Layout;
 use worker::entity::{dead_letter, job, job_event};
 
 use crate::expect::*;
@@ -200,7 +200,7 @@ async fn a_worker_that_was_paused_before_a_restore_applies_nothing_when_it_wakes
     report.jobs.extend(load(&stack, "paused").run().await.unwrap().jobs);
     let jetstream = jetstream::new(stack.nats.client().await.unwrap());
     for (row, end) in owned.into_iter().zip(stream_ends(&stack).await) {
-        let partition = Partition::new(u16::try_from(row.partition).unwrap());
+        let partition = Layout::new(1, e2e::stack::PARTITIONS).partition(row.partition).unwrap();
         let stream = jetstream.get_stream(partition.stream()).await.unwrap();
         let consumer = format!("worker-{}-{}", row.epoch, row.owner.unwrap());
         // A worker has always asked for so many messages, and not for all.

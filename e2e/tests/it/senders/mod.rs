@@ -10,7 +10,7 @@ use e2e::http::Answer;
 use e2e::stack::{Ingress, Stack};
 use serde_json::json;
 use shared::bundle::{self, Metadata};
-use shared::partition::Partition;
+use shared::partition::Layout;
 use signer::{Headers, Signer};
 use worker::entity::job::Status;
 
@@ -40,7 +40,7 @@ async fn post(to: &Ingress, headers: &Headers, body: &str) -> Answer {
 async fn metadata(stack: &Stack) -> BTreeMap<String, Metadata> {
     let jetstream = async_nats::jetstream::new(stack.nats.client().await.unwrap());
     let mut found = BTreeMap::new();
-    for (partition, end) in Partition::all(16).zip(stream_ends(stack).await) {
+    for (partition, end) in Layout::new(1, 16).all().zip(stream_ends(stack).await) {
         let stream = jetstream.get_stream(partition.stream()).await.unwrap();
         for seq in 1..=end {
             let message = stream.get_raw_message(seq).await.unwrap();
@@ -96,7 +96,7 @@ async fn what_others_sign_is_accepted_and_nothing_else() {
     let metadata = metadata(&stack).await;
     for (signer, key, job, ..) in &signed {
         let metadata = &metadata[job];
-        assert_eq!(metadata.key, *key, "{job}");
+        assert_eq!(metadata.speaker, *key, "{job}");
         let id = (signer.scheme() == "standard").then(|| format!("msg_{job}"));
         assert_eq!(metadata.event_id, id, "{job}: the message's id is the idempotency key");
     }

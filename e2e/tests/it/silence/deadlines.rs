@@ -119,7 +119,7 @@ async fn nothing_that_a_sender_says_is_an_internal_event() {
         event["status"] = "provisioning".into();
         accept(&stack, event.to_string()).await;
     }
-    for id in ["internal.00", "a internal.00", "internal.>"] {
+    for id in ["internal.1.00", "a internal.1.00", "internal.>"] {
         accept(&stack, status(id, "queued")).await;
         wait_for_status(&stack, &db, id, Status::Queued).await;
     }

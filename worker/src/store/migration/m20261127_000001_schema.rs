@@ -105,6 +105,11 @@ impl MigrationTrait for Migration {
             int("run_attempt"),
             text("error"),
             text("failed_step"),
+            text("outputs"),
+            text("phase"),
+            text("speaker"),
+            bigint("redriven_seq"),
+            int("redriven_idx"),
             required(time("received_at")),
         ];
         let dead_letters = vec![
@@ -116,12 +121,15 @@ impl MigrationTrait for Migration {
             required(text("reason")),
             required(text("subject")),
             text("event_id"),
+            text("speaker"),
+            text("run"),
             required(blob("payload")),
             required(time("received_at")),
             required(int("refusals")),
         ];
         let partitions = vec![
             required(int("partition")),
+            required(int("generation")),
             required(bigint("epoch")),
             text("owner"),
             text("previous_owner"),
@@ -173,6 +181,12 @@ impl MigrationTrait for Migration {
         ] {
             manager.create_index(index(name, table, columns)).await?;
         }
+        // What orders have redriven, in the order in which it was delivered: few rows.
+        let redriven = ["partition", "redriven_seq", "redriven_idx"];
+        let redriven = index("job_events_redriven", "job_events", &redriven)
+            .and_where(Expr::col("redriven_seq").is_not_null())
+            .take();
+        manager.create_index(redriven).await?;
         // In this order every silent job is at the beginning of a range: `presume_at` is null where
         // `updated_at` decides. Finished jobs are left out: they can't be silent, and most jobs are.
         let silence = ["partition", "status", "presume_at", "updated_at"];

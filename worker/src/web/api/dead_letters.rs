@@ -63,7 +63,7 @@ pub(super) async fn list(
         discarded: false,
     };
     let after = asked.after.as_deref().map(place).transpose()?;
-    let after = after.map(|place| (place.partition.number().into(), place.position));
+    let after = after.map(|place| (place.partition, place.position));
     let found = dead_letters::list(&web.backend()?.db, &filter, after, limit + 1).await?;
     let key = |letter: &Model| LetterId::of(letter).in_address();
     Ok(Json(Page::new(found, limit, key, DeadLetter::from)))

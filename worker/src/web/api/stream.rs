@@ -106,6 +106,10 @@ impl Follower {
                 let snapshot = snapshots.borrow_and_update();
                 snapshot.partitions.iter().map(|state| state.applied_seq).collect()
             };
+            // Ids of before do not fit another number of partitions.
+            if known.as_ref().is_some_and(|known| known.len() != now.len()) {
+                return;
+            }
             if known.as_ref() != Some(&now) {
                 let before = known.unwrap_or_else(|| now.clone());
                 if self.tell(&before, &now).await.is_err() {

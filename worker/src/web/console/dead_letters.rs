@@ -38,7 +38,7 @@ pub(super) async fn list(State(web): State<Web>, InQuery(asked): InQuery<Asked>)
     let given = |text: String| Some(text).filter(|text| !text.is_empty());
     let job = given(asked.job).map(job_id).transpose()?;
     let after = given(asked.after).map(|after| place(&after)).transpose()?;
-    let after = after.map(|place| (place.partition.number().into(), place.position));
+    let after = after.map(|place| (place.partition, place.position));
     let filter = LetterFilter { job_id: job.clone(), state: None, discarded: true };
     let found = dead_letters::list(&db, &filter, after, PAGE + 1).await?;
     let key = |letter: &Model| LetterId::of(letter).in_address();
