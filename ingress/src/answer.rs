@@ -10,6 +10,7 @@ use http_body_util::Full;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use shared::callback::Malformed;
+use shared::listener::body::Unread;
 
 use crate::signature::Refused;
 
@@ -142,6 +143,16 @@ impl Refusal {
             | Self::NotConfirmed => {}
         }
         answer
+    }
+}
+
+impl From<Unread> for Refusal {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::TooLarge => Self::BodyTooLarge,
+            Unread::TooSlow => Self::BodyTooSlow,
+            Unread::Broken => Self::BodyBroken,
+        }
     }
 }
 

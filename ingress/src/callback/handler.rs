@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::{HeaderMap, Request};
 use shared::callback::{Callback, Fields};
 use shared::eviction::{Slot, Slots};
+use shared::listener::body::read as read_body;
 use shared::partition::Layout;
 use shared::trace::TraceContext;
 use tokio::sync::watch;
@@ -109,13 +110,13 @@ impl Handler {
 
     /// Reads a body. Nothing is proved yet, so a slow request gives way to a newcomer.
     async fn receive(&self, body: &mut Incoming, slot: &mut Slot) -> Result<Bytes, Refusal> {
-        let mut reading = pin!(body::read(body, self.max_body_bytes, self.body_timeout));
+        let mut reading = pin!(read_body(body, self.max_body_bytes, self.body_timeout));
         if let Some(read) = reading.as_mut().now_or_never() {
-            return read;
+            return read.map_err(Refusal::from);
         }
         let mut receiving = self.receiving.acquire_or_evict().ok_or(Refusal::TooMany)?;
         let read = slot.idle_until(receiving.idle_until(reading)).await;
-        read.and_then(|read| read).unwrap_or(Err(Refusal::GaveWay))
+        read.and_then(|read| read).map_or(Err(Refusal::GaveWay), |read| read.map_err(Refusal::from))
     }
 
     /// Admits a request before its body is read, if it can succeed at all.

@@ -1,5 +1,6 @@
 //! The accept loop.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::connection::{self, Site, Tls};
+use super::connection::{self, Peer, Site, Tls};
 use super::limits::Limits;
 use crate::eviction::{Slot, Slots};
 use crate::shutdown::Leaving;
@@ -47,8 +48,9 @@ where
     let crowded = AtomicBool::new(false);
     let site = Arc::new(Site { name, http, handler, limits, leaving, crowded });
     let connections = TaskTracker::new();
-    let open = |stream: TcpStream, slot: Slot| {
-        connections.spawn(connection::run(Arc::clone(&site), stream, tls.clone(), slot));
+    let open = |stream: TcpStream, peer: SocketAddr, slot: Slot| {
+        let site = Arc::clone(&site);
+        connections.spawn(connection::run(site, stream, Peer(peer.ip()), tls.clone(), slot));
     };
 
     let slots = Slots::new(limits.max_connections);
@@ -59,9 +61,9 @@ where
     // Clients that have connected by then are answered instead of being reset.
     while is_awaited(&listener)
         && let Some(slot) = slots.try_acquire()
-        && let Ok((stream, _)) = listener.accept().await
+        && let Ok((stream, peer)) = listener.accept().await
     {
-        open(stream, slot);
+        open(stream, peer, slot);
     }
     connections.close();
     connections
@@ -71,16 +73,16 @@ async fn accept(
     listener: &TcpListener,
     slots: &Slots,
     crowded: &AtomicBool,
-    open: impl Fn(TcpStream, Slot),
+    open: impl Fn(TcpStream, SocketAddr, Slot),
 ) {
     let mut failing = false;
     loop {
         // With the slot first, connections beyond the limit wait in the kernel's queue.
         let slot = slot(listener, slots, crowded).await;
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 failing = false;
-                open(stream, slot);
+                open(stream, peer, slot);
             }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,6 +35,11 @@ use crate::shutdown::Leaving;
 /// The certificate of a listener that speaks TLS; each handshake uses the latest.
 pub type Tls = watch::Receiver<Arc<ServerConfig>>;
 
+/// Who a request came from, by its connection: an extension of every request. Behind a load
+/// balancer it is the load balancer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub IpAddr);
+
 /// What all connections of a listener share.
 pub(super) struct Site<H> {
     pub(super) name: &'static str,
@@ -49,6 +55,7 @@ pub(super) struct Site<H> {
 pub(super) async fn run<H, F, B>(
     site: Arc<Site<H>>,
     stream: TcpStream,
+    peer: Peer,
     tls: Option<Tls>,
     mut slot: Slot,
 ) where
@@ -66,12 +73,12 @@ pub(super) async fn run<H, F, B>(
     stream.set_write_timeout(Some(site.limits.write_timeout));
     let stream = Box::pin(stream);
     let ended = match tls {
-        None => serve(&site, stream, slot, silent_until).await,
+        None => serve(&site, stream, peer, slot, silent_until).await,
         Some(tls) => {
             let acceptor = TlsAcceptor::from(Arc::clone(&*tls.borrow()));
             drop(tls);
             match handshake(&site, acceptor, stream, &slot, silent_until).await {
-                Ok(stream) => serve(&site, stream, slot, silent_until).await,
+                Ok(stream) => serve(&site, stream, peer, slot, silent_until).await,
                 Err(limit) => limit,
             }
         }
@@ -106,6 +113,7 @@ async fn handshake<H, S: AsyncRead + AsyncWrite + Unpin>(
 async fn serve<H, F, B, S>(
     site: &Site<H>,
     stream: S,
+    peer: Peer,
     slot: Slot,
     silent_until: Instant,
 ) -> Option<&'static str>
@@ -118,8 +126,9 @@ where
     let Site { http, handler, limits, leaving, crowded, .. } = site;
     let eviction = slot.eviction();
     let phase = Arc::new(Phase::new(*limits, slot, silent_until));
-    let service = service_fn(async |request| {
+    let service = service_fn(async |mut request: Request<Incoming>| {
         phase.begin()?;
+        request.extensions_mut().insert(peer);
         let working = Working(Arc::clone(&phase));
         let mut answer = handler(request).await;
         if leaving.begun.is_cancelled() || crowded.load(Ordering::Relaxed) {

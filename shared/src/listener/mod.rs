@@ -2,12 +2,13 @@
 //! for.
 
 mod accept;
+pub mod body;
 mod connection;
 mod limits;
 mod metrics;
 mod phase;
 
 pub use self::accept::serve;
-pub use self::connection::Tls;
+pub use self::connection::{Peer, Tls};
 pub use self::limits::{Limits, MIN_HEADER_BYTES};
 pub use self::metrics::describe_metrics;

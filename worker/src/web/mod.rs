@@ -1,7 +1,7 @@
 //! The console and its API, on the worker's ops listener.
 //!
-//! A request's way: `guard` checks whom it is meant for and who asks, then `api` answers programs
-//! and `console` answers people. Both read the database over connections of their own, and one
+//! A request's way: `guard` checks whom it is meant for and who asks, `in_flight` bounds it, then
+//! `api` answers programs and `console` answers people. Both read the database over connections of their own, and one
 //! shared snapshot.
 
 mod problem;
@@ -15,6 +15,7 @@ mod api;
 mod console;
 
 mod guard;
+mod in_flight;
 
 use std::sync::Arc;
 
@@ -62,6 +63,7 @@ fn router(web: Web) -> Router {
         .fallback(async |request: Request| answer::not_found(&request))
         .method_not_allowed_fallback(async |request: Request| answer::method_not_allowed(&request))
         .layer(from_fn(guard::tag))
+        .layer(from_fn_with_state(web.clone(), in_flight::bound))
         .layer(from_fn_with_state(web.clone(), guard::check))
         .with_state(web)
 }

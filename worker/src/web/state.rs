@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use async_nats::jetstream;
 use sea_orm::DatabaseConnection;
+use shared::eviction::Slots;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::in_flight::MAX_IN_FLIGHT;
 use super::problem::Problem;
 use super::settings::WebSettings;
 use crate::observe::View;
 
-/// How many requests may wait for something to happen: fewer than the listener has connections, so
-/// that probes and metrics always find one.
+/// How many requests may wait for something to happen: fewer than may be in flight.
 const MAX_WAITING: usize = 32;
 
 /// How many orders about dead letters may be in flight.
@@ -33,6 +34,8 @@ pub(crate) struct Web {
     pub(super) view: View,
     backend: watch::Receiver<Option<Backend>>,
     pub(super) settings: Arc<WebSettings>,
+    /// All of them, until their answers are written.
+    pub(super) in_flight: Arc<Slots>,
     waiting: Arc<Semaphore>,
     orders: Arc<Semaphore>,
     pub(super) ending: CancellationToken,
@@ -45,9 +48,10 @@ impl Web {
         settings: WebSettings,
         ending: CancellationToken,
     ) -> Self {
+        let in_flight = Arc::new(Slots::new(MAX_IN_FLIGHT));
         let waiting = Arc::new(Semaphore::new(MAX_WAITING));
         let orders = Arc::new(Semaphore::new(MAX_ORDERS));
-        Self { view, backend, settings: Arc::new(settings), waiting, orders, ending }
+        Self { view, backend, settings: Arc::new(settings), in_flight, waiting, orders, ending }
     }
 
     pub(super) fn backend(&self) -> Result<Backend, Problem> {

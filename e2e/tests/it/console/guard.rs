@@ -1,5 +1,7 @@
 //! Who is answered, and for whom nothing is changed.
 
+use std::fmt::Write as _;
+
 use bytes::Bytes;
 use e2e::http::Client;
 use e2e::stack::Stack;
@@ -84,5 +86,50 @@ async fn a_worker_that_others_can_reach_starts_only_with_a_token() {
     ] {
         let (code, said) = start(&[(name, value)]).await;
         assert!(code == 2 && said.contains(why) && said.contains(name), "{code:?} {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_login_leads_to_a_page_of_ours() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, token) = (dir.path().join("token"), "a-token-of-this-test");
+    std::fs::write(&file, token).unwrap();
+    let stack = Stack::builder().partitions(1).env("CONSOLE_TOKEN_FILE", file.to_str().unwrap());
+    let stack = stack.start().await.unwrap();
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    for (next, expected) in [
+        ("/jobs?status=failed&search=a%20b", "/jobs?status=failed&search=a%20b"),
+        ("/", "/"),
+        ("", "/"),
+        ("jobs", "/"),
+        ("//evil.example/x", "/"),
+        ("/\t/evil.example/x", "/"),
+        ("\t//evil.example/x", "/"),
+        ("/\n/evil.example/x", "/"),
+        ("/\r\nset-cookie: a=b", "/"),
+        ("/\0", "/"),
+        ("/\x7f", "/"),
+        ("/\u{85}/evil.example", "/"),
+        ("/ü", "/"),
+        ("/ /evil.example", "/"),
+        ("/\\evil.example", "/"),
+        ("\\\\evil.example", "/"),
+        ("/jobs\\..\\..\\evil.example", "/"),
+        ("http://evil.example/", "/"),
+        ("javascript:alert(1)", "/"),
+    ] {
+        let next = next.bytes().fold(String::new(), |mut all, byte| {
+            write!(all, "%{byte:02X}").unwrap();
+            all
+        });
+        let body = format!("token={token}&next={next}").into();
+        let mut client = Client::new(stack.worker.ops);
+        let answer = client.send(Method::POST, "/login", &form, body).await.unwrap();
+        assert_eq!((answer.status, answer.header("location")), (303, expected), "{next}");
+        // The form names the page that it will lead to.
+        let page = get(&stack, &format!("/login?next={next}")).await;
+        assert_eq!(page.status, 200, "{next}");
+        let shown = expected.replace('&', "&amp;");
+        assert!(page.text().contains(&format!(r#"name="next" value="{shown}""#)), "{next}");
     }
 }

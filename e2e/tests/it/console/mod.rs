@@ -1,6 +1,7 @@
 //! The console in a real browser, and its API as programs use it.
 
 mod api;
+mod busy;
 mod guard;
 mod hostile;
 mod letters;

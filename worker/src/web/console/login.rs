@@ -32,7 +32,7 @@ pub(super) struct Asked {
 }
 
 pub(super) async fn page(InQuery(asked): InQuery<Asked>) -> Markup {
-    form(&asked.next, false)
+    form(own_page(&asked.next), false)
 }
 
 fn form(next: &str, is_wrong: bool) -> Markup {
@@ -70,17 +70,21 @@ pub(super) async fn let_in(
     let Some(token) = &web.settings.token else { return Redirect::to("/").into_response() };
     if !token.is(shown.token.trim()) {
         tracing::warn!("somebody showed a wrong token to the console");
-        return (StatusCode::UNAUTHORIZED, form(&shown.next, true)).into_response();
+        return (StatusCode::UNAUTHORIZED, form(own_page(&shown.next), true)).into_response();
     }
-    // A path of ours; two slashes would begin a host name.
-    let is_ours = shown.next.starts_with('/')
-        && !shown.next.starts_with("//")
-        && !shown.next.contains(['\\', '\r', '\n']);
-    let next = if is_ours { shown.next.as_str() } else { "/" };
     // Behind a proxy that terminates TLS only the browser knows that.
     let is_secure =
         headers.get(ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
     let secure = if is_secure { "; Secure" } else { "" };
     let cookie = format!("{COOKIE}={}; HttpOnly; SameSite=Lax; Path=/{secure}", token.session());
-    ([(SET_COOKIE, cookie)], Redirect::to(next)).into_response()
+    ([(SET_COOKIE, cookie)], Redirect::to(own_page(&shown.next))).into_response()
+}
+
+/// The wanted page if it is a path of ours, otherwise the overview. A second slash would begin a host
+/// name, and browsers take `\` for a slash and drop control characters before they look for one.
+fn own_page(wanted: &str) -> &str {
+    let is_ours = wanted.starts_with('/')
+        && !wanted.starts_with("//")
+        && wanted.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+    if is_ours { wanted } else { "/" }
 }
