@@ -51,7 +51,7 @@ mutants: ## Change the pure core in every small way: its tests must notice
 	@CARGO="$(CARGO)" .ci/mutants
 
 test: tools build ## Run every test but the long ones
-	@.ci/tools-debian promtool=prometheus chromium busybox=busybox-static
+	@.ci/tools-debian promtool=prometheus chromium busybox=busybox-static pgbouncer
 	$(CARGO) test --workspace --locked --no-fail-fast --doc
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    $(CARGO) nextest run --workspace --locked --no-fail-fast; \
@@ -61,6 +61,7 @@ test: tools build ## Run every test but the long ones
 
 test-faults: MODULES = faults silence
 test-faults: tools build ## Run every test of faults and of silence, the long ones too
+	@.ci/tools-debian pgbouncer
 	$(every_test)
 
 test-console: MODULES = browser console

@@ -31,6 +31,7 @@ pub mod load;
 
 pub mod check;
 pub mod http_load;
+pub mod pgbouncer;
 pub mod plan;
 pub mod silence_fixture;
 pub mod soak;

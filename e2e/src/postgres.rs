@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
+use crate::pgbouncer::PgBouncer;
 use crate::port::Port;
 use crate::process::{Process, Program};
 use crate::tools;
@@ -84,6 +85,27 @@ impl Postgres {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.port.address()
+    }
+
+    /// Puts a PgBouncer of this pool mode in front of it, which takes the settings that a client
+    /// begins with, and ignores them.
+    pub async fn behind_pgbouncer(&self, mode: &str) -> Result<PgBouncer> {
+        self.pgbouncer(mode, "options,extra_float_digits").await
+    }
+
+    /// Puts a PgBouncer in front of it that refuses such settings, as it does by default.
+    pub async fn behind_strict_pgbouncer(&self) -> Result<PgBouncer> {
+        self.pgbouncer("session", "").await
+    }
+
+    async fn pgbouncer(&self, mode: &str, ignored: &str) -> Result<PgBouncer> {
+        let is_root = unprivileged_user()?.is_some();
+        PgBouncer::start(self.address(), is_root, mode, ignored).await
+    }
+
+    /// Who its server runs as, if that is somebody else.
+    pub fn user(&self) -> Result<Option<(u32, u32)>> {
+        unprivileged_user()
     }
 
     /// Runs SQL with psql and returns the rows, a line each, columns separated by `|`.

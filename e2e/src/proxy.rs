@@ -19,16 +19,34 @@ pub enum Flow {
     Hold,
     /// They vanish.
     Swallow,
+    /// They vanish, and so does the end of the connection.
+    Silence,
 }
 
 /// A proxy in front of one server. Dropping it closes its connections.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    to_server: watch::Sender<Flow>,
-    to_client: watch::Sender<Flow>,
+    flows: Arc<Mutex<Flows>>,
+    silenced: Mutex<Vec<Flows>>,
     connections: Arc<Mutex<JoinSet<()>>>,
     accepting: JoinHandle<()>,
+}
+
+/// Both directions of the connections that were made since the last silence.
+#[derive(Debug)]
+struct Flows {
+    to_server: watch::Sender<Flow>,
+    to_client: watch::Sender<Flow>,
+}
+
+impl Flows {
+    fn new() -> Self {
+        Self {
+            to_server: watch::Sender::new(Flow::Pass),
+            to_client: watch::Sender::new(Flow::Pass),
+        }
+    }
 }
 
 impl Proxy {
@@ -36,20 +54,22 @@ impl Proxy {
     pub async fn start(server: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let (to_server, to_client) =
-            (watch::Sender::new(Flow::Pass), watch::Sender::new(Flow::Pass));
+        let flows = Arc::new(Mutex::new(Flows::new()));
         let connections = Arc::<Mutex<JoinSet<()>>>::default();
         let accepting = tokio::spawn({
-            let (to_server, to_client) = (to_server.clone(), to_client.clone());
+            let flows = Arc::clone(&flows);
             let connections = Arc::clone(&connections);
             async move {
                 while let Ok((client, _)) = listener.accept().await {
-                    let flows = (to_server.subscribe(), to_client.subscribe());
+                    let flows = {
+                        let flows = lock(&flows);
+                        (flows.to_server.subscribe(), flows.to_client.subscribe())
+                    };
                     lock(&connections).spawn(connect(client, server, flows));
                 }
             }
         });
-        Ok(Self { address, to_server, to_client, connections, accepting })
+        Ok(Self { address, flows, silenced: Mutex::default(), connections, accepting })
     }
 
     /// Where to connect to instead of the server.
@@ -59,12 +79,22 @@ impl Proxy {
 
     /// Decides what becomes of what clients send.
     pub fn to_server(&self, flow: Flow) {
-        self.to_server.send_replace(flow);
+        lock(&self.flows).to_server.send_replace(flow);
     }
 
     /// Decides what becomes of what the server sends.
     pub fn to_client(&self, flow: Flow) {
-        self.to_client.send_replace(flow);
+        lock(&self.flows).to_client.send_replace(flow);
+    }
+
+    /// Lets the connections that there are fall silent for ever: neither end hears of the other
+    /// again, nor that it is gone. New ones are not concerned.
+    pub fn silence(&self) {
+        let old = std::mem::replace(&mut *lock(&self.flows), Flows::new());
+        old.to_server.send_replace(Flow::Silence);
+        old.to_client.send_replace(Flow::Silence);
+        // The connections outlive their senders.
+        lock(&self.silenced).push(old);
     }
 
     /// Closes all connections, with what they hold; new ones may come.
@@ -79,8 +109,8 @@ impl Drop for Proxy {
     }
 }
 
-fn lock(connections: &Mutex<JoinSet<()>>) -> std::sync::MutexGuard<'_, JoinSet<()>> {
-    connections.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn connect(
@@ -109,5 +139,8 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut flow: watch::
         if flow == Flow::Pass && to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
+    }
+    if *flow.borrow() == Flow::Silence {
+        let _ = flow.wait_for(|flow| *flow != Flow::Silence).await;
     }
 }

@@ -75,6 +75,11 @@ pub fn chromium() -> Result<PathBuf> {
     tool("CHROMIUM", "debian/chromium")
 }
 
+/// PgBouncer: `PGBOUNCER`, or what `.ci/tools-debian` found.
+pub fn pgbouncer() -> Result<PathBuf> {
+    tool("PGBOUNCER", "debian/pgbouncer")
+}
+
 /// BusyBox: `BUSYBOX`, or what `.ci/tools-debian` found.
 pub fn busybox() -> Result<PathBuf> {
     tool("BUSYBOX", "debian/busybox")
@@ -102,7 +107,7 @@ fn tool(variable: &str, pinned: &str) -> Result<PathBuf> {
     path.canonicalize().with_context(|| {
         let target = match variable {
             "SLOWHTTPTEST" | "WRK" => "test-door",
-            "BUSYBOX" | "CHROMIUM" | "PROMTOOL" => "test",
+            "BUSYBOX" | "CHROMIUM" | "PGBOUNCER" | "PROMTOOL" => "test",
             _ => "tools",
         };
         format!("{} is missing: run `make {target}`, or set {variable}", path.display())

@@ -323,7 +323,7 @@ impl Moving {
     async fn check(&self, rows: &[Row]) -> anyhow::Result<()> {
         for row in rows {
             let Some(reason) = &row.stopped_reason else { continue };
-            let is_of_stream = reason.parse() != Ok(StopCode::DeadLetters);
+            let is_of_stream = reason.parse().ok().is_none_or(StopCode::is_of_stream);
             ensure!(
                 self.streams_lost && is_of_stream,
                 "partition {:02} is stopped: {reason}; let it go on first (docs/ERRORS.md), because \

@@ -228,8 +228,13 @@ async fn examine(
         Err(error) => return Err(error).context("the message after the checkpoint can't be read"),
     };
     if is_proven && next == applied + 1 {
-        if reason.parse() == Ok(StopCode::DeadLetters) {
-            return Ok(None);
+        match reason.parse() {
+            Ok(StopCode::DeadLetters) => return Ok(None),
+            Ok(StopCode::Database) => bail!(
+                "the database is the cause, and nothing of the stream is missing: repair it, and the \
+                 worker, which keeps trying, goes on by itself"
+            ),
+            _ => {}
         }
         bail!("nothing is missing any more: a worker goes on by itself within half a minute");
     }

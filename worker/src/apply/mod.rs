@@ -17,8 +17,9 @@ use crate::rules::event::{
 };
 use crate::rules::known_refusals::KnownRefusals;
 use crate::store::batch::{Checkpoint, Ownership};
+use crate::store::fault::{self, Fault};
 use crate::store::partitions::Place;
-use crate::store::{self, StoreError, connection, dead_letters};
+use crate::store::{self, connection, dead_letters};
 
 /// How many held callbacks are in memory at a time while they are applied.
 const HELD_PAGE: usize = 1000;
@@ -123,9 +124,9 @@ enum Refusal {
 
 impl From<DbErr> for Refusal {
     fn from(error: DbErr) -> Self {
-        match StoreError::from(error) {
-            StoreError::Deterministic(error) => Self::Refused(error),
-            StoreError::Transient(error) => Self::Apply(error.into()),
+        match Fault::of(&error) {
+            Fault::Callback => Self::Refused(error),
+            Fault::Server | Fault::Connection => Self::Apply(error.into()),
         }
     }
 }
@@ -144,6 +145,9 @@ async fn attempt(
     else {
         return Err(Refusal::Apply(ApplyError::Fenced));
     };
+    if bisect {
+        connection::check_at_once(&transaction).await?;
+    }
     let before = mine.dead_letters_in_row;
     let mut applied = Applied { in_row: InRow::from(before), ..Applied::default() };
     let mut target =
@@ -169,8 +173,9 @@ async fn attempt(
         store::batch::set_in_row(&transaction, mine.partition, applied.in_row.now).await?;
         applied.place = Place::default();
     }
-    // A commit whose answer is lost may have happened: it never counts as a rejection.
-    transaction.commit().await.map_err(|error| Refusal::Apply(error.into()))?;
+    // A commit whose answer is lost may have happened. One that the database refuses has not: a
+    // deferred constraint or trigger was only checked then.
+    transaction.commit().await?;
     Ok(applied)
 }
 
@@ -229,17 +234,17 @@ impl Target<'_> {
             Err(error) => error,
         };
         savepoint.rollback().await?;
-        let refused = match StoreError::from(error) {
-            StoreError::Transient(error) => return Err(error),
-            refused @ StoreError::Deterministic(_) => refused,
-        };
+        if Fault::of(&error) != Fault::Callback {
+            return Err(error);
+        }
         let [one] = events else {
             let (first, second) = events.split_at(events.len() / 2);
             Box::pin(self.halve(first)).await?;
             return Box::pin(self.halve(second)).await;
         };
         let in_row = self.applied.in_row.now;
-        let reason = without_nul(&refused.to_string(), MAX_REASON_BYTES);
+        let reason = format!("the database refuses it: {}", fault::text(&error));
+        let reason = without_nul(&reason, MAX_REASON_BYTES);
         let plan = batch::bury(one, in_row, &reason);
         store::batch::write(self.transaction, &plan).await?;
         self.applied.add(plan);

@@ -23,7 +23,7 @@ use crate::partition::worker::Worker;
 use crate::rules::stop_reason::Mismatch;
 use crate::rules::verdict::{Checkpoint, Description, Message, Verdict, judge};
 use crate::store::accept::{self, Skip};
-use crate::store::connection::{self, DatabaseUrl, Purpose};
+use crate::store::connection::{self, DatabaseUrl, Owned, Purpose};
 use crate::store::generations::Ends;
 use crate::store::schema::Counts;
 use crate::store::{generations, partitions, schema};
@@ -59,9 +59,10 @@ pub async fn rebuild(
     let Some(first) = layouts.first() else { bail!("the broker has no streams of Ackline") };
     let sole_worker = connection::lock(database)?;
     prepare(database, *first).await?;
-    let db = connection::connect(database, Purpose::Own(LEASE)).await?;
+    let owned = connection::own(database, LEASE).await?;
+    let db = &owned.db;
     ensure!(
-        schema::is_empty(&db).await?,
+        schema::is_empty(db).await?,
         "the database is not empty, and a rebuild fills an empty one; a database that lags behind \
          its streams is brought up to them by a worker"
     );
@@ -70,15 +71,15 @@ pub async fn rebuild(
     for layout in layouts {
         if let Some((from, ends)) = before {
             let to = generation::begins(&jetstream, layout).await?;
-            generations::go_over(&db, from, Ends::Applied(&ends), &to).await??;
+            generations::go_over(db, from, Ends::Applied(&ends), &to).await??;
         }
-        let (ends, held) = begin(&db, &jetstream, layout, is_partial).await?;
+        let (ends, held) = begin(db, &jetstream, layout, is_partial).await?;
         messages += held;
-        let worker = worker(&db, &jetstream, layout, sole_worker.is_some());
+        let worker = worker(&owned, &jetstream, layout, sole_worker.is_some());
         apply(worker, &ends, shutdown, progress).await?;
         before = Some((layout, ends));
     }
-    Ok(Rebuilt { messages, counts: schema::counts(&db).await? })
+    Ok(Rebuilt { messages, counts: schema::counts(db).await? })
 }
 
 /// The generations whose streams are all there, in order: those that were closed by a move, and the
@@ -103,7 +104,7 @@ async fn layouts(jetstream: &jetstream::Context) -> Result<Vec<Layout>, Contract
 
 /// The means of the owners, without renewals yet.
 fn worker(
-    db: &DatabaseConnection,
+    owned: &Owned,
     jetstream: &jetstream::Context,
     layout: Layout,
     alone: bool,
@@ -113,7 +114,9 @@ fn worker(
     let (_nobody_tells, connected) = watch::channel(());
     let worker = Worker {
         id: uuid::Uuid::new_v4().simple().to_string(),
-        db: db.clone(),
+        db: owned.db.clone(),
+        renewals: owned.renewals.clone(),
+        connections: owned.connections.clone(),
         jetstream: jetstream.clone(),
         layout,
         lease: LEASE,

@@ -26,6 +26,7 @@ use crate::entity::partition::Model as Row;
 use crate::rules::event::{Position, lost_body};
 use crate::store::liveness::{Limits, Silent, Soonest, silent, soonest};
 use crate::store::partitions;
+use crate::store::pool::Connections;
 
 /// The shortest and the longest time between two rounds.
 const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
@@ -164,6 +165,8 @@ fn first_silence(silence: Silence, soonest: Soonest) -> DateTime<Utc> {
 pub struct Owner<'a> {
     /// The database.
     pub db: &'a DatabaseConnection,
+    /// Which connections to it are used.
+    pub connections: &'a Connections,
     /// The broker.
     pub jetstream: &'a jetstream::Context,
     /// The random id of the process.
@@ -198,8 +201,7 @@ pub async fn watch(
         quiet: None,
     };
     loop {
-        let round = tokio::time::timeout(ROUND_LIMIT, sweeper.round()).await;
-        let more = match round.unwrap_or_else(|_| Err("no answer in time".into())) {
+        let more = match owner.connections.answer(ROUND_LIMIT, sweeper.round()).await {
             Ok(more) => more,
             // The watch continues: if this lasts longer than a gap, the next answer ends it.
             Err(error) => {

@@ -154,8 +154,7 @@ pub async fn tend(worker: &Worker, partition: Partition, epoch: i64) -> Infallib
     let calm = (horizon / 10).clamp(SHORTEST_INTERVAL, CALM_INTERVAL);
     let mut janitor = Janitor { worker, partition, epoch, horizon, shrunk: false, stuck: false };
     loop {
-        let round = tokio::time::timeout(ROUND_LIMIT, janitor.round()).await;
-        let busy = match round.unwrap_or_else(|_| Err("no answer in time".into())) {
+        let busy = match worker.connections.answer(ROUND_LIMIT, janitor.round()).await {
             Ok(busy) => busy,
             Err(error) => {
                 tracing::warn!(%partition, error, "the stream is not trimmed; trying again");

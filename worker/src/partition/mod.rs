@@ -15,6 +15,7 @@ pub mod identify;
 
 pub mod decision_log;
 pub mod janitor;
+mod recurring;
 pub mod renewal;
 
 pub mod ownership;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::feed::{Basis, Feed, Trouble};
 use super::lease::{Contradiction, Renewed};
 use super::prefetch::{Batch, Received};
+use super::recurring::Recurring;
 use super::share::Slot;
 use super::turns::{self, FULL};
 use super::worker::Worker;
@@ -22,8 +23,8 @@ use crate::entity::partition::Model as Row;
 use crate::liveness::{self, Silence};
 use crate::rules::event::Incoming;
 use crate::rules::stop_reason::{StopCode, StopReason};
-use crate::store;
 use crate::store::batch::{Checkpoint, Ownership};
+use crate::store::fault;
 use crate::store::partitions::{self, Claim, Place};
 
 /// How long a batch may take before it counts as failed.
@@ -42,6 +43,8 @@ enum End {
     /// Somebody else owns the partition now.
     Fenced,
     Anomaly(String),
+    /// The database failed; what was committed may not be known.
+    Failed(DbErr),
     Stopped(StopReason),
 }
 
@@ -68,12 +71,14 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
     let number = i32::from(partition.number());
     let mut backoff = BACKOFF.0;
     let mut held = None;
+    let mut recurring = Recurring::default();
     let mut renewed = worker.renewed.clone();
     while !shutdown.is_cancelled() {
         // Hopeless attempts would hold the slots that other partitions need.
         let has_chance = worker.alone || held.is_some() || renewed.borrow().may_be_acquired(number);
         let slot = if has_chance { worker.share.take(partition) } else { None };
         let Some(slot) = slot else {
+            recurring.clear();
             release(&worker, partition, held.take()).await;
             await_turn(&mut renewed, worker.lease, &shutdown).await;
             continue;
@@ -88,14 +93,11 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
             watch_gap: worker.silence.filter(|_| held.is_none()).map(Silence::longest_gap),
         };
         let acquired = partitions::acquire(&worker.db, number, claim);
-        let acquired = tokio::time::timeout(BATCH_LIMIT, acquired);
-        let acquired = acquired
-            .await
-            .unwrap_or_else(|_| Err(DbErr::Custom("the database did not answer in time".into())));
-        let row = match acquired {
+        let row = match worker.connections.answer(BATCH_LIMIT, acquired).await {
             Ok(Some(row)) => row,
             Ok(None) => {
                 drop(slot);
+                recurring.clear();
                 if held.take().is_some() {
                     metrics::lost(partition);
                 }
@@ -103,7 +105,13 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
                 continue;
             }
             Err(error) => {
-                tracing::warn!(%partition, %error, "the partition can't be acquired");
+                let error = understand(&worker, error).await;
+                tracing::warn!(%partition, error = fault::text(&error), "the partition can't be acquired");
+                if fault::is_answer(&error)
+                    && recurring.must_be_said(fault::identity(&error), worker.lease)
+                {
+                    say_stuck(partition, &error);
+                }
                 pause(grow(&mut backoff), &shutdown).await;
                 continue;
             }
@@ -127,6 +135,9 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
         if mine.applied_seq > applied_before || begun.elapsed() > BACKOFF.1 {
             backoff = BACKOFF.0;
         }
+        if mine.applied_seq > applied_before {
+            recurring.clear();
+        }
         match end {
             End::Shutdown => {}
             End::Surplus => {
@@ -134,6 +145,7 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
                 release(&worker, partition, held.take()).await;
             }
             End::Fenced => {
+                recurring.clear();
                 held = None;
                 metrics::fenced();
                 metrics::lost(partition);
@@ -143,8 +155,19 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
                 tracing::warn!(%partition, reason, "reading the partition anew");
                 pause(grow(&mut backoff), &shutdown).await;
             }
+            End::Failed(error) => {
+                let error = understand(&worker, error).await;
+                tracing::warn!(
+                    %partition, error = fault::text(&error),
+                    "the database failed; reading the partition anew"
+                );
+                if recurring.must_be_said(fault::identity(&error), worker.lease) {
+                    report_stuck(&worker, &mine, partition, &error).await;
+                }
+                pause(grow(&mut backoff), &shutdown).await;
+            }
             End::Stopped(reason) => {
-                report_stop(&worker, &mine, partition, reason).await;
+                report_stop(&worker, &mine, partition, &reason).await;
                 // `ackline partitions accept`, or a restored database, changes the row.
                 tokio::select! {
                     () = pause(STOPPED_RECHECK, &shutdown) => {}
@@ -170,7 +193,8 @@ async fn release(worker: &Worker, partition: Partition, epoch: Option<i64>) {
     let Some(epoch) = epoch else { return };
     metrics::lost(partition);
     let number = i32::from(partition.number());
-    if let Err(error) = partitions::release(&worker.db, number, &worker.id, epoch).await {
+    let released = partitions::release(&worker.db, number, &worker.id, epoch);
+    if let Err(error) = worker.connections.answer(BATCH_LIMIT, released).await {
         tracing::warn!(%partition, %error, "not released: its lease must run out");
     }
 }
@@ -205,17 +229,52 @@ fn stop_code(row: &Row) -> Option<StopCode> {
     row.stopped_reason.as_ref()?.parse().ok()
 }
 
-async fn report_stop(worker: &Worker, mine: &Ownership, partition: Partition, reason: StopReason) {
+/// Learns from a failure which connections are no good, and finds its cause.
+async fn understand(worker: &Worker, error: DbErr) -> DbErr {
+    worker.connections.learn(&error);
+    worker.connections.explain(error).await
+}
+
+/// Says why a partition does not go on although its owner keeps trying. Without an answer nothing can
+/// be written down, and then it is not this partition that is stopped.
+async fn report_stuck(worker: &Worker, mine: &Ownership, partition: Partition, error: &DbErr) {
+    let reason = StopReason::Database { applied_seq: mine.applied_seq, error: fault::text(error) };
+    match write_stop(worker, mine, Some(&reason)).await {
+        Err(unwritten) if !fault::is_answer(error) && !fault::is_answer(&unwritten) => {}
+        _ => {
+            tracing::error!(%partition, %reason, "the partition does not go on; it is tried again");
+            metrics::stopped(partition, Some(StopCode::Database));
+        }
+    }
+}
+
+/// The same, where there is nothing that it could be written into.
+fn say_stuck(partition: Partition, error: &DbErr) {
+    let code = StopCode::Database;
+    let error = fault::text(error);
+    tracing::error!(%partition, error, "{code}: the partition can't be acquired again and again");
+    metrics::stopped(partition, Some(code));
+}
+
+async fn report_stop(worker: &Worker, mine: &Ownership, partition: Partition, reason: &StopReason) {
     tracing::error!(
         %partition, %reason, "the partition is stopped; nothing of it is lost or skipped"
     );
     metrics::stopped(partition, Some(reason.code()));
-    let reason = reason.to_string();
-    let written =
-        partitions::set_stopped(&worker.db, mine.partition, &mine.owner, mine.epoch, Some(&reason));
-    if let Err(error) = written.await {
+    if let Err(error) = write_stop(worker, mine, Some(reason)).await {
         tracing::warn!(%partition, %error, "the reason of the stop is not written down");
     }
+}
+
+async fn write_stop(
+    worker: &Worker,
+    mine: &Ownership,
+    reason: Option<&StopReason>,
+) -> Result<(), DbErr> {
+    let reason = reason.map(ToString::to_string);
+    let Ownership { partition, owner, epoch, .. } = mine;
+    let written = partitions::set_stopped(&worker.db, *partition, owner, *epoch, reason.as_deref());
+    worker.connections.answer(BATCH_LIMIT, written).await
 }
 
 /// Serves a partition from its acquisition, which was `begun` then, to its end.
@@ -240,11 +299,12 @@ async fn serve(
     };
     metrics::taken_over(begun.elapsed());
     if let Err(error) = forget_stop(worker, mine, row, partition).await {
-        return End::Anomaly(error.to_string());
+        return End::Failed(error);
     }
     let janitor = janitor::tend(worker, partition, mine.epoch);
     let owner = liveness::Owner {
         db: &worker.db,
+        connections: &worker.connections,
         jetstream: &worker.jetstream,
         id: &worker.id,
         lease: worker.lease,
@@ -267,11 +327,12 @@ async fn forget_stop(
     partition: Partition,
 ) -> Result<(), DbErr> {
     // Only a committed batch ends that stop.
-    if row.stopped_reason.is_none() || stop_code(row) == Some(StopCode::DeadLetters) {
+    let is_of_stream = stop_code(row).is_none_or(StopCode::is_of_stream);
+    if row.stopped_reason.is_none() || !is_of_stream {
         return Ok(());
     }
     metrics::stopped(partition, None);
-    partitions::set_stopped(&worker.db, mine.partition, &mine.owner, mine.epoch, None).await
+    write_stop(worker, mine, None).await
 }
 
 async fn read(
@@ -320,22 +381,20 @@ async fn read(
         };
         let batch = feed.take(worker.batch_max);
         let applying = apply_counted(worker, basis, mine, &batch);
+        let applying = worker.connections.answer(BATCH_LIMIT, applying);
         let applied = tokio::select! {
             biased;
-            applied = tokio::time::timeout(BATCH_LIMIT, applying) => applied,
+            applied = applying => applied,
             never = feed.prefetch(worker.batch_max) => match never {},
             never = turn.expire() => match never {},
         };
         match applied {
-            Ok(Ok(())) => {}
-            Ok(Err(ApplyError::Fenced)) => return End::Fenced,
-            Ok(Err(ApplyError::DeadLetterLimit)) => {
+            Ok(()) => {}
+            Err(ApplyError::Fenced) => return End::Fenced,
+            Err(ApplyError::DeadLetterLimit) => {
                 return End::Stopped(StopReason::DeadLetters { applied_seq: mine.applied_seq });
             }
-            Ok(Err(ApplyError::Failed(error))) => {
-                return End::Anomaly(format!("the database failed: {error}"));
-            }
-            Err(_) => return End::Anomaly("a batch took too long".into()),
+            Err(ApplyError::Failed(error)) => return End::Failed(error),
         }
         drop(counted);
         known_since = Instant::now();
@@ -360,7 +419,7 @@ async fn apply_counted(
     let whole = apply_up_to(worker, basis, mine, &batch.messages, &batch.incoming).await;
     let may_go_on = match &whole {
         Err(ApplyError::DeadLetterLimit) => true,
-        Err(ApplyError::Failed(error)) => store::is_locked(error),
+        Err(ApplyError::Failed(error)) => fault::is_locked(error),
         Ok(()) | Err(ApplyError::Fenced) => false,
     };
     if !may_go_on || batch.messages.len() == 1 {

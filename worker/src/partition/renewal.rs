@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sea_orm::DbErr;
 use tokio::sync::watch;
@@ -10,7 +11,10 @@ use tokio::time::Instant;
 use super::lease::Renewed;
 use super::metrics;
 use super::worker::Worker;
-use crate::store::partitions;
+use crate::store::{fault, partitions};
+
+/// How long an answer is waited for, however long the lease is.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 /// Three times in a lease: reports that this process is alive, divides the partitions among the
 /// live processes, renews its leases and, while it has a free slot, looks for free partitions. It
@@ -24,7 +28,7 @@ pub async fn renew(
     renewals: watch::Sender<Renewed>,
     renewed: impl Fn(),
 ) {
-    let Worker { db, id, lease, .. } = &*worker;
+    let Worker { renewals: db, connections, id, lease, .. } = &*worker;
     let lease = *lease;
     let mut ticks = tokio::time::interval(lease / 3);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -49,15 +53,25 @@ pub async fn renew(
             Ok::<_, DbErr>((generation, owned, free))
         };
         // A database that vanished silently must not delay the renewals when it is back.
-        match tokio::time::timeout(lease, renewal).await {
-            Ok(Ok((Some(generation), ..))) if generation != worker.layout.generation() => return,
-            Ok(Ok((_, owned, free))) => {
+        let renewed_now = connections.answer(lease.min(ANSWER_LIMIT), renewal).await;
+        if let Err(error) = &renewed_now {
+            connections.learn(error);
+            if !fault::is_answer(error) {
+                // Batches may be waiting on connections of the same kind.
+                connections.suspect();
+            }
+        }
+        match renewed_now {
+            Ok((Some(generation), ..)) if generation != worker.layout.generation() => return,
+            Ok((_, owned, free)) => {
                 metrics::owned(owned.len());
                 renewals.send_replace(Renewed { free: Arc::new(free), at, owned: Arc::new(owned) });
                 renewed();
             }
-            Ok(Err(error)) => tracing::warn!(%error, "the leases are not renewed"),
-            Err(_) => tracing::warn!("the leases are not renewed: no answer for a whole lease"),
+            Err(error) => {
+                let error = connections.explain(error).await;
+                tracing::warn!(error = fault::text(&error), "the leases are not renewed");
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::lease::Renewed;
 use super::share::Share;
 use crate::liveness::Silence;
+use crate::store::pool::Connections;
 
 /// What all partitions of a worker process share.
 #[derive(Debug)]
@@ -21,6 +22,10 @@ pub struct Worker {
     pub id: String,
     /// The database.
     pub db: DatabaseConnection,
+    /// The same, for renewals alone.
+    pub renewals: DatabaseConnection,
+    /// Which connections to it are used.
+    pub connections: Connections,
     /// The broker.
     pub jetstream: jetstream::Context,
     /// The streams that are applied.

@@ -29,7 +29,7 @@ use crate::partition::renewal::renew;
 use crate::partition::turns::turns;
 use crate::partition::worker::Worker;
 use crate::partition::{janitor, metrics as partition_metrics};
-use crate::store::connection::{self, DatabaseUrl, Purpose};
+use crate::store::connection::{self, DatabaseUrl, Owned, Purpose};
 use crate::store::partitions;
 use crate::store::schema::{self, SchemaError};
 use crate::web::{self, Backend};
@@ -82,7 +82,8 @@ pub async fn run(
 
     let connected = watch::channel(());
     let connecting = connect(&config, connected.0, &health, &shutdown);
-    let Some((db, client)) = connecting.await? else { return Ok(()) };
+    let Some((owned, client)) = connecting.await? else { return Ok(()) };
+    let db = owned.db;
     health.send_modify(|health| health.broker = Some(client.clone()));
     let jetstream = jetstream::new(client.clone());
     let look = retry("the database can't be reached", &shutdown, Ok, async || {
@@ -106,6 +107,8 @@ pub async fn run(
         let worker = Arc::new(Worker {
             id: id.clone(),
             db: db.clone(),
+            renewals: owned.renewals.clone(),
+            connections: owned.connections.clone(),
             jetstream: jetstream.clone(),
             layout,
             lease: args.lease,
@@ -156,6 +159,7 @@ pub async fn run(
         let _ = ops_task.await;
         let _ = look.close().await;
         let _ = db.close().await;
+        let _ = owned.renewals.close().await;
     })
     .await;
     if ended.is_err() {
@@ -202,12 +206,12 @@ async fn connect(
     connected: watch::Sender<()>,
     health: &watch::Sender<Health>,
     shutdown: &CancellationToken,
-) -> anyhow::Result<Option<(DatabaseConnection, Client)>> {
-    let db = retry("the database can't be reached", shutdown, Ok, async || {
-        connection::connect(&config.database, Purpose::Own(config.args.lease)).await
+) -> anyhow::Result<Option<(Owned, Client)>> {
+    let owned = retry("the database can't be reached", shutdown, Ok, async || {
+        connection::own(&config.database, config.args.lease).await
     })
     .await?;
-    let Some(db) = db else { return Ok(None) };
+    let Some(owned) = owned else { return Ok(None) };
     let checked = retry(
         "the database does not tell its schema",
         shutdown,
@@ -215,7 +219,7 @@ async fn connect(
             SchemaError::Database(error) => Ok(error),
             _ => Err(error),
         },
-        async || schema::check(&db).await,
+        async || schema::check(&owned.db).await,
     )
     .await?;
     let Some(()) = checked else { return Ok(None) };
@@ -239,7 +243,7 @@ async fn connect(
         client.inspect_err(|error| trouble(health, error.to_string()))
     })
     .await?;
-    Ok(client.map(|client| (db, client)))
+    Ok(client.map(|client| (owned, client)))
 }
 
 /// Retries until it succeeds or fails for good. `passing` returns what to log of a transient error,

@@ -44,7 +44,7 @@ pub struct Plan {
     pub in_row: InRow,
 }
 
-/// Counts dead letters since a callback was last applied.
+/// Counts dead letters since a callback last changed its job and left a row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct InRow {
     /// The count now.
@@ -106,7 +106,11 @@ pub fn fold(
         };
         let job = known.jobs.remove(event.job_id());
         let (outcome, row) = step(job, &mut known.seen, incoming, event, partition);
-        plan.in_row.now = 0;
+        // Only what writes to both tables proves that callbacks can be applied: a heartbeat has no
+        // row of its own.
+        if outcome.changed && row.is_some() {
+            plan.in_row.now = 0;
+        }
         let presumes = matches!(event.body, Body::Lost { .. }) && outcome.changed;
         let effect = if presumes { Effect::Presumed } else { outcome.effect.into() };
         plan.decide(incoming.position, effect, outcome.reason);

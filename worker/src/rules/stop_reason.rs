@@ -94,7 +94,7 @@ impl fmt::Display for Mismatch {
 
 /// Why a partition is stopped. Its text begins with its [`StopCode`]; `partitions.stopped_reason`
 /// holds it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StopReason {
     /// The stream is not the one that was applied, or lost something.
     Stream(Mismatch),
@@ -103,15 +103,23 @@ pub enum StopReason {
         /// The checkpoint.
         applied_seq: i64,
     },
+    /// The database has failed in the same way for long, and no callback can be blamed.
+    Database {
+        /// The checkpoint.
+        applied_seq: i64,
+        /// What it says.
+        error: String,
+    },
 }
 
 impl StopReason {
     /// Its code.
     #[must_use]
-    pub fn code(self) -> StopCode {
+    pub fn code(&self) -> StopCode {
         match self {
             Self::Stream(mismatch) => mismatch.code(),
             Self::DeadLetters { .. } => StopCode::DeadLetters,
+            Self::Database { .. } => StopCode::Database,
         }
     }
 }
@@ -124,6 +132,11 @@ impl fmt::Display for StopReason {
                 f,
                 "{}: too many dead letters in a row, after {applied_seq}: a broken deployment \
                  rather than broken callbacks",
+                self.code()
+            ),
+            Self::Database { applied_seq, error } => write!(
+                f,
+                "{}: the database fails in the same way again and again, after {applied_seq}: {error}",
                 self.code()
             ),
         }
@@ -145,6 +158,8 @@ pub enum StopCode {
     OtherMessage,
     /// [`StopReason::DeadLetters`].
     DeadLetters,
+    /// [`StopReason::Database`].
+    Database,
 }
 
 impl StopCode {
@@ -158,7 +173,14 @@ impl StopCode {
             Self::MessageGone => "ACK-104",
             Self::OtherMessage => "ACK-105",
             Self::DeadLetters => "ACK-106",
+            Self::Database => "ACK-107",
         }
+    }
+
+    /// Whether the stream is the cause. Any other stop is over with the first commit, and only then.
+    #[must_use]
+    pub fn is_of_stream(self) -> bool {
+        !matches!(self, Self::DeadLetters | Self::Database)
     }
 }
 

@@ -199,8 +199,7 @@ struct Event {
 /// Writes what a batch decided, with one statement for each table.
 ///
 /// # Errors
-/// The database failed or rejected a row; convert the error into a
-/// [`StoreError`](super::StoreError).
+/// The database failed or rejected a row; [`Fault`](super::fault::Fault) tells which.
 pub async fn write(transaction: &DatabaseTransaction, plan: &Plan) -> Result<(), DbErr> {
     rows::insert(transaction, &plan.jobs, Some(job::Column::Id)).await?;
     rows::insert(transaction, &plan.events, None).await?;

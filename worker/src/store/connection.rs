@@ -4,15 +4,18 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sea_orm::sqlx::ConnectOptions as _;
 use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
-    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbErr,
-    SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
+    DbErr, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 use shared::secret::{ExposeSecret, Secret};
 use shared::settings::InFile;
 use url::Url;
+
+use super::pool::{self, Connections};
 
 const EXPECTED: &str =
     "must be like sqlite:ackline.db?mode=rwc or postgres://user:password@host:5432/name";
@@ -26,8 +29,15 @@ const MAX_CONNECTIONS: u32 = 4;
 const LOOK_CONNECTIONS: u32 = 2;
 /// How long a statement on those may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
-/// An idle connection is tested before use once it was unused for this long.
-const TESTED_FOR: Duration = Duration::from_secs(1);
+/// How long a connection is waited for.
+const ACQUIRE_LIMIT: Duration = Duration::from_secs(10);
+/// How the server finds out that the other end of a connection is gone: within half a minute.
+const KEEPALIVE: [(&str, &str); 4] = [
+    ("tcp_keepalives_idle", "10"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "30000"),
+];
 
 /// The database that `DATABASE_URL` names.
 #[derive(Debug, Clone)]
@@ -111,90 +121,164 @@ pub enum Purpose {
     Change,
     /// To own partitions, with a lease of this long.
     Own(Duration),
+    /// To renew leases of this long.
+    Renew(Duration),
+}
+
+/// Why a database cannot be reached. The text has no password.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{cause}", address.as_ref().map(|address| format!("{address}: ")).unwrap_or_default())]
+pub struct ConnectError {
+    /// Where it was looked for, if that is a server.
+    pub(super) address: Option<String>,
+    /// Why.
+    pub(super) cause: String,
+}
+
+/// An owner's connections.
+#[derive(Debug, Clone)]
+pub struct Owned {
+    /// Those for batches.
+    pub db: DatabaseConnection,
+    /// Those for renewals, which must not wait for batches. SQLite has only one.
+    pub renewals: DatabaseConnection,
+    /// Which of them are used.
+    pub connections: Connections,
+}
+
+/// Connects in order to own partitions, with a lease of this long.
+///
+/// # Errors
+/// The database cannot be reached or opened.
+pub async fn own(url: &DatabaseUrl, lease: Duration) -> Result<Owned, ConnectError> {
+    let connections = Connections::to(postgres(url, Purpose::Own(lease))?);
+    let db = open(url, Purpose::Own(lease), &connections).await?;
+    let renewals = match url {
+        DatabaseUrl::Sqlite { .. } => db.clone(),
+        DatabaseUrl::Postgres { .. } => open(url, Purpose::Renew(lease), &connections).await?,
+    };
+    Ok(Owned { db, renewals, connections })
 }
 
 /// Connects.
 ///
 /// # Errors
 /// The database cannot be reached or opened.
-pub async fn connect(url: &DatabaseUrl, purpose: Purpose) -> Result<DatabaseConnection, DbErr> {
+pub async fn connect(
+    url: &DatabaseUrl,
+    purpose: Purpose,
+) -> Result<DatabaseConnection, ConnectError> {
+    open(url, purpose, &Connections::to(None)).await
+}
+
+async fn open(
+    url: &DatabaseUrl,
+    purpose: Purpose,
+    connections: &Connections,
+) -> Result<DatabaseConnection, ConnectError> {
     let mut options = match url {
         DatabaseUrl::Sqlite { url, .. } => {
-            let mut options = ConnectOptions::new(url.expose_secret());
-            // SQLite has one writer, hence one connection.
-            options.max_connections(match purpose {
-                // Readers see what is committed while the writer writes.
-                Purpose::Look => LOOK_CONNECTIONS,
-                _ => 1,
-            });
-            options.map_sqlx_sqlite_opts(move |options| {
-                let options = options
-                    .journal_mode(SqliteJournalMode::Wal)
-                    .synchronous(SqliteSynchronous::Full)
-                    .busy_timeout(STATEMENT_TIMEOUT);
-                if matches!(purpose, Purpose::Read | Purpose::Look | Purpose::Change) {
-                    options.create_if_missing(false)
-                } else {
-                    options
-                }
-            });
+            let mut options = sqlite(url, purpose);
+            connections.watch_sqlite(&mut options);
             options
         }
-        DatabaseUrl::Postgres { url, password } => {
-            let password = password.as_ref().map(InFile::password).transpose();
-            let password = password.map_err(|unusable| DbErr::Custom(unusable.to_string()))?;
-            let mut options = ConnectOptions::new(url.expose_secret());
+        DatabaseUrl::Postgres { url: address, .. } => {
+            let mut options = ConnectOptions::new(address.expose_secret());
             options.max_connections(match purpose {
                 Purpose::Look => LOOK_CONNECTIONS,
+                Purpose::Renew(_) => 1,
                 _ => MAX_CONNECTIONS,
             });
-            options.set_application_name("ackline-worker");
-            // A connection that a batch has just returned works.
-            options.test_before_acquire_if_idle_for(TESTED_FOR);
-            if purpose != Purpose::Migrate {
-                options.statement_timeout(match purpose {
-                    Purpose::Look => LOOK_TIMEOUT,
-                    _ => STATEMENT_TIMEOUT,
-                });
+            connections.watch(&mut options, purpose);
+            if let Some(postgres) = postgres(url, purpose)? {
+                pool::connect_once(&postgres).await?;
+                options.map_sqlx_postgres_opts(move |_| postgres.clone());
             }
-            let idle = match purpose {
-                // A paused owner must not hold its locks for longer than its lease.
-                Purpose::Own(lease) => Some(lease / 2),
-                // Nor may a paused command block an owner.
-                Purpose::Change => Some(CHANGE_IDLE_LIMIT),
-                Purpose::Migrate | Purpose::Read | Purpose::Look => None,
-            };
-            let idle_ms = idle.map(|idle| idle.as_millis().max(1).to_string());
-            // Nor may a row that somebody else has locked hold up an owner for long: it uses one of
-            // the few connections, and does not renew the lease.
-            let lock_ms = match purpose {
-                Purpose::Own(lease) => Some((lease / 4).as_millis().max(1).to_string()),
-                Purpose::Migrate | Purpose::Read | Purpose::Look | Purpose::Change => None,
-            };
-            // Every query of a worker has its index. Without statistics, as in a young database,
-            // PostgreSQL would still prefer to read whole tables, and a plan made while a table was
-            // empty would do so for ever. Commands may need the whole table.
-            let plans = [("plan_cache_mode", "force_custom_plan"), ("enable_seqscan", "off")];
-            let plans = matches!(purpose, Purpose::Own(_) | Purpose::Look).then_some(plans);
-            options.map_sqlx_postgres_opts(move |options| {
-                let options = options.options(plans.into_iter().flatten());
-                let options = match &password {
-                    Some(password) => options.password(password.expose_secret()),
-                    None => options,
-                };
-                let limits = [
-                    ("idle_in_transaction_session_timeout", idle_ms.as_deref()),
-                    ("lock_timeout", lock_ms.as_deref()),
-                ];
-                options.options(limits.into_iter().filter_map(|(name, ms)| Some((name, ms?))))
-            });
+            options.connect_lazy(true);
             options
         }
     };
-    options.connect_timeout(Duration::from_secs(5)).acquire_timeout(Duration::from_secs(10));
+    options.acquire_timeout(match purpose {
+        Purpose::Renew(lease) => lease,
+        _ => ACQUIRE_LIMIT,
+    });
     // Statements are logged with their values, which are other people's data.
     options.sqlx_logging(false);
-    Database::connect(options).await
+    let opened = Database::connect(options).await;
+    opened.map_err(|error| ConnectError { address: None, cause: pool::innermost(&error) })
+}
+
+fn sqlite(url: &Secret<str>, purpose: Purpose) -> ConnectOptions {
+    let mut options = ConnectOptions::new(url.expose_secret());
+    // SQLite has one writer, hence one connection.
+    options.max_connections(match purpose {
+        // Readers see what is committed while the writer writes.
+        Purpose::Look => LOOK_CONNECTIONS,
+        _ => 1,
+    });
+    options.map_sqlx_sqlite_opts(move |options| {
+        let options = options
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(STATEMENT_TIMEOUT);
+        if matches!(purpose, Purpose::Read | Purpose::Look | Purpose::Change) {
+            options.create_if_missing(false)
+        } else {
+            options
+        }
+    });
+    options
+}
+
+/// How to connect to PostgreSQL for this purpose; none if the database is SQLite.
+fn postgres(url: &DatabaseUrl, purpose: Purpose) -> Result<Option<PgConnectOptions>, ConnectError> {
+    let DatabaseUrl::Postgres { url, password } = url else { return Ok(None) };
+    let unusable = |cause: String| ConnectError { address: None, cause };
+    let mut options: PgConnectOptions =
+        url.expose_secret().parse().map_err(|_| unusable(format!("DATABASE_URL {EXPECTED}")))?;
+    if let Some(password) = password {
+        let password = password.password().map_err(|why| unusable(why.to_string()))?;
+        options = options.password(password.expose_secret());
+    }
+    let mut settings = Vec::new();
+    let mut limit = |name, limit: Duration| {
+        settings.push((name, limit.as_millis().max(1).to_string()));
+    };
+    // Nor may a row that somebody else has locked hold up an owner for long: it uses one of the few
+    // connections, and does not renew the lease.
+    match purpose {
+        Purpose::Migrate => {}
+        Purpose::Read => limit("statement_timeout", STATEMENT_TIMEOUT),
+        Purpose::Look => limit("statement_timeout", LOOK_TIMEOUT),
+        Purpose::Change => {
+            limit("statement_timeout", STATEMENT_TIMEOUT);
+            // A paused command must not block an owner.
+            limit("idle_in_transaction_session_timeout", CHANGE_IDLE_LIMIT);
+        }
+        Purpose::Own(lease) => {
+            limit("statement_timeout", STATEMENT_TIMEOUT);
+            // A paused owner must not hold its locks for longer than its lease.
+            limit("idle_in_transaction_session_timeout", lease / 2);
+            limit("lock_timeout", lease / 4);
+        }
+        Purpose::Renew(lease) => {
+            limit("statement_timeout", lease);
+            limit("lock_timeout", lease / 4);
+        }
+    }
+    if matches!(purpose, Purpose::Own(_) | Purpose::Renew(_)) {
+        // The server notices that a worker has vanished, and releases its locks.
+        settings.extend(KEEPALIVE.map(|(name, value)| (name, value.to_owned())));
+    }
+    if matches!(purpose, Purpose::Own(_) | Purpose::Renew(_) | Purpose::Look) {
+        // Every query of a worker has its index. Without statistics, as in a young database,
+        // PostgreSQL would still prefer to read whole tables, and a plan made while a table was
+        // empty would do so for ever. Commands may need the whole table.
+        settings.push(("plan_cache_mode", "force_custom_plan".to_owned()));
+        settings.push(("enable_seqscan", "off".to_owned()));
+    }
+    let options = options.application_name("ackline-worker").options(settings);
+    Ok(Some(options.disable_statement_logging()))
 }
 
 /// Begins a transaction that may write. On SQLite it takes the write lock at once, because a
@@ -205,6 +289,16 @@ pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr
         ..TransactionOptions::default()
     })
     .await
+}
+
+/// Lets deferred constraints and triggers be checked by each statement of this transaction, where
+/// they can be told apart, instead of by its commit. SQLite has only deferred foreign keys, and no
+/// such statement.
+pub async fn check_at_once(transaction: &DatabaseTransaction) -> Result<(), DbErr> {
+    if transaction.get_database_backend() == DbBackend::Postgres {
+        transaction.execute_unprepared("SET CONSTRAINTS ALL IMMEDIATE").await?;
+    }
+    Ok(())
 }
 
 /// The lock that makes this process the only worker of an SQLite file.

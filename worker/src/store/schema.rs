@@ -11,6 +11,7 @@ use sea_orm_migration::MigratorTrait;
 use shared::partition::{Layout, MAX_PARTITIONS};
 
 use super::connection::begin;
+use super::fault;
 use crate::entity::{dead_letter, job, job_event, partition, partition_gap};
 use crate::rules::transition::RULES_VERSION;
 use crate::store::migration::{Migrator, needed_by};
@@ -49,16 +50,36 @@ pub enum SchemaError {
         /// What was asked for.
         wanted: Layout,
     },
+    /// It cannot hold every text.
+    #[error(
+        "ACK-307: the encoding of the database is {found}, and the texts of callbacks need {needed}: \
+         {remedy}. Nothing was changed"
+    )]
+    Encoding {
+        /// What it is.
+        found: String,
+        /// What it must be.
+        needed: &'static str,
+        /// How to get such a database.
+        remedy: &'static str,
+    },
     /// The database failed.
-    #[error("the database failed")]
-    Database(#[from] DbErr),
+    #[error("the database failed: {}", fault::text(.0))]
+    Database(DbErr),
+}
+
+impl From<DbErr> for SchemaError {
+    fn from(error: DbErr) -> Self {
+        Self::Database(error)
+    }
 }
 
 /// Brings the schema up to date, under a lock, so that processes starting together do not race.
 ///
 /// # Errors
-/// The database failed; nothing has changed.
+/// [`SchemaError::Encoding`], or that the database failed; nothing has changed.
 pub async fn migrate(db: &DatabaseConnection) -> Result<(), SchemaError> {
+    check_encoding(db).await?;
     let transaction = begin(db).await?;
     if db.get_database_backend() == DbBackend::Postgres {
         transaction
@@ -70,6 +91,31 @@ pub async fn migrate(db: &DatabaseConnection) -> Result<(), SchemaError> {
     }
     transaction.commit().await?;
     Ok(())
+}
+
+/// Refuses a database in which some callbacks, and the dead letters that they become, cannot be
+/// written.
+async fn check_encoding(db: &DatabaseConnection) -> Result<(), SchemaError> {
+    let backend = db.get_database_backend();
+    let (asking, needed, remedy) = match backend {
+        DbBackend::Sqlite => (
+            "SELECT encoding FROM pragma_encoding",
+            "UTF-8",
+            "name a file in DATABASE_URL that does not exist yet, and `ackline migrate` creates it",
+        ),
+        _ => (
+            "SELECT current_setting('server_encoding') AS encoding",
+            "UTF8",
+            "create another one (CREATE DATABASE ... TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C') \
+             and name it in DATABASE_URL",
+        ),
+    };
+    let row = db.query_one_raw(sea_orm::Statement::from_string(backend, asking)).await?;
+    let found: String = row.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or_default();
+    if found == needed {
+        return Ok(());
+    }
+    Err(SchemaError::Encoding { found, needed, remedy })
 }
 
 /// Checks, read-only, that the schema is neither older than this binary nor too new for it.

@@ -92,8 +92,10 @@ fn a_reason_is_told_by_its_code() {
         StopReason::Stream(Mismatch::MessageGone { seq: 4 }),
         StopReason::Stream(Mismatch::OtherMessage { seq: 3 }),
         StopReason::DeadLetters { applied_seq: 3 },
+        StopReason::Database { applied_seq: 3, error: "permission denied for table jobs".into() },
     ];
-    assert_eq!(reasons.map(StopReason::code).to_vec(), StopCode::iter().collect::<Vec<_>>());
+    let codes: Vec<StopCode> = reasons.iter().map(StopReason::code).collect();
+    assert_eq!(codes, StopCode::iter().collect::<Vec<_>>());
     for reason in reasons {
         assert_eq!(reason.to_string().parse(), Ok(reason.code()), "{reason}");
     }
