@@ -16,7 +16,7 @@ use futures::TryStreamExt;
 use crate::partition::{FIRST_GENERATION, Layout, MAX_PARTITIONS, Partition, generation_of};
 
 /// How many partitions a deployment has unless it chooses otherwise: docs/PERFORMANCE.md says why.
-pub const DEFAULT_PARTITIONS: u16 = 4;
+pub const DEFAULT_PARTITIONS: u16 = 2;
 /// How long the stream recognises a message id that it has seen. The server keeps each in memory,
 /// and ingress retries a bundle for no longer than its publish deadline, which is at most half of
 /// this.

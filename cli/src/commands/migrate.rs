@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long one answer is waited for: what an election has swallowed never comes.
 const ANSWER_LIMIT: Duration = Duration::from_secs(4);
 const RETRY: Duration = Duration::from_secs(1);
-const DEFAULT_SIZE: Size = Size { replicas: 1, max_bytes: 1 << 30 };
+const DEFAULT_SIZE: Size = Size { replicas: 1, max_bytes: 1 << 31 };
 
 /// `ackline migrate`.
 #[derive(Debug, Args)]
@@ -57,14 +57,14 @@ impl Streams {
 /// What the streams are to be, where they are not what they are to stay.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Streams {
-    /// How many partitions there are: 4 on a new deployment. `ackline partitions resize` changes it.
+    /// How many partitions there are: 2 on a new deployment. `ackline partitions resize` changes it.
     #[arg(long, env = "PARTITIONS", value_parser = |text: &str| number::<u16>(text, 1, MAX_PARTITIONS))]
     partitions: Option<u16>,
     /// Copies of each stream. Without it existing streams keep theirs, and new ones have 1.
     #[arg(long, env = "STREAM_REPLICAS", value_parser = |text: &str| number::<usize>(text, 1, 5))]
     stream_replicas: Option<usize>,
     /// The size limit of each stream, in bytes. Without it existing streams keep theirs, and new
-    /// ones have 1073741824 (1 GiB).
+    /// ones have 2147483648 (2 GiB).
     #[arg(long, env = "STREAM_MAX_BYTES", value_parser = |text: &str| number(text, 1 << 20, i64::MAX))]
     stream_max_bytes: Option<i64>,
 }

@@ -38,7 +38,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// The pause between two looks at how far the workers are.
 const POLL: Duration = Duration::from_millis(100);
 /// The size of new streams, if the old ones can't be asked and nothing is said.
-const LOST_SIZE: Size = Size { replicas: 1, max_bytes: 1 << 30 };
+const LOST_SIZE: Size = Size { replicas: 1, max_bytes: 1 << 31 };
 /// How long a node of a cluster may take to learn that a stream is closed.
 const SETTLE: Duration = Duration::from_secs(2);
 

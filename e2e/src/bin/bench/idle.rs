@@ -27,9 +27,9 @@ pub(crate) async fn run(report: &mut Report, lasting: Duration) -> Result<()> {
         report.figure("worker", share(1), "% of a core");
         if db == Db::Postgres {
             report.below("idle ingress, % of a core", share(0), 0.5);
-            report.below("idle worker on PostgreSQL, % of a core", share(1), 0.5);
+            report.below("idle worker on PostgreSQL, % of a core", share(1), 0.15);
         } else {
-            report.below("idle worker on SQLite, % of a core", share(1), 0.5);
+            report.below("idle worker on SQLite, % of a core", share(1), 0.15);
         }
         if let (Some(before), Some(after)) = (transactions_before, transactions_after) {
             let each_minute = (after - before) * 60.0 / lasting.as_secs_f64();

@@ -153,10 +153,9 @@ async fn all_take_their_share(deployment: &Deployment, db: &DatabaseConnection) 
         for row in partitions(db).await {
             *owned.entry(row.owner.unwrap_or_default()).or_default() += 1;
         }
-        let quarter = usize::from(DEFAULT_PARTITIONS) / 4;
-        owned.len() == 4 && owned.values().all(|count| *count == quarter)
+        owned.len() == usize::from(DEFAULT_PARTITIONS) && owned.values().all(|count| *count == 1)
     };
-    deployment.wait_until("each worker owns a quarter of the partitions", share).await;
+    deployment.wait_until("no worker owns more than one partition", share).await;
 }
 
 /// When the certificate ends that a server shows to clients.
