@@ -9,7 +9,7 @@ SECONDS ?= 60
 SEED ?=
 # NATS_SERVER, ACT, NODE, ROTEL, PROMTOOL, CHROMIUM, BUSYBOX, CARGO_DENY, ZIZMOR, ACTIONLINT and SHELLCHECK name programs to use
 # instead of the installed ones, FAKETIME a library, POSTGRES_BIN, SIGNING_LIBRARIES, BROWSER_MODULES (a node_modules) and SCHEMATHESIS
-# folders. SLOWHTTPTEST and WRK name those that make test-door runs, PYTHON the Python of .ci/tools and the tests, and BASH_3_2 a bash
+# folders. SLOWHTTPTEST, WRK and HAPROXY name those that make test-door runs, PYTHON the Python of .ci/tools and the tests, and BASH_3_2 a bash
 # of that version, which no registry has: without it, the tests of the action say that they did not run on it.
 CARGO_DENY ?= .tools/bin/cargo-deny
 ZIZMOR ?= .tools/bin/zizmor
@@ -82,7 +82,7 @@ test-bench: tools build ## Run every part of the benchmark, with next to nothing
 
 test-door: MODULES = attacks
 test-door: tools build ## Attack ingress with slowhttptest, and load it with wrk
-	@.ci/tools-debian slowhttptest wrk
+	@.ci/tools-debian slowhttptest wrk haproxy
 	$(every_test)
 
 # Every whole-system test of the MODULES; those that print figures run one at a time.

@@ -60,6 +60,11 @@ pub fn slowhttptest() -> Result<PathBuf> {
     tool("SLOWHTTPTEST", "debian/slowhttptest")
 }
 
+/// haproxy: `HAPROXY`, or what `.ci/tools-debian` found.
+pub fn haproxy() -> Result<PathBuf> {
+    tool("HAPROXY", "debian/haproxy")
+}
+
 /// promtool: `PROMTOOL`, or what `.ci/tools-debian` found.
 pub fn promtool() -> Result<PathBuf> {
     tool("PROMTOOL", "debian/promtool")

@@ -4,6 +4,7 @@
 //! `make test-door` runs all of them.
 
 mod attacker;
+mod balancer;
 mod full_load;
 mod observed;
 mod programs;

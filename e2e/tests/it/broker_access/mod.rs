@@ -3,6 +3,7 @@
 
 mod identity;
 mod jwt;
+mod replies;
 mod settings;
 mod tls;
 
