@@ -138,8 +138,11 @@ impl Deployment {
         )
     }
 
-    /// Signs a callback and posts it through the load balancer.
+    /// Gives a callback its time, signs it and posts it through the load balancer.
     pub async fn post(&self, body: String) -> Result<Answer> {
+        let mut body: serde_json::Value = serde_json::from_str(&body)?;
+        body["sent_at"] = chrono::Utc::now().timestamp().into();
+        let body = body.to_string();
         let signature = sign(&self.callback_secret()?, body.as_bytes());
         let mut client = Client::new(self.published(8080));
         client

@@ -38,6 +38,8 @@ pub(crate) enum Refusal {
     GaveWay,
     /// The body ended early, or its transfer coding is wrong.
     BodyBroken,
+    /// The body is in another transfer coding than `chunked` alone.
+    TransferCoding,
     /// The signature is not accepted. The answer does not say why, so that it reveals nothing.
     Signature(Refused),
     /// The signed body is not a callback.
@@ -50,7 +52,7 @@ pub(crate) enum Refusal {
 
 impl Refusal {
     /// One for each reason, so that all of them are exported before the first refusal.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::ShuttingDown,
@@ -60,6 +62,7 @@ impl Refusal {
         Self::BodyTooSlow,
         Self::GaveWay,
         Self::BodyBroken,
+        Self::TransferCoding,
         Self::Signature(Refused::Missing),
         Self::Signature(Refused::Malformed),
         Self::Signature(Refused::Wrong),
@@ -83,6 +86,9 @@ impl Refusal {
             Self::BodyTooSlow => (408, "ACK-607", "body_too_slow", "Body not received in time"),
             Self::GaveWay => (408, "ACK-608", "body_gave_way", "Body not received in time"),
             Self::BodyBroken => (400, "ACK-609", "body_broken", "Body not received"),
+            Self::TransferCoding => {
+                (400, "ACK-610", "transfer_coding", "Transfer coding not supported")
+            }
             Self::Signature(refused) => {
                 let (code, reason) = match refused {
                     Refused::Missing => ("ACK-611", "signature_missing"),
@@ -133,6 +139,7 @@ impl Refusal {
             | Self::BodyTooSlow
             | Self::GaveWay
             | Self::BodyBroken
+            | Self::TransferCoding
             | Self::ShuttingDown => close(&mut answer),
             Self::NotFound
             | Self::TooMany
@@ -188,6 +195,7 @@ mod tests {
             (Refusal::BodyTooLarge, 413),
             (Refusal::BodyTooSlow, 408),
             (Refusal::BodyBroken, 400),
+            (Refusal::TransferCoding, 400),
             (Refusal::GaveWay, 408),
             (Refusal::Signature(Refused::Wrong), 401),
             (Refusal::Signature(Refused::Replay), 401),

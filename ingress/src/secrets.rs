@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use shared::secret::{ExposeSecret, Secret};
-use shared::settings::Problems;
+use shared::settings::{Problems, warn_of_exposed};
 
-use crate::signature::SigningKey;
+use crate::signature::{MAX_KEYS, SigningKey, strength};
 
 /// The variables that hold one secret each, and the ids of their keys.
 const SINGLE: [(&str, &str); 2] =
@@ -26,13 +26,20 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Ids are in the metadata of every callback, in metrics and in logs.
 const MAX_ID_BYTES: usize = 64;
 
+/// The shortest secret, in bytes, unless shorter ones are allowed.
+pub(crate) const MIN_BYTES: usize = 16;
+/// The word behind a secret in a file whose owner need not send a time.
+const UNTIMED: &[u8] = b"untimed";
+
 /// A key and its id.
 pub type Named = (Arc<str>, SigningKey);
 
 /// The settings about secrets that are not secret.
 #[derive(Debug, Clone, Args)]
 pub struct SecretsArgs {
-    /// The file with secrets, one a line, as `id:secret`. Ingress reads it again on SIGHUP.
+    /// The file with secrets, one a line, as `id:secret`, in double quotes if it holds a space. The
+    /// word `untimed` behind it excepts that key from --require-timestamp. Ingress reads it again on
+    /// SIGHUP.
     #[arg(long, env = FILE)]
     secrets_file: Option<OsString>,
 }
@@ -42,12 +49,16 @@ pub struct SecretsArgs {
 pub struct Secrets {
     variables: Vec<Named>,
     file: Option<PathBuf>,
+    /// The shortest secret, in bytes.
+    shortest: usize,
 }
 
 impl Secrets {
-    /// Reads the variables and the file. Also returns every active key.
+    /// Reads the variables and the file, and refuses secrets of fewer than `shortest` bytes. Also
+    /// returns every active key.
     pub(crate) fn check(
         args: &SecretsArgs,
+        shortest: usize,
         problems: &mut Problems,
         variable: impl Fn(&str) -> Option<OsString>,
     ) -> Option<(Self, Vec<Named>)> {
@@ -55,20 +66,21 @@ impl Secrets {
         let mut sound = true;
         for (name, id) in SINGLE {
             let Some(value) = variable(name) else { continue };
-            match problems.take(name, single(bytes(value).expose_secret())) {
+            match problems.take(name, single(bytes(value).expose_secret(), shortest)) {
                 Some(secret) => variables.push((Arc::from(id), secret)),
                 None => sound = false,
             }
         }
         if let Some(value) = variable(LIST) {
-            for entry in in_list(bytes(value).expose_secret()) {
+            for entry in in_list(bytes(value).expose_secret(), shortest) {
                 match problems.take(LIST, entry) {
                     Some(entry) => variables.push(entry),
                     None => sound = false,
                 }
             }
         }
-        let secrets = Self { variables, file: args.secrets_file.as_ref().map(PathBuf::from) };
+        let file = args.secrets_file.as_ref().map(PathBuf::from);
+        let secrets = Self { variables, file, shortest };
         match secrets.load() {
             // Only if each can be used is it known whether all of them together can.
             Err(problem) if sound || !problem.concerns_all => {
@@ -87,7 +99,7 @@ impl Secrets {
     pub(crate) fn load(&self) -> Result<Vec<Named>, Unusable> {
         let mut all = self.variables.clone();
         if let Some(file) = &self.file {
-            let named = read(file).map_err(|problem| Unusable {
+            let named = read(file, self.shortest).map_err(|problem| Unusable {
                 what: format!("{FILE}: {problem}"),
                 concerns_all: false,
             })?;
@@ -98,6 +110,12 @@ impl Secrets {
             let [(first, _), (second, _)] = SINGLE;
             return Err(together(format!(
                 "no secret is set: set {first}, {second}, {LIST} or {FILE} in the environment"
+            )));
+        }
+        if all.len() > MAX_KEYS {
+            let count = all.len();
+            return Err(together(format!(
+                "{count} secrets are set, but at most {MAX_KEYS} can be: each is tried with every callback"
             )));
         }
         for (index, (id, _)) in all.iter().enumerate() {
@@ -125,7 +143,7 @@ pub fn signing_key(
     problems: &mut Problems,
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Option<SigningKey> {
-    let (_, all) = Secrets::check(args, problems, variable)?;
+    let (_, all) = Secrets::check(args, 1, problems, variable)?;
     let ids = all.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>().join(", ");
     let is_meant = |id: &str| key.is_none_or(|key| key == id);
     let found = all.into_iter().find(|(id, _)| is_meant(id));
@@ -133,7 +151,7 @@ pub fn signing_key(
     problems.take("--key", found).map(|(_, secret)| secret)
 }
 
-fn read(file: &Path) -> Result<Vec<Named>, String> {
+fn read(file: &Path, shortest: usize) -> Result<Vec<Named>, String> {
     if file.as_os_str().is_empty() {
         return Err("is set but empty".into());
     }
@@ -145,7 +163,8 @@ fn read(file: &Path) -> Result<Vec<Named>, String> {
             "{shown} is larger than {MAX_FILE_BYTES} bytes: it must hold nothing but id:secret on each line"
         ));
     }
-    in_lines(text.expose_secret(), &shown.to_string())
+    warn_of_exposed(FILE, file);
+    in_lines(text.expose_secret(), &shown.to_string(), shortest)
 }
 
 /// The content of a file, or its beginning if it is too large.
@@ -162,26 +181,30 @@ fn bytes(variable: OsString) -> Secret<Vec<u8>> {
     Secret::new(Box::new(variable.into_vec()))
 }
 
-/// Reads the text of `CALLBACK_SECRETS`, entry by entry.
-pub fn in_list(text: &[u8]) -> impl Iterator<Item = Result<Named, String>> {
-    (1..).zip(text.split(|byte| *byte == b',')).map(|(number, entry): (u32, _)| {
-        named(entry).map_err(|problem| format!("entry {number} {problem}"))
+/// Reads the text of `CALLBACK_SECRETS`, entry by entry. Secrets of fewer than `shortest` bytes are
+/// refused.
+pub fn in_list(text: &[u8], shortest: usize) -> impl Iterator<Item = Result<Named, String>> {
+    (1..).zip(text.split(|byte| *byte == b',')).map(move |(number, entry): (u32, _)| {
+        named(entry, shortest).map_err(|problem| format!("entry {number} {problem}"))
     })
 }
 
-/// Reads the text of a secrets file.
+/// Reads the text of a secrets file. Secrets of fewer than `shortest` bytes are refused.
 ///
 /// # Errors
 /// What is wrong with the first bad line, or that there is no secret: refuse the whole file. The
 /// message has the file's name and nothing that may be secret.
-pub fn in_lines(text: &[u8], file: &str) -> Result<Vec<Named>, String> {
+pub fn in_lines(text: &[u8], file: &str, shortest: usize) -> Result<Vec<Named>, String> {
     let mut all = Vec::new();
     for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.trim_ascii().is_empty() || line.trim_ascii().starts_with(b"#") {
             continue;
         }
-        all.push(named(line).map_err(|problem| format!("line {number} of {file} {problem}"))?);
+        all.push(
+            in_line(line, shortest)
+                .map_err(|problem| format!("line {number} of {file} {problem}"))?,
+        );
     }
     if all.is_empty() {
         return Err(format!("{file} holds no secret: write id:secret on a line"));
@@ -189,15 +212,51 @@ pub fn in_lines(text: &[u8], file: &str) -> Result<Vec<Named>, String> {
     Ok(all)
 }
 
-fn single(secret: &[u8]) -> Result<SigningKey, String> {
+/// Reads `id:secret` or `"id:secret"`, and the words behind it.
+fn in_line(line: &[u8], shortest: usize) -> Result<Named, String> {
+    let begin = line.trim_ascii_start();
+    let (entry, words) = if let Some(quoted) = begin.strip_prefix(b"\"") {
+        let end = quoted.iter().rposition(|byte| *byte == b'"');
+        let end = end.ok_or("begins with a double quote, and has no other")?;
+        (&quoted[..end], &quoted[end + 1..])
+    } else {
+        let end = begin.iter().position(u8::is_ascii_whitespace).unwrap_or(begin.len());
+        // Without a word behind it, white space can only be a mistake in the secret.
+        let has_words = !begin[end..].trim_ascii().is_empty() && begin[..end].contains(&b':');
+        if has_words { begin.split_at(end) } else { (begin, &b""[..]) }
+    };
+    let (id, key) = named(entry, shortest)?;
+    match words.trim_ascii() {
+        b"" => Ok((id, key)),
+        UNTIMED if words[0].is_ascii_whitespace() => Ok((id, key.untimed())),
+        _ => Err(format!(
+            "has something behind the secret of {id} that is not the word untimed: a secret that \
+             holds a space must be in double quotes, as \"{id}:…\""
+        )),
+    }
+}
+
+fn single(secret: &[u8], shortest: usize) -> Result<SigningKey, String> {
     if secret.trim_ascii().len() != secret.len() && !secret.trim_ascii().is_empty() {
         return Err("begins or ends with white space, perhaps a newline: remove it".into());
     }
-    SigningKey::new(secret).map_err(|problem| problem.to_string())
+    key(secret, shortest)
+}
+
+/// A secret that is long enough.
+fn key(secret: &[u8], shortest: usize) -> Result<SigningKey, String> {
+    let key = SigningKey::new(secret).map_err(|problem| problem.to_string())?;
+    if strength(secret).map_err(|problem| problem.to_string())? < shortest {
+        return Err(format!(
+            "is shorter than {shortest} bytes: make one with `openssl rand -hex 32`, or pass \
+             --allow-short-secrets"
+        ));
+    }
+    Ok(key)
 }
 
 /// Reads `id:secret`. Errors do not quote the text: if the id was forgotten, it is the secret.
-fn named(entry: &[u8]) -> Result<Named, String> {
+fn named(entry: &[u8], shortest: usize) -> Result<Named, String> {
     let colon = entry.iter().position(|byte| *byte == b':');
     let (id, secret) = match colon {
         Some(at) => (&entry[..at], &entry[at + 1..]),
@@ -213,7 +272,7 @@ fn named(entry: &[u8]) -> Result<Named, String> {
         return Err(format!("has white space around the secret of {id}: remove it"));
     }
     let secret =
-        SigningKey::new(secret).map_err(|problem| format!("names {id}, whose secret {problem}"))?;
+        key(secret, shortest).map_err(|problem| format!("names {id}, whose secret {problem}"))?;
     Ok((id.into(), secret))
 }
 
@@ -222,6 +281,14 @@ mod tests {
     use super::*;
 
     fn check(file: Option<&str>, variables: &[(&str, &str)]) -> Result<Vec<String>, String> {
+        check_with(1, file, variables)
+    }
+
+    fn check_with(
+        shortest: usize,
+        file: Option<&str>,
+        variables: &[(&str, &str)],
+    ) -> Result<Vec<String>, String> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("secrets");
         let file = file.map(|text| {
@@ -229,10 +296,11 @@ mod tests {
             path.clone().into()
         });
         let mut problems = Problems::default();
-        let secrets = Secrets::check(&SecretsArgs { secrets_file: file }, &mut problems, |name| {
-            let found = variables.iter().find(|(known, _)| *known == name);
-            found.map(|(_, value)| OsString::from(*value))
-        });
+        let secrets =
+            Secrets::check(&SecretsArgs { secrets_file: file }, shortest, &mut problems, |name| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| OsString::from(*value))
+            });
         let (_, all) = problems.finish(secrets).map_err(|invalid| invalid.to_string())?;
         Ok(all.into_iter().map(|(id, _)| id.to_string()).collect())
     }
@@ -304,17 +372,93 @@ mod tests {
         }
         let mut problems = Problems::default();
         let args = SecretsArgs { secrets_file: Some("/nowhere/secrets".into()) };
-        assert!(Secrets::check(&args, &mut problems, |_| None).is_none());
+        assert!(Secrets::check(&args, 1, &mut problems, |_| None).is_none());
         let problem = problems.finish(None::<()>).unwrap_err().to_string();
         assert!(problem.contains("/nowhere/secrets can't be read: No such file"), "{problem}");
         assert_eq!(problem.lines().count(), 2, "one problem: {problem}");
     }
 
     #[test]
+    fn a_short_secret_is_refused_unless_it_is_allowed() {
+        let short = "whose secret is shorter than 16 bytes: make one with `openssl rand -hex 32`, or \
+                     pass --allow-short-secrets";
+        for (file, variables, expected) in [
+            (None, &[("CALLBACK_SECRET", "a")][..], "CALLBACK_SECRET: is shorter than 16 bytes: "),
+            (None, &[("GITHUB_CALLBACK_SECRET", "0123456789abcde")], "is shorter than 16 bytes"),
+            (None, &[("CALLBACK_SECRETS", "a:0123456789abcdef,b:x")], short),
+            (Some("a:0123456789abcde"), &[], short),
+            (Some("\"a:0123456789 abcd\" untimed"), &[], short),
+            // What is decoded counts: 15 bytes.
+            (Some("a:whsec_MDEyMzQ1Njc4OWFiY2Rl"), &[], short),
+        ] {
+            let problem = check_with(MIN_BYTES, file, variables).unwrap_err();
+            assert!(problem.contains(expected), "{expected} is not in {problem}");
+            assert!(check_with(1, file, variables).is_ok());
+        }
+        for (file, variables) in [
+            (None, &[("CALLBACK_SECRET", "0123456789abcdef")][..]),
+            (Some("a:0123456789abcdef\nb:whsec_MDEyMzQ1Njc4OWFiY2RlZg=="), &[]),
+        ] {
+            assert!(check_with(MIN_BYTES, file, variables).is_ok());
+        }
+    }
+
+    #[test]
+    fn no_more_keys_are_taken_than_can_be_tried() {
+        let lines = |count: usize| -> String {
+            (0..count).map(|n| format!("key-{n}:secret-{n}\n")).collect()
+        };
+        assert_eq!(check(Some(&lines(256)), &[]).unwrap().len(), 256);
+        let problem = check(Some(&lines(257)), &[]).unwrap_err();
+        let expected =
+            "257 secrets are set, but at most 256 can be: each is tried with every callback";
+        assert!(problem.contains(expected), "{problem}");
+    }
+
+    #[test]
+    fn a_word_behind_a_secret_is_known_or_refused() {
+        let untimed = |line: &str| {
+            let all = in_lines(line.as_bytes(), "FILE", 1)?;
+            let signed = |key: &SigningKey| key.sign_plain(b"x");
+            let expected = signed(&SigningKey::new(b"hun ter2").unwrap());
+            assert!(!line.contains("hun ter2") || signed(&all[0].1) == expected, "{line}");
+            Ok::<_, String>(format!("{:?}", all[0].1).contains("is_untimed: true"))
+        };
+        for (line, expected) in [
+            ("a:hunter2", false),
+            ("  a:hunter2 untimed", true),
+            ("a:hunter2\t untimed \r", true),
+            ("\"a:hunter2\"", false),
+            ("\"a:hun ter2\"", false),
+            ("\"a:hun ter2\" untimed", true),
+            ("\"a:hun\"ter2\" untimed", true),
+        ] {
+            assert_eq!(untimed(line), Ok(expected), "{line}");
+        }
+        for (line, expected) in [
+            (
+                "a:hunter2 Untimed",
+                "has something behind the secret of a that is not the word untimed",
+            ),
+            ("a:hunter2 untimed hunter2", "must be in double quotes, as \"a:…\""),
+            ("a:hun hunter2", "must be in double quotes, as \"a:…\""),
+            ("\"a:hunter2\"untimed", "has something behind the secret of a"),
+            ("\"a:hunter2", "line 1 of FILE begins with a double quote, and has no other"),
+            ("\"a:hunter2 \"", "has white space around the secret of a: remove it"),
+            ("a:hunter2 ", "has white space around the secret of a: remove it"),
+            ("hunter2 a:b", "has an id that is not"),
+        ] {
+            let problem = untimed(line).unwrap_err();
+            assert!(problem.contains(expected), "{expected} is not in {problem}");
+            assert!(!problem.contains("hunter2"), "{problem}");
+        }
+    }
+
+    #[test]
     fn a_file_beyond_all_bounds_is_refused() {
         let mut problems = Problems::default();
         let args = SecretsArgs { secrets_file: Some("/dev/zero".into()) };
-        assert!(Secrets::check(&args, &mut problems, |_| None).is_none());
+        assert!(Secrets::check(&args, 1, &mut problems, |_| None).is_none());
         let problem = problems.finish(None::<()>).unwrap_err().to_string();
         assert!(problem.contains("larger than"), "{problem}");
     }

@@ -11,6 +11,8 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use hyper::body::Incoming;
+use hyper::header::TRANSFER_ENCODING;
+use hyper::http::request::Parts;
 use hyper::{HeaderMap, Request};
 use shared::callback::{Callback, Fields};
 use shared::eviction::{Slot, Slots};
@@ -22,6 +24,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::body;
+use super::refusals::SignatureRefusals;
+use super::verifier::Verifier;
 use crate::answer::{Answer, Refusal, received};
 use crate::clock;
 use crate::decision_log::DecisionLog;
@@ -29,7 +33,7 @@ use crate::link::State;
 use crate::metrics::{self, InFlight};
 use crate::publish::{Bundlers, Envelope, Stored};
 use crate::settings::Limits;
-use crate::signature::{Keys, Refused, ReplayWindow, Verified, verify};
+use crate::signature::{Keys, Refused, ReplayWindow, Verified};
 
 /// What all requests share.
 #[derive(Debug)]
@@ -45,6 +49,8 @@ pub(crate) struct Handler {
     /// The slots for requests whose body does not arrive with the head: fewer than all, so that
     /// there is always room for those whose body does.
     receiving: Slots,
+    verifier: Verifier,
+    refusals: SignatureRefusals,
     stopped: CancellationToken,
 }
 
@@ -72,6 +78,8 @@ impl Handler {
             decision_log,
             in_flight,
             receiving,
+            verifier: Verifier::new(),
+            refusals: SignatureRefusals::default(),
             stopped,
         }
     }
@@ -80,6 +88,9 @@ impl Handler {
     pub(crate) async fn answer(&self, request: Request<Incoming>) -> Answer {
         let began = self.decision_log.now();
         let (head, mut body) = request.into_parts();
+        if !is_framed_soundly(&head.headers) {
+            return refuse_unread(Refusal::TransferCoding, &head.headers, body);
+        }
         let (layout, mut in_flight) = match self.admit() {
             Ok(admitted) => admitted,
             Err(refusal) => return refuse_unread(refusal, &head.headers, body),
@@ -99,7 +110,7 @@ impl Handler {
                 return refuse(refusal, &head.headers);
             }
         };
-        match self.take(&head.headers, bytes, layout, in_flight, began).await {
+        match self.take(&head, bytes, layout, in_flight, began).await {
             Ok(()) => {
                 metrics::accepted();
                 received()
@@ -135,7 +146,7 @@ impl Handler {
     /// are any, `began` with the request.
     async fn take(
         &self,
-        headers: &HeaderMap,
+        head: &Parts,
         body: Bytes,
         layout: Layout,
         in_flight: InFlight,
@@ -143,15 +154,25 @@ impl Handler {
     ) -> Result<(), Refusal> {
         let received = clock::now();
         let keys = Arc::clone(&*self.keys.borrow());
-        let verified = verify(&keys, headers, body, received).map_err(Refusal::Signature)?;
+        let window = keys.window();
+        let verified = match self.verifier.verify(keys, &head.headers, body, received).await? {
+            Ok(verified) => verified,
+            Err((refused, key)) => {
+                self.refusals.tell(refused, key.as_deref(), head);
+                return Err(Refusal::Signature(refused));
+            }
+        };
         for (scheme, key) in verified.signers() {
             metrics::verified(scheme, key);
         }
         // From here on the sender is known to have a secret: only such senders make spans.
-        let request = self.decision_log.request(trace_parent(headers), began);
-        let callback = match read(&verified, keys.window(), received) {
+        let request = self.decision_log.request(trace_parent(&head.headers), began);
+        let callback = match read(&verified, window, received) {
             Ok(callback) => callback,
             Err(refusal) => {
+                if let Refusal::Signature(refused) = refusal {
+                    self.refusals.tell(refused, Some(verified.key()), head);
+                }
                 request.refused(verified.key(), refusal);
                 return Err(refusal);
             }
@@ -175,12 +196,25 @@ impl Handler {
     }
 }
 
+/// Whether the end of the body is where everybody on the way believes it is: by its length, or in
+/// chunks and in nothing else.
+fn is_framed_soundly(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(only), None) => only.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
+}
+
 fn read(
     verified: &Verified,
     window: ReplayWindow,
     now: DateTime<Utc>,
 ) -> Result<Callback, Refusal> {
     let fields = Fields::parse(verified.body()).map_err(Refusal::Malformed)?;
+    let require_timestamp = window.require_timestamp && !verified.is_untimed();
+    let window = ReplayWindow { require_timestamp, ..window };
     // A `sent_at` that is not a time is refused below, in its turn.
     if let Ok(sent_at) = fields.sent_at()
         && !window.allows(now, verified.signed_at(), sent_at)
@@ -200,7 +234,7 @@ pub(crate) fn refuse_unread(refusal: Refusal, headers: &HeaderMap, body: Incomin
 fn refuse(refusal: Refusal, headers: &HeaderMap) -> Answer {
     let reason = refusal.reason();
     metrics::refused(reason);
-    // Anyone can cause these, so they are logged at `debug` only.
+    // Anyone can cause these, so they are logged at `debug` only; signatures also by `tell`.
     tracing::debug!(
         reason,
         code = refusal.code(),
@@ -223,7 +257,7 @@ mod tests {
     use shared::callback::Malformed;
 
     use super::*;
-    use crate::signature::{PLAIN_HEADER, Scheme, SigningKey};
+    use crate::signature::{PLAIN_HEADER, Scheme, SigningKey, verify};
 
     #[test]
     fn the_replay_window_is_judged_after_the_json_and_before_its_meaning() {

@@ -18,7 +18,7 @@ use tokio_rustls::rustls::ServerConfig;
 pub(crate) use self::certificate::TlsFiles;
 pub(crate) use self::limits::Limits;
 
-use crate::secrets::{Named, Secrets, SecretsArgs};
+use crate::secrets::{MIN_BYTES, Named, Secrets, SecretsArgs};
 use crate::signature::{Keys, ReplayWindow, Scheme};
 
 /// Where ingress is looked at by default.
@@ -65,13 +65,18 @@ pub struct ServeArgs {
     /// The files that hold secrets.
     #[command(flatten)]
     secrets: SecretsArgs,
+    /// Take secrets of fewer than 16 bytes, which can be guessed.
+    #[arg(long, env = "ALLOW_SHORT_SECRETS", default_value = "false", num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", value_parser = yes_or_no)]
+    allow_short_secrets: bool,
     /// The signature schemes that are allowed: plain, github, standard.
     #[arg(long, env = "SCHEMES", default_value = "plain,github,standard", value_delimiter = ',')]
     schemes: Vec<Scheme>,
     /// How far `sent_at` and `webhook-timestamp` may be from this machine's clock, in both directions.
     #[arg(long, env = "REPLAY_WINDOW", default_value = "300s", value_parser = duration)]
     replay_window: Duration,
-    /// Refuse callbacks that have neither `sent_at` nor `webhook-timestamp`.
+    /// Refuse callbacks that have neither `sent_at` nor `webhook-timestamp`, unless their key is
+    /// `untimed`.
     #[arg(long, env = "REQUIRE_TIMESTAMP", default_value = "false", num_args = 0..=1,
           require_equals = true, default_missing_value = "true", value_parser = yes_or_no)]
     require_timestamp: bool,
@@ -146,7 +151,8 @@ impl ServeArgs {
         }
         let servers = self.broker.check(problems);
         let tls = self.tls(problems);
-        let secrets = Secrets::check(&self.secrets, problems, &variable);
+        let shortest = if self.allow_short_secrets { 1 } else { MIN_BYTES };
+        let secrets = Secrets::check(&self.secrets, shortest, problems, &variable);
         let traces = trace::Settings::check(problems, &variable);
         telemetry::check(problems, &variable);
         let (secrets, active) = secrets?;
@@ -218,11 +224,11 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    const SECRET: (&str, &str) = ("CALLBACK_SECRET", "s");
+    const SECRET: (&str, &str) = ("CALLBACK_SECRET", "0123456789abcdef");
 
     #[test]
     fn the_defaults_can_be_used_with_any_secret() {
-        for secret in [SECRET, ("GITHUB_CALLBACK_SECRET", "s")] {
+        for secret in [SECRET, ("GITHUB_CALLBACK_SECRET", SECRET.1)] {
             let config = check(&[], &[secret]).unwrap();
             assert_eq!(config.args.callback_path, "/api/webhooks/github");
             assert_eq!(config.args.limits.max_body_bytes, 65_536);
@@ -230,7 +236,7 @@ mod tests {
             assert_eq!(config.keys.schemes(), Scheme::ALL);
             assert!(config.tls.is_none());
         }
-        let both = check(&[], &[SECRET, ("GITHUB_CALLBACK_SECRET", "t")]).unwrap();
+        let both = check(&[], &[SECRET, ("GITHUB_CALLBACK_SECRET", "fedcba9876543210")]).unwrap();
         assert_eq!(format!("{:?}", both.keys), r#"{"callback", "github-callback"}"#);
     }
 
@@ -247,6 +253,7 @@ mod tests {
             "--publish-deadline=",
             "--replay-window=-1",
             "--require-timestamp=maybe",
+            "--allow-short-secrets=perhaps",
             "--schemes=plain,sha1",
             "--max-connections=0",
             "--silence-timeout=0",
@@ -295,6 +302,14 @@ mod tests {
             let config = check(&[flag], &[SECRET]).unwrap();
             assert!(config.keys.window().require_timestamp);
         }
+    }
+
+    #[test]
+    fn short_secrets_can_be_allowed() {
+        let short = [("CALLBACK_SECRET", "s")];
+        let problem = check(&[], &short).unwrap_err().to_string();
+        assert!(problem.contains("CALLBACK_SECRET: is shorter than 16 bytes"), "{problem}");
+        assert!(check(&["--allow-short-secrets"], &short).is_ok());
     }
 
     #[test]

@@ -24,10 +24,15 @@ const PADDED_OR_NOT: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// How many keys there may be: each is tried with every signature.
+pub const MAX_KEYS: usize = 256;
+
 /// A secret shared with senders, ready to sign and to verify. `Debug` hides it, and its memory is
 /// wiped on drop.
 #[derive(Debug, Clone)]
 pub struct SigningKey {
+    /// Whether its owner need not send a time, although the others must.
+    pub(super) is_untimed: bool,
     /// With the key schedule already computed; cloned for each body.
     verbatim: Hmac<Sha256>,
     standard: Hmac<Sha256>,
@@ -55,16 +60,17 @@ impl SigningKey {
             return Err(BadSecret::Empty);
         }
         let verbatim = schedule(bytes);
-        let standard = match bytes.strip_prefix(STANDARD_PREFIX) {
+        let standard = match decoded(bytes)? {
             None => verbatim.clone(),
-            Some(encoded) => match PADDED_OR_NOT.decode(encoded) {
-                Ok(decoded) if !decoded.is_empty() => {
-                    schedule(Secret::new(Box::new(decoded)).expose_secret())
-                }
-                _ => return Err(BadSecret::NotBase64),
-            },
+            Some(decoded) => schedule(decoded.expose_secret()),
         };
-        Ok(Self { verbatim, standard })
+        Ok(Self { is_untimed: false, verbatim, standard })
+    }
+
+    /// The same, for senders that send no time: they are excepted where a time is required.
+    #[must_use]
+    pub fn untimed(self) -> Self {
+        Self { is_untimed: true, ..self }
     }
 
     /// The tag of a body, preceded by the prefix that its scheme signs.
@@ -99,6 +105,23 @@ impl SigningKey {
         let at = at.timestamp().to_string();
         let tag = self.tag(Scheme::Standard, standard_prefix(id, at.as_bytes()), body);
         format!("v1,{}", BASE64.encode(tag))
+    }
+}
+
+/// How many bytes of a secret its holder must know to sign in some scheme.
+///
+/// # Errors
+/// [`BadSecret::NotBase64`].
+pub(crate) fn strength(bytes: &[u8]) -> Result<usize, BadSecret> {
+    Ok(decoded(bytes)?.map_or(bytes.len(), |decoded| decoded.expose_secret().len()))
+}
+
+/// The key for Standard Webhooks, if the secret is the base64 of it.
+fn decoded(bytes: &[u8]) -> Result<Option<Secret<Vec<u8>>>, BadSecret> {
+    let Some(encoded) = bytes.strip_prefix(STANDARD_PREFIX) else { return Ok(None) };
+    match PADDED_OR_NOT.decode(encoded) {
+        Ok(decoded) if !decoded.is_empty() => Ok(Some(Secret::new(Box::new(decoded)))),
+        _ => Err(BadSecret::NotBase64),
     }
 }
 

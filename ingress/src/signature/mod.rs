@@ -13,12 +13,14 @@ mod window;
 mod keys;
 mod verify;
 
-pub use self::keys::{BadSecret, Keys, SigningKey};
+pub(crate) use self::keys::strength;
+pub use self::keys::{BadSecret, Keys, MAX_KEYS, SigningKey};
 pub use self::scheme::{
     GITHUB_HEADER, PLAIN_HEADER, STANDARD_HEADER, STANDARD_ID_HEADER, STANDARD_TIMESTAMP_HEADER,
     Scheme, is_message_id,
 };
 pub use self::verify::{Refused, Verified, verify};
+pub(crate) use self::verify::{examine, work_bytes};
 pub use self::window::ReplayWindow;
 
 #[cfg(test)]

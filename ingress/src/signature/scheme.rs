@@ -45,15 +45,24 @@ impl Scheme {
         }
     }
 
+    /// The header with the signature.
+    pub(super) fn header(self) -> &'static str {
+        match self {
+            Self::Plain => PLAIN_HEADER,
+            Self::GitHub => GITHUB_HEADER,
+            Self::Standard => STANDARD_HEADER,
+        }
+    }
+
     /// What the headers claim; nothing if there is no header of this scheme.
     pub(super) fn claim(self, headers: &HeaderMap) -> Option<Claim<'_>> {
-        let (header, claim): (_, fn(_) -> _) = match self {
-            Self::Plain => (PLAIN_HEADER, Claim::plain),
-            Self::GitHub => (GITHUB_HEADER, Claim::github),
-            Self::Standard => (STANDARD_HEADER, Claim::standard),
+        let claim = || match self {
+            Self::Plain => Claim::plain(headers),
+            Self::GitHub => Claim::github(headers),
+            Self::Standard => Claim::standard(headers),
         };
-        let is_there = headers.contains_key(header);
-        is_there.then(|| claim(headers).unwrap_or(Claim::malformed(self)))
+        let is_there = headers.contains_key(self.header());
+        is_there.then(|| claim().unwrap_or(Claim::malformed(self)))
     }
 }
 

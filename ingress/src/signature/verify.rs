@@ -17,6 +17,7 @@ pub struct Verified {
     body: Bytes,
     signers: Vec<Signer>,
     id: Option<String>,
+    is_untimed: bool,
 }
 
 /// The signer of a valid signature. There is none without a judgement on its signed time.
@@ -51,6 +52,12 @@ impl Verified {
         self.id.as_deref()
     }
 
+    /// Whether all its keys are excepted where a time is required.
+    #[must_use]
+    pub fn is_untimed(&self) -> bool {
+        self.is_untimed
+    }
+
     /// A signed time, such as `webhook-timestamp`. Every signed time is inside the replay window.
     #[must_use]
     pub fn signed_at(&self) -> Option<DateTime<Utc>> {
@@ -80,8 +87,9 @@ pub enum Refused {
 }
 
 /// Verifies that every signature in the headers was made by an active key at a time inside the
-/// replay window, and that one of them has an allowed scheme. Every key is tried, and the result is
-/// judged at the end, so that the path is the same whatever is wrong.
+/// replay window, and that one of them has an allowed scheme. Without a signature nothing is
+/// computed. Otherwise every key is tried, and the result is judged at the end, so that the path is
+/// the same whatever is wrong.
 ///
 /// # Errors
 /// The first [`Refused`], in its order: answer 401 to all of them alike.
@@ -91,45 +99,66 @@ pub fn verify(
     body: Bytes,
     now: DateTime<Utc>,
 ) -> Result<Verified, Refused> {
+    examine(keys, headers, body, now).map_err(|(refused, _)| refused)
+}
+
+/// The same; a refusal comes with the id of the key that has signed nevertheless, for operators.
+pub(crate) fn examine(
+    keys: &Keys,
+    headers: &HeaderMap,
+    body: Bytes,
+    now: DateTime<Utc>,
+) -> Result<Verified, (Refused, Option<Arc<str>>)> {
     let claims = Scheme::ALL.into_iter().filter_map(|scheme| scheme.claim(headers)).collect();
     judge(keys, claims, body, now)
+}
+
+/// How many bytes are to be hashed for it.
+pub(crate) fn work_bytes(keys: &Keys, headers: &HeaderMap, body: &[u8]) -> usize {
+    let is_there = |scheme: &Scheme| headers.contains_key(scheme.header());
+    let claims = Scheme::ALL.iter().filter(|scheme| is_there(scheme)).count();
+    claims * keys.keys.len() * body.len()
 }
 
 /// Judges what the headers claim.
 pub(super) fn judge(
     keys: &Keys,
-    mut claims: Vec<Claim<'_>>,
+    claims: Vec<Claim<'_>>,
     body: Bytes,
     now: DateTime<Utc>,
-) -> Result<Verified, Refused> {
-    let is_missing = claims.is_empty();
-    if is_missing {
-        claims.push(Claim::malformed(Scheme::Plain));
+) -> Result<Verified, (Refused, Option<Arc<str>>)> {
+    if claims.is_empty() {
+        return Err((Refused::Missing, None));
     }
     let found: Vec<_> = claims.iter().map(|claim| signing_key(&keys.keys, claim, &body)).collect();
 
-    if is_missing {
-        return Err(Refused::Missing);
-    }
     if !claims.iter().all(|claim| claim.is_well_formed) {
-        return Err(Refused::Malformed);
+        return Err((Refused::Malformed, None));
     }
     let holds = found.iter().fold(Choice::from(1), |all, (holds, _)| all & *holds);
     if !bool::from(holds) {
-        return Err(Refused::Wrong);
+        return Err((Refused::Wrong, None));
     }
-    if !claims.iter().any(|claim| keys.schemes.contains(&claim.scheme)) {
-        return Err(Refused::Scheme);
-    }
-    let signer = |(claim, (_, index)): (&Claim<'_>, &(Choice, u64))| {
+    let key = |(_, index): &(Choice, u64)| {
         let key = usize::try_from(*index).ok().and_then(|index| keys.keys.get(index));
-        let key = Arc::clone(&key.ok_or(Refused::Wrong)?.id);
-        let signed_at = keys.window.judge(now, claim.signed_at).ok_or(Refused::Replay)?;
-        Ok(Signer { scheme: claim.scheme, key, signed_at })
+        key.ok_or((Refused::Wrong, None))
     };
-    let signers = claims.iter().zip(&found).map(signer).collect::<Result<_, _>>()?;
+    let signing = found.iter().map(key).collect::<Result<Vec<_>, _>>()?;
+    let first = || signing.first().map(|key| Arc::clone(&key.id));
+    if !claims.iter().any(|claim| keys.schemes.contains(&claim.scheme)) {
+        return Err((Refused::Scheme, first()));
+    }
+    let signer = |(claim, key): (&Claim<'_>, &&Key)| {
+        let id = Arc::clone(&key.id);
+        match keys.window.judge(now, claim.signed_at) {
+            Some(signed_at) => Ok(Signer { scheme: claim.scheme, key: id, signed_at }),
+            None => Err((Refused::Replay, Some(id))),
+        }
+    };
+    let signers = claims.iter().zip(&signing).map(signer).collect::<Result<_, _>>()?;
     let id = claims.iter().find_map(|claim| claim.id).map(str::to_owned);
-    Ok(Verified { body, signers, id })
+    let is_untimed = signing.iter().all(|key| key.signing.is_untimed);
+    Ok(Verified { body, signers, id, is_untimed })
 }
 
 /// Whether a key made any of the claim's tags, and the first such key. The time depends only on the

@@ -24,7 +24,7 @@ struct Served {
 fn config(args: &[&str]) -> Config {
     // Nothing can listen on port 0, so the broker is unreachable.
     let args = [&["ingress", "--nats-url=nats://127.0.0.1:0"], args].concat();
-    let secret = |name: &str| (name == "CALLBACK_SECRET").then(|| "secret".into());
+    let secret = |name: &str| (name == "CALLBACK_SECRET").then(|| "never-log-this-secret".into());
     let config = Cli::try_parse_from(args).unwrap().serve.check(&mut Problems::default(), secret);
     config.unwrap()
 }

@@ -13,8 +13,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::connection::{self, Peer, Site, Tls};
+use super::connection::{self, Site, Tls};
 use super::limits::Limits;
+use super::peer::Peer;
 use crate::eviction::{Slot, Slots};
 use crate::shutdown::Leaving;
 

@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::future::poll_fn;
 use std::io;
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,17 +27,13 @@ use tokio_util::io::InspectReader;
 
 use super::limits::Limits;
 use super::metrics::{self, Counted};
+use super::peer::Peer;
 use super::phase::{LINGER, Phase, Working};
 use crate::eviction::{Evicted, Slot};
 use crate::shutdown::Leaving;
 
 /// The certificate of a listener that speaks TLS; each handshake uses the latest.
 pub type Tls = watch::Receiver<Arc<ServerConfig>>;
-
-/// Who a request came from, by its connection: an extension of every request. Behind a load
-/// balancer it is the load balancer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer(pub IpAddr);
 
 /// What all connections of a listener share.
 pub(super) struct Site<H> {

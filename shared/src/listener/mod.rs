@@ -6,9 +6,11 @@ pub mod body;
 mod connection;
 mod limits;
 mod metrics;
+mod peer;
 mod phase;
 
 pub use self::accept::serve;
-pub use self::connection::{Peer, Tls};
+pub use self::connection::Tls;
 pub use self::limits::{Limits, MIN_HEADER_BYTES};
 pub use self::metrics::describe_metrics;
+pub use self::peer::{Peer, forwarded_for, last_forwarded};

@@ -10,6 +10,7 @@ const NOT_ALLOWED: &str = r#"405 {"error":"Method not allowed"}"#;
 const UNSIGNED: &str = r#"401 {"error":"Invalid signature"}"#;
 const TOO_LARGE: &str = r#"413 {"error":"Body too large"}"#;
 const TOO_SLOW: &str = r#"408 {"error":"Body not received in time"}"#;
+const OTHER_CODING: &str = r#"400 {"error":"Transfer coding not supported"}"#;
 const BROKEN: &str = r#"400 {"error":"Body not received"}"#;
 /// What the HTTP library answers by itself, before there is a request.
 const BAD_REQUEST: &str = "400";
@@ -167,6 +168,44 @@ async fn chunks_that_lie_are_refused() {
         "POST {CALLBACK_PATH} HTTP/1.1\r\nHost: a\r\n{signed}\r\n10000\r\n{largest}{end}{BEHIND}"
     );
     door.hears("the largest", request, read).await;
+    door.leaves(&["j"]).await;
+}
+
+#[tokio::test]
+async fn only_chunks_are_a_transfer_coding() {
+    let mut door = Door::open().await;
+    let body = status("j", "queued");
+    let chunks = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let read = &[RECEIVED, NOT_FOUND][..];
+    let other = &[OTHER_CODING][..];
+    let refused = &[BAD_REQUEST][..];
+    for (codings, expected) in [
+        (&["chunked"][..], read),
+        (&["CHUNKED"], read),
+        (&[" \tchunked \t"], read),
+        (&["gzip, chunked"], other),
+        (&["identity, chunked"], other),
+        (&["chunked, chunked"], other),
+        (&["chunked", "chunked"], other),
+        (&["gzip", "chunked"], other),
+        (&["", "chunked"], other),
+        (&[",chunked"], other),
+        (&["a;b=c, chunked"], other),
+        (&["chunked", "identity"], refused),
+        (&["chunked, gzip"], refused),
+        (&["chunked;a=b"], refused),
+        (&["chunked,"], refused),
+        (&["identity"], refused),
+        (&[""], refused),
+    ] {
+        let fields: String =
+            codings.iter().map(|coding| format!("Transfer-Encoding: {coding}\r\n")).collect();
+        let signed = door.signed(&body);
+        let request = format!(
+            "POST {CALLBACK_PATH} HTTP/1.1\r\nHost: a\r\n{fields}{signed}\r\n{chunks}{BEHIND}"
+        );
+        door.hears(&fields, request, expected).await;
+    }
     door.leaves(&["j"]).await;
 }
 

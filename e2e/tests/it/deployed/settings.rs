@@ -87,6 +87,17 @@ fn every_variable_that_is_set_is_read() {
     }
 }
 
+#[test]
+fn what_is_shipped_can_not_be_replayed() {
+    let compose = compose();
+    let given = &compose["services"]["ingress"]["environment"]["REQUIRE_TIMESTAMP"];
+    assert_eq!(given, "${REQUIRE_TIMESTAMP:-true}");
+    let documents = kubernetes("ingress.yaml");
+    let env = documents[0].pointer("/spec/template/spec/containers/0/env").unwrap();
+    let given = env.as_array().unwrap().iter().find(|one| one["name"] == "REQUIRE_TIMESTAMP");
+    assert_eq!(given.unwrap()["value"], "true");
+}
+
 /// What a setting is without anybody setting it.
 fn default(command: &Command, name: &str) -> Duration {
     let mut all = command.get_subcommands().chain([command]).flat_map(Command::get_arguments);
