@@ -10,7 +10,7 @@ use worker::apply::redrive::{self, Done, LetterId};
 use worker::entity::dead_letter::Model as DeadLetter;
 use worker::rules::event::Action;
 use worker::store::connection::Purpose;
-use worker::store::dead_letters::{self, LetterFilter};
+use worker::store::dead_letters::{self, LetterFilter, Listed};
 
 use super::{ListArgs, ReadArgs, SystemArgs, broker, open};
 use crate::output::Output;
@@ -74,12 +74,12 @@ pub async fn run(command: &DeadLetters, out: &mut Output<impl Write>) -> anyhow:
             let filter = LetterFilter { job_id, state: None, discarded: args.discarded };
             let letters = dead_letters::list(&db, &filter, None, args.list.limit).await?;
             if args.list.read.json {
-                return json(out, &letters.iter().map(as_json).collect::<Vec<_>>());
+                return json(out, &letters.iter().map(listed_as_json).collect::<Vec<_>>());
             }
             let mut table = Table::new(["POSITION", "STATE", "JOB", "RECEIVED", "REASON"]);
             for letter in &letters {
                 table.row([
-                    LetterId::of(letter).to_string(),
+                    LetterId::of_listed(letter).to_string(),
                     letter.state.as_str().to_owned(),
                     text(letter.job_id.as_deref()),
                     time(Some(letter.received_at)),
@@ -110,6 +110,20 @@ pub async fn run(command: &DeadLetters, out: &mut Output<impl Write>) -> anyhow:
         DeadLetters::Requeue(args) => order(args, Action::Requeue, out).await,
         DeadLetters::Discard(args) => order(args, Action::Discard, out).await,
     }
+}
+
+/// The row, with the size of its payload.
+fn listed_as_json(letter: &Listed) -> serde_json::Value {
+    serde_json::json!({
+        "position": LetterId::of_listed(letter).to_string(),
+        "state": letter.state,
+        "job_id": letter.job_id,
+        "event_id": letter.event_id,
+        "subject": letter.subject,
+        "reason": letter.reason,
+        "received_at": letter.received_at,
+        "payload_bytes": letter.payload_bytes,
+    })
 }
 
 /// The row, with its payload as text if it is text.

@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use unicode_width::UnicodeWidthStr;
 
 use super::{Colour, Output};
-use worker::observe::humanize::{is_hidden, number_of};
+use worker::observe::humanize::{is_hidden, number_of, without_colours};
 
 /// Between two columns.
 const GAP: usize = 2;
@@ -30,10 +30,10 @@ pub(crate) fn time(value: Option<DateTime<Utc>>) -> String {
 }
 
 /// A text in one line. What senders wrote must not steer the terminal: what can't be seen, or would
-/// turn what follows around, is shown by its number.
+/// turn what follows around, is shown by its number. Its colours are left out.
 pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in without_colours(text).chars() {
         match c {
             '\n' | '\t' => shown.push(' '),
             c if is_hidden(c) => shown.push_str(&number_of(c)),
@@ -146,7 +146,8 @@ mod tests {
     fn what_senders_wrote_does_not_steer_the_terminal() {
         assert_eq!(printable("plain ü 日本"), "plain ü 日本");
         assert_eq!(printable("two\nlines\tand"), "two lines and");
-        assert_eq!(printable("\x1b[31mred\r\u{7}"), "U+001B[31mredU+000DU+0007");
+        assert_eq!(printable("\x1b[31mred\r\u{7}\x1b[0m"), "redU+000DU+0007");
+        assert_eq!(printable("\x1b[2J\x1b[31"), "U+001B[2JU+001B[31");
         assert_eq!(printable("a\u{202e}b\u{200b}c\u{9b}"), "aU+202EbU+200BcU+009B");
     }
 }

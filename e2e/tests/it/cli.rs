@@ -409,3 +409,86 @@ async fn long_commands_show_their_progress_on_a_terminal_and_only_there() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_list_ends_silently_when_its_reader_has_had_enough() {
+    let stack = Stack::builder().partitions(1).start().await.unwrap();
+    let jobs = 400;
+    for n in 0..jobs {
+        accept(&stack, status(&format!("a-long-name-of-job-{n}"), "queued")).await;
+    }
+    wait_until_applied(&stack, &stack.db().await.unwrap()).await;
+    let ackline = e2e::tools::binary("ackline").unwrap();
+    for args in [
+        "jobs list --limit 500",
+        "jobs list --limit 500 --json",
+        "jobs show a-long-name-of-job-1 --json",
+        "partitions list --json",
+        "dead-letters list --json",
+        "status --json",
+        "jobs --help",
+    ] {
+        // The reader has gone before anything is written.
+        let script =
+            format!("{{ sleep 0.2; '{}' {args}; echo $? >&2; }} | true", ackline.display());
+        let output = tokio::process::Command::new("bash")
+            .args(["-c", &script])
+            .env("DATABASE_URL", stack.database_url())
+            .env("NATS_URL", stack.nats.url())
+            .env("RUST_LOG", "error")
+            .output()
+            .await
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "0\n", "{args}");
+        // Or when it has begun to read.
+        let script =
+            format!("{{ '{}' {args}; echo $? >&2; }} | head -1 >/dev/null", ackline.display());
+        let output = tokio::process::Command::new("bash")
+            .args(["-c", &script])
+            .env("DATABASE_URL", stack.database_url())
+            .env("NATS_URL", stack.nats.url())
+            .env("RUST_LOG", "error")
+            .output()
+            .await
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "0\n", "{args}");
+    }
+}
+
+#[tokio::test]
+async fn only_its_owner_can_read_a_database_of_sqlite() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let stack = Stack::start(Db::Sqlite).await.unwrap();
+    accept(&stack, status("a", "queued")).await;
+    wait_until_applied(&stack, &stack.db().await.unwrap()).await;
+    for name in ["ackline.db", "ackline.db-wal", "ackline.db-shm", "ackline.db.lock"] {
+        let file = std::fs::metadata(stack.dir().join(name)).unwrap();
+        let mode = file.permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{name}: {mode:o}");
+    }
+}
+
+#[tokio::test]
+async fn the_colours_of_an_error_are_taken_out() {
+    let stack = Stack::builder().partitions(1).start().await.unwrap();
+    let said = "\x1b[31m╷\x1b[0m\n\x1b[1m\x1b[31mError: \x1b[0mno capacity";
+    let failed = json!({ "job_id": "a", "status": "failed", "error": said, "failed_step": said });
+    accept(&stack, failed.to_string()).await;
+    wait_until_applied(&stack, &stack.db().await.unwrap()).await;
+    let plain = "╷ Error: no capacity";
+    for args in [&["jobs", "list"][..], &["jobs", "show", "a"]] {
+        let printed = stack.ackline(args).await.unwrap();
+        assert!(printed.contains(plain) && !printed.contains("U+001B"), "{args:?}: {printed}");
+    }
+    let watched = stack.program("ackline").unwrap().args(["jobs", "watch", "a"]);
+    let (code, watched, _) = run_split(&stack, &watched).await;
+    assert!(code != 0 && watched.contains(plain) && !watched.contains("U+001B"), "{watched}");
+    for path in ["/jobs", "/job?id=a"] {
+        let page = e2e::http::get(stack.worker.ops, path).await.unwrap().text();
+        assert!(page.contains("Error: no capacity") && !page.contains("U+001B"), "{path}: {page}");
+    }
+    // For programs it is as it was sent.
+    let row = stack.ackline_json(&["jobs", "show", "a", "--json"]).await.unwrap();
+    assert!(row.to_string().contains("\\u001b[31m"), "{row}");
+}

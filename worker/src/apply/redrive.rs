@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep};
 use super::internal;
 use crate::entity::dead_letter::{Model as DeadLetter, State};
 use crate::rules::event::{Action, Order, Position};
-use crate::store::{dead_letters, schema};
+use crate::store::dead_letters::{self, Listed};
+use crate::store::schema;
 
 const POLL: Duration = Duration::from_millis(100);
 
@@ -29,6 +30,13 @@ impl LetterId {
     #[must_use]
     pub fn of(letter: &DeadLetter) -> Self {
         Self { partition: letter.partition, position: Position::from(letter) }
+    }
+
+    /// The position of a letter in a list.
+    #[must_use]
+    pub fn of_listed(letter: &Listed) -> Self {
+        let position = Position { seq: letter.seq, idx: letter.idx };
+        Self { partition: letter.partition, position }
     }
 
     /// The form for URLs.

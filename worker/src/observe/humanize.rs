@@ -1,6 +1,32 @@
 //! Formats values for people, on a page as well as on a terminal.
 
+use std::borrow::Cow;
+
 use chrono::TimeDelta;
+
+/// A sender's text without the sequences that colour it on a terminal (`ESC [ … m`, and `ESC [ … K`,
+/// which erases the rest of a line). No other sequence is taken out: it could hide a text.
+pub fn without_colours(text: &str) -> Cow<'_, str> {
+    const BEGIN: &str = "\u{1b}[";
+    if !text.contains(BEGIN) {
+        return text.into();
+    }
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(BEGIN) {
+        plain.push_str(before);
+        let parameters = after.bytes().take_while(|byte| matches!(byte, b'0'..=b';')).count();
+        rest = match after.as_bytes().get(parameters) {
+            Some(b'm' | b'K') => &after[parameters + 1..],
+            _ => {
+                plain.push_str(BEGIN);
+                after
+            }
+        };
+    }
+    plain.push_str(rest);
+    plain.into()
+}
 
 /// Whether a character of a sender's text is invisible, or would reverse the text that follows.
 /// Such a character is shown as its number instead.
@@ -38,6 +64,25 @@ pub fn seconds(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn colours_are_taken_out_and_nothing_else() {
+        for (text, plain) in [
+            ("\x1b[31m╷\x1b[0m\n\x1b[1;38;5;9mError\x1b[m", "╷\nError"),
+            ("\x1b[38:2::255:0:0mred\x1b[K", "red"),
+            ("ok: \x1b[0;32m[host]\x1b[0m", "ok: [host]"),
+            ("plain ü", "plain ü"),
+        ] {
+            assert_eq!(without_colours(text), plain);
+        }
+        // What moves the cursor, ends early, or hides a text is shown.
+        for shown in
+            ["\x1b[2J", "\x1b[1A", "\x1b[", "\x1b[31", "\x1b]0;text\x07", "\x1b[3ü", "\x1b[?1m"]
+        {
+            assert_eq!(without_colours(shown), shown);
+        }
+        assert_eq!(without_colours("\x1b[\x1b[1mm"), "\x1b[m", "once only");
+    }
 
     #[test]
     fn spans_are_short() {

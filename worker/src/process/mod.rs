@@ -45,6 +45,7 @@ fn describe_metrics() {
     observe::describe_metrics();
     janitor::describe_metrics();
     liveness::describe_metrics();
+    web::metrics::describe();
     shared::listener::describe_metrics();
 }
 

@@ -1,6 +1,7 @@
 //! Connecting to SQLite or PostgreSQL, and what makes each of them durable and safe.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use super::pool::{self, Connections};
 
 const EXPECTED: &str =
     "must be like sqlite:ackline.db?mode=rwc or postgres://user:password@host:5432/name";
+/// The permissions of an SQLite file: jobs are their owner's.
+const PRIVATE: u32 = 0o600;
 /// How long a statement may take on PostgreSQL, and how long SQLite waits for its write lock.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a command may pause within a transaction on PostgreSQL.
@@ -177,7 +180,10 @@ async fn open(
     connections: &Connections,
 ) -> Result<DatabaseConnection, ConnectError> {
     let mut options = match url {
-        DatabaseUrl::Sqlite { url, .. } => {
+        DatabaseUrl::Sqlite { url, path } => {
+            if creates(url.expose_secret(), purpose) {
+                create_private(path)?;
+            }
             let mut options = sqlite(url, purpose);
             connections.watch_sqlite(&mut options);
             options
@@ -281,6 +287,26 @@ fn postgres(url: &DatabaseUrl, purpose: Purpose) -> Result<Option<PgConnectOptio
     Ok(Some(options.disable_statement_logging()))
 }
 
+/// Whether SQLite would create the file.
+fn creates(url: &str, purpose: Purpose) -> bool {
+    let may = matches!(purpose, Purpose::Migrate | Purpose::Own(_));
+    may && url.contains("mode=rwc")
+}
+
+/// Creates the file, if it does not exist, so that only its owner can read it: SQLite would make it
+/// readable to everybody. The files beside it get the same permissions from SQLite.
+fn create_private(path: &Path) -> Result<(), ConnectError> {
+    let created = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(path);
+    match created {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => {
+            let cause = format!("the database file {} can't be created: {error}", path.display());
+            Err(ConnectError { address: None, cause })
+        }
+    }
+}
+
 /// Begins a transaction that may write. On SQLite it takes the write lock at once, because a
 /// transaction that begins as a reader cannot always be upgraded.
 pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
@@ -338,6 +364,7 @@ pub fn lock(url: &DatabaseUrl) -> Result<Option<SoleWorker>, LockError> {
         .write(true)
         .create(true)
         .truncate(false)
+        .mode(PRIVATE)
         .open(&path)
         .map_err(|source| LockError::Io { path: path.clone(), source })?;
     match file.try_lock() {

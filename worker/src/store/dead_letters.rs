@@ -1,6 +1,7 @@
 //! Dead letters: what a partition's owner does with them on an operator's order, and what operators
 //! read.
 
+use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Asterisk, Expr, ExprTrait, Query, SelectStatement, UnionType};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult, Order,
@@ -75,6 +76,33 @@ pub async fn discard(transaction: &DatabaseTransaction, letter: &Model) -> Resul
     Ok(())
 }
 
+/// A letter in a list: without its payload, of which there may be much.
+#[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
+pub struct Listed {
+    /// The partition.
+    pub partition: i32,
+    /// The stream sequence.
+    pub seq: i64,
+    /// The index in the bundle.
+    pub idx: i32,
+    /// The job; none when it could not be decoded.
+    pub job_id: Option<String>,
+    /// Why it is here.
+    pub state: State,
+    /// The error, for people.
+    pub reason: String,
+    /// The subject on which it was published.
+    pub subject: String,
+    /// The sender's idempotency key.
+    pub event_id: Option<String>,
+    /// How many bytes its payload has.
+    pub payload_bytes: i32,
+    /// When the stream stored it.
+    pub received_at: DateTime<Utc>,
+    /// How often it was rejected.
+    pub refusals: i32,
+}
+
 /// Which letters to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LetterFilter {
@@ -92,10 +120,24 @@ pub async fn list(
     filter: &LetterFilter,
     after: Option<(i32, Position)>,
     limit: u64,
-) -> Result<Vec<Model>, DbErr> {
+) -> Result<Vec<Listed>, DbErr> {
     let statement = db.get_database_backend().build(&list_statement(filter, after, limit));
-    Model::find_by_statement(statement).all(db).await
+    Listed::find_by_statement(statement).all(db).await
 }
+
+/// What a list shows beside the size of the payload.
+const LISTED: [Column; 10] = [
+    Column::Partition,
+    Column::Seq,
+    Column::Idx,
+    Column::JobId,
+    Column::State,
+    Column::Reason,
+    Column::Subject,
+    Column::EventId,
+    Column::ReceivedAt,
+    Column::Refusals,
+];
 
 /// The statement of [`list`], so that its plan can be explained. Each state has its own range of the
 /// index `dead_letters_state`, so discarded letters cost nothing where they are not asked for.
@@ -106,7 +148,10 @@ pub fn list_statement(
     limit: u64,
 ) -> SelectStatement {
     let range = |state: Option<State>| {
-        let mut query = Entity::find();
+        let mut query = Entity::find()
+            .select_only()
+            .columns(LISTED)
+            .column_as(Expr::cust("length(payload)"), "payload_bytes");
         if let Some(state) = state {
             query = query.filter(Column::State.eq(state));
         }

@@ -4,7 +4,7 @@
 //! it, and through a name that it controls (DNS rebinding) even read the answers. So without a
 //! token only names of loopback are answered, and no page of another origin can change anything.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -13,8 +13,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
+use shared::listener::Peer;
 use url::Url;
 
+use super::attempts::Origin;
 use super::problem::Problem;
 use super::settings::COOKIE;
 use super::state::Web;
@@ -24,6 +26,10 @@ use super::{answer, console};
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
                       connect-src 'self'; form-action 'self'; frame-ancestors 'none'; \
                       base-uri 'none'";
+
+/// Makes a browser forget the cookie [`COOKIE`].
+const NO_COOKIE: HeaderValue =
+    HeaderValue::from_static("ackline_session=; Max-Age=0; HttpOnly; SameSite=Lax; Path=/");
 
 const HEADERS: [(HeaderName, &str); 6] = [
     (header::CONTENT_SECURITY_POLICY, POLICY),
@@ -41,7 +47,19 @@ pub(super) async fn check(State(web): State<Web>, request: Request, next: Next) 
     let mut response = match admit(&web, &request) {
         Ok(()) => next.run(request).await,
         Err(Refused::Problem(problem)) => answer::answer(&path, problem),
-        Err(Refused::Login) => Redirect::to(&console::login_path(request.uri())).into_response(),
+        Err(Refused::Unknown) => {
+            let mut response = if path.starts_with("/api/") {
+                let detail = "show the token: Authorization: Bearer …";
+                Problem::new(StatusCode::UNAUTHORIZED, detail).into_response()
+            } else {
+                Redirect::to(&console::login_path(request.uri())).into_response()
+            };
+            if session(request.headers()).is_some() {
+                // A browser would show it again with each request.
+                response.headers_mut().insert(header::SET_COOKIE, NO_COOKIE);
+            }
+            response
+        }
     };
     let headers = response.headers_mut();
     for (name, value) in HEADERS {
@@ -56,7 +74,8 @@ pub(super) async fn check(State(web): State<Web>, request: Request, next: Next) 
 #[derive(Debug)]
 enum Refused {
     Problem(Problem),
-    Login,
+    /// No token, or a wrong one.
+    Unknown,
 }
 
 fn admit(web: &Web, request: &Request) -> Result<(), Refused> {
@@ -78,17 +97,40 @@ fn admit(web: &Web, request: &Request) -> Result<(), Refused> {
             ))
         };
     };
-    let path = request.uri().path();
-    let is_known = bearer(headers).is_some_and(|shown| token.is(shown))
-        || session(headers).is_some_and(|kept| token.is_session(kept));
-    if is_known || console::is_open(path) {
-        Ok(())
-    } else if path.starts_with("/api/") {
-        let detail = "show the token: Authorization: Bearer …";
-        Err(Refused::Problem(Problem::new(StatusCode::UNAUTHORIZED, detail)))
-    } else {
-        Err(Refused::Login)
+    if console::is_open(request.uri().path()) {
+        return Ok(());
     }
+    let (shown, kept) = (bearer(headers), session(headers));
+    if shown.is_none() && kept.is_none() {
+        return Err(Refused::Unknown);
+    }
+    let is_known = || {
+        shown.is_some_and(|shown| token.is(shown))
+            || kept.is_some_and(|kept| token.is_session(kept))
+    };
+    let peer = request.extensions().get().copied();
+    match compare(web, peer, headers, is_known) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Refused::Unknown),
+        Err(problem) => Err(Refused::Problem(problem)),
+    }
+}
+
+/// Compares what a request shows with the token, unless too many wrong ones came from its address.
+pub(super) fn compare(
+    web: &Web,
+    peer: Option<Peer>,
+    headers: &HeaderMap,
+    is_known: impl FnOnce() -> bool,
+) -> Result<bool, Problem> {
+    let Peer(peer) = peer.unwrap_or(Peer(Ipv4Addr::UNSPECIFIED.into()));
+    let origin = Origin::new(peer, headers);
+    web.attempts.admit(origin).map_err(Problem::too_many_tokens)?;
+    let is_known = is_known();
+    if !is_known {
+        web.attempts.failed(origin, peer, headers);
+    }
+    Ok(is_known)
 }
 
 /// The host that the request names; none if it names no host, or several.

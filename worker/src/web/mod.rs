@@ -4,6 +4,8 @@
 //! `api` answers programs and `console` answers people. Both read the database over connections of their own, and one
 //! shared snapshot.
 
+mod attempts;
+pub(crate) mod metrics;
 mod problem;
 mod settings;
 mod state;

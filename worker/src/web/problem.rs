@@ -1,5 +1,7 @@
 //! Errors for programs, as RFC 9457 defines them.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sea_orm::DbErr;
@@ -18,6 +20,9 @@ pub(crate) struct Problem {
     status: u16,
     /// What is wrong, and what to do.
     detail: String,
+    /// How many seconds to wait.
+    #[serde(skip)]
+    retry_after_s: Option<u64>,
 }
 
 /// The errors that any operation may answer, for the OpenAPI document.
@@ -37,6 +42,7 @@ impl Problem {
             title: status.canonical_reason().unwrap_or("Unknown"),
             status: status.as_u16(),
             detail: detail.into(),
+            retry_after_s: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1),
         }
     }
 
@@ -52,6 +58,21 @@ impl Problem {
 
     pub(crate) fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
+    pub(crate) fn too_many_tokens(wait: Duration) -> Self {
+        let seconds = wait.as_millis().div_ceil(1000) as u64;
+        let detail = format!(
+            "too many wrong tokens came from this address, and this one was not compared: try again \
+             in {seconds} s"
+        );
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, detail);
+        Self { retry_after_s: Some(seconds), ..problem }
+    }
+
+    /// The value of `Retry-After`.
+    pub(crate) fn retry_after(&self) -> Option<HeaderValue> {
+        self.retry_after_s.map(HeaderValue::from)
     }
 
     pub(crate) fn status(&self) -> StatusCode {
@@ -78,12 +99,13 @@ impl From<DbErr> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status();
+        let retry_after = self.retry_after();
         let mut response = (status, axum::Json(self)).into_response();
         let headers = response.headers_mut();
         let json = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, json);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, seconds);
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -8,6 +8,7 @@ use shared::eviction::Slots;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::attempts::Attempts;
 use super::in_flight::MAX_IN_FLIGHT;
 use super::problem::Problem;
 use super::settings::WebSettings;
@@ -34,6 +35,7 @@ pub(crate) struct Web {
     pub(super) view: View,
     backend: watch::Receiver<Option<Backend>>,
     pub(super) settings: Arc<WebSettings>,
+    pub(super) attempts: Arc<Attempts>,
     /// All of them, until their answers are written.
     pub(super) in_flight: Arc<Slots>,
     waiting: Arc<Semaphore>,
@@ -48,10 +50,20 @@ impl Web {
         settings: WebSettings,
         ending: CancellationToken,
     ) -> Self {
+        let attempts = Arc::new(Attempts::new());
         let in_flight = Arc::new(Slots::new(MAX_IN_FLIGHT));
         let waiting = Arc::new(Semaphore::new(MAX_WAITING));
         let orders = Arc::new(Semaphore::new(MAX_ORDERS));
-        Self { view, backend, settings: Arc::new(settings), in_flight, waiting, orders, ending }
+        Self {
+            view,
+            backend,
+            settings: Arc::new(settings),
+            attempts,
+            in_flight,
+            waiting,
+            orders,
+            ending,
+        }
     }
 
     pub(super) fn backend(&self) -> Result<Backend, Problem> {

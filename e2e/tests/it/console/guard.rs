@@ -1,6 +1,7 @@
 //! Who is answered, and for whom nothing is changed.
 
 use std::fmt::Write as _;
+use std::time::Instant;
 
 use bytes::Bytes;
 use e2e::http::Client;
@@ -8,7 +9,7 @@ use e2e::stack::Stack;
 use hyper::Method;
 
 use super::{get, post};
-use crate::expect::run;
+use crate::expect::{SOON, run, series};
 
 #[tokio::test]
 async fn a_page_of_another_origin_reads_nothing_and_changes_nothing() {
@@ -131,5 +132,91 @@ async fn a_login_leads_to_a_page_of_ours() {
         assert_eq!(page.status, 200, "{next}");
         let shown = expected.replace('&', "&amp;");
         assert!(page.text().contains(&format!(r#"name="next" value="{shown}""#)), "{next}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_tokens_are_slowed_down_counted_and_logged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, token) = (dir.path().join("token"), "a-token-of-this-test");
+    std::fs::write(&file, token).unwrap();
+    let stack = Stack::builder().partitions(1).env("CONSOLE_TOKEN_FILE", file.to_str().unwrap());
+    let stack = stack.start().await.unwrap();
+    let mut client = Client::new(stack.worker.ops);
+    let mut ask = async |token: &str, more: &[(&str, &str)]| {
+        let bearer = format!("Bearer {token}");
+        let headers = [&[("authorization", &*bearer)], more].concat();
+        client.send(Method::GET, "/api/v1/jobs", &headers, Bytes::new()).await.unwrap()
+    };
+    let began = Instant::now();
+    let (mut wrong, mut unasked) = (0, 0);
+    for n in 0..300 {
+        match ask(&format!("a-guess-of-this-test-{n}"), &[]).await {
+            answer if answer.status == 401 => wrong += 1,
+            answer => {
+                unasked += 1;
+                assert_eq!(answer.status, 429, "{}", answer.text());
+                assert!(answer.text().contains("too many wrong tokens came from this address"));
+                assert!(["1", "2", "3"].contains(&answer.header("retry-after")));
+            }
+        }
+    }
+    let more = began.elapsed().as_secs() / 3 + 1;
+    assert!((20..=20 + more).contains(&wrong), "{wrong} were compared");
+    // Nor is a right one compared, but from elsewhere it is; no cookie and no form is a way round.
+    assert_eq!(ask(token, &[]).await.status, 429);
+    assert_eq!(ask(token, &[("x-forwarded-for", "127.0.0.1, 10.1.2.3")]).await.status, 200);
+    unasked += 1;
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let body = format!("token={token}");
+    let mut other = Client::new(stack.worker.ops);
+    let login = other.send(Method::POST, "/login", &form, body.into()).await.unwrap();
+    assert_eq!(login.status, 429);
+    assert!(
+        login.text().contains("too many wrong tokens") && !login.header("retry-after").is_empty()
+    );
+    let cookie = [("cookie", "ackline_session=0123")];
+    let page = other.send(Method::GET, "/", &cookie, Bytes::new()).await.unwrap();
+    assert_eq!(page.status, 429);
+    unasked += 2;
+
+    let counted = async |reason| {
+        series(stack.worker.ops, "ackline_worker_console_refused_total", &[("reason", reason)])
+            .await
+    };
+    assert_eq!(counted("wrong_token").await, wrong as f64);
+    assert_eq!(counted("too_many").await, f64::from(unasked));
+    let log = stack.worker.process.log().text();
+    let lines: Vec<serde_json::Value> = log
+        .lines()
+        .filter(|line| line.contains("a wrong token was shown to the console"))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let at_most = began.elapsed().as_secs() / 10 + 1;
+    assert!((1..=at_most).contains(&(lines.len() as u64)), "{lines:?}");
+    assert_eq!((&lines[0]["address"], &lines[0]["level"]), (&"127.0.0.1".into(), &"WARN".into()));
+    assert!(!log.contains("a-guess-of-this-test") && !log.contains(token), "{log}");
+    stack
+        .wait_until("the right token is compared again", SOON, async || {
+            ask(token, &[]).await.status == 200
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_browser_forgets_a_cookie_that_is_out_of_date() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, "a-token-of-this-test").unwrap();
+    let stack = Stack::builder().partitions(1).env("CONSOLE_TOKEN_FILE", file.to_str().unwrap());
+    let stack = stack.start().await.unwrap();
+    for (path, status) in [("/jobs", 303), ("/api/v1/jobs", 401)] {
+        let cookie = [("cookie", "ackline_session=0123")];
+        let mut client = Client::new(stack.worker.ops);
+        let answer = client.send(Method::GET, path, &cookie, Bytes::new()).await.unwrap();
+        assert_eq!(answer.status, status);
+        assert!(answer.header("set-cookie").starts_with("ackline_session=; Max-Age=0;"), "{path}");
+        let answer = client.send(Method::GET, path, &[], Bytes::new()).await.unwrap();
+        assert_eq!((answer.status, answer.header("set-cookie")), (status, ""), "{path}");
     }
 }

@@ -62,6 +62,16 @@ async fn programs_decide_about_dead_letters_too() {
     };
     assert_eq!(of("position"), ["00-1-0", "00-2-0"]);
     assert_eq!(of("state"), ["dead", "held"]);
+    // The letters themselves have the payload: a list of them could take any amount of memory.
+    for (letter, payload) in
+        listed["items"].as_array().unwrap().iter().zip([poison("a"), status("a", "provisioning")])
+    {
+        assert_eq!(letter["payload"], json!(null), "{letter}");
+        assert_eq!(letter["payload_bytes"], payload.len(), "{letter}");
+    }
+    let printed = stack.ackline_json(&["dead-letters", "list", "--json"]).await.unwrap();
+    assert_eq!(printed[0]["payload"], json!(null), "{printed}");
+    assert_eq!(printed[0]["payload_bytes"], poison("a").len(), "{printed}");
     let first = ask(&stack, "/api/v1/dead-letters?limit=1", 200).await;
     let second = format!("/api/v1/dead-letters?limit=1&after={}", first["next"].as_str().unwrap());
     assert_eq!(ask(&stack, &second, 200).await["items"][0]["position"], "00-2-0");

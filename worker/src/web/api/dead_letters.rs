@@ -11,11 +11,11 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::jobs::search;
 use super::page::{self, Page};
-use super::schema::DeadLetter;
+use super::schema::{DeadLetter, ListedDeadLetter};
 use crate::apply::redrive::{self, Done, LetterId, OrderError};
-use crate::entity::dead_letter::{Model, State as LetterState};
+use crate::entity::dead_letter::State as LetterState;
 use crate::rules::event::Action;
-use crate::store::dead_letters::{self, LetterFilter};
+use crate::store::dead_letters::{self, LetterFilter, Listed};
 use crate::web::extractors::{InPath, InQuery};
 use crate::web::problem::{Problem, Wrong};
 use crate::web::state::Web;
@@ -42,20 +42,20 @@ pub(super) struct List {
     after: Option<String>,
 }
 
-/// Dead letters, by position.
+/// Dead letters, by position. Each has its payload under its own address only.
 #[utoipa::path(
     get,
     path = "/api/v1/dead-letters",
     params(List),
     responses(
-        (status = 200, description = "A page of them.", body = Page<DeadLetter>),
+        (status = 200, description = "A page of them.", body = Page<ListedDeadLetter>),
         Wrong
     )
 )]
 pub(super) async fn list(
     State(web): State<Web>,
     InQuery(asked): InQuery<List>,
-) -> Result<Json<Page<DeadLetter>>, Problem> {
+) -> Result<Json<Page<ListedDeadLetter>>, Problem> {
     let limit = page::limit(asked.limit)?;
     let filter = LetterFilter {
         job_id: asked.job_id.map(search).transpose()?,
@@ -65,8 +65,8 @@ pub(super) async fn list(
     let after = asked.after.as_deref().map(place).transpose()?;
     let after = after.map(|place| (place.partition, place.position));
     let found = dead_letters::list(&web.backend()?.db, &filter, after, limit + 1).await?;
-    let key = |letter: &Model| LetterId::of(letter).in_address();
-    Ok(Json(Page::new(found, limit, key, DeadLetter::from)))
+    let key = |letter: &Listed| LetterId::of_listed(letter).in_address();
+    Ok(Json(Page::new(found, limit, key, ListedDeadLetter::from)))
 }
 
 pub(crate) fn place(text: &str) -> Result<LetterId, Problem> {

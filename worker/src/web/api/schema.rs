@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use crate::apply::redrive::LetterId;
 use crate::entity::{dead_letter, job};
+use crate::store::dead_letters::Listed;
 use crate::web::settings::WebSettings;
 
 /// Where a job stands.
@@ -76,6 +77,46 @@ impl Job {
             created_at: job.created_at,
             updated_at: job.updated_at,
             partition: job.partition,
+        }
+    }
+}
+
+/// A callback that could not be applied, or is held behind one, without its payload.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct ListedDeadLetter {
+    /// Its position as PARTITION-SEQUENCE-INDEX, as used in URLs.
+    #[schema(example = "03-17-0")]
+    position: String,
+    /// Why it is here.
+    state: dead_letter::State,
+    /// The job; none when it could not be decoded.
+    job_id: Option<String>,
+    /// The error.
+    reason: String,
+    /// The subject on which it was published.
+    subject: String,
+    /// The sender's idempotency key.
+    event_id: Option<String>,
+    /// How often the database rejected it.
+    refusals: i32,
+    /// When the stream stored it.
+    received_at: DateTime<Utc>,
+    /// How many bytes the body has.
+    payload_bytes: i32,
+}
+
+impl From<Listed> for ListedDeadLetter {
+    fn from(letter: Listed) -> Self {
+        Self {
+            position: LetterId::of_listed(&letter).in_address(),
+            state: letter.state,
+            job_id: letter.job_id,
+            reason: letter.reason,
+            subject: letter.subject,
+            event_id: letter.event_id,
+            refusals: letter.refusals,
+            received_at: letter.received_at,
+            payload_bytes: letter.payload_bytes,
         }
     }
 }

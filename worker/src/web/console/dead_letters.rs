@@ -12,7 +12,7 @@ use super::layout;
 use crate::apply::redrive::{self, Done, LetterId};
 use crate::entity::dead_letter::{Model, State as LetterState};
 use crate::rules::event::Action;
-use crate::store::dead_letters::{self, LetterFilter};
+use crate::store::dead_letters::{self, LetterFilter, Listed as Letter};
 use crate::web::api::{Page as Listed, job_id, order, place};
 use crate::web::extractors::InQuery;
 use crate::web::problem::Problem;
@@ -41,7 +41,7 @@ pub(super) async fn list(State(web): State<Web>, InQuery(asked): InQuery<Asked>)
     let after = after.map(|place| (place.partition, place.position));
     let filter = LetterFilter { job_id: job.clone(), state: None, discarded: true };
     let found = dead_letters::list(&db, &filter, after, PAGE + 1).await?;
-    let key = |letter: &Model| LetterId::of(letter).in_address();
+    let key = |letter: &Letter| LetterId::of_listed(letter).in_address();
     let Listed { items: letters, next } = Listed::new(found, PAGE, key, |letter| letter);
     let next = next.map(|after| {
         address("/dead-letters", &[("job", job.as_deref().unwrap_or_default()), ("after", &after)])
@@ -63,7 +63,7 @@ pub(super) async fn list(State(web): State<Web>, InQuery(asked): InQuery<Asked>)
     Ok(layout::page("Dead letters", layout::Section::DeadLetters, &body))
 }
 
-fn table(letters: &[Model]) -> Markup {
+fn table(letters: &[Letter]) -> Markup {
     if letters.is_empty() {
         return html! { p.lead { "There are none." } };
     }
@@ -71,9 +71,11 @@ fn table(letters: &[Model]) -> Markup {
     let rows = html! {
         @for letter in letters {
             tr {
-                th scope="row" { a href=(path(letter)) { (LetterId::of(letter).to_string()) } }
+                th scope="row" {
+                    a href=(path(LetterId::of_listed(letter))) { (LetterId::of_listed(letter).to_string()) }
+                }
                 td { (letter.state.as_str()) }
-                td { (job(letter)) }
+                td { (job(letter.job_id.as_deref())) }
                 td { (time(letter.received_at)) }
                 td { (said_briefly(&letter.reason, BRIEF)) }
             }
@@ -82,12 +84,12 @@ fn table(letters: &[Model]) -> Markup {
     layout::table("Dead letters", None, &columns, &rows)
 }
 
-fn path(letter: &Model) -> String {
-    format!("/dead-letter?at={}", LetterId::of(letter).in_address())
+fn path(letter: LetterId) -> String {
+    format!("/dead-letter?at={}", letter.in_address())
 }
 
-fn job(letter: &Model) -> Markup {
-    match &letter.job_id {
+fn job(job: Option<&str>) -> Markup {
+    match job {
         Some(job) => html! { a href=(job_path(job)) { (said(job)) } },
         None => html! { "–" },
     }
@@ -112,7 +114,7 @@ pub(super) async fn show(State(web): State<Web>, InQuery(at): InQuery<At>) -> Pa
         dl.facts {
             dt { "State" } dd { (letter.state.as_str()) }
             dt { "Reason" } dd { pre tabindex="0" { (said(&letter.reason)) } }
-            dt { "Job" } dd { (job(&letter)) }
+            dt { "Job" } dd { (job(letter.job_id.as_deref())) }
             dt { "Received" } dd { (time(letter.received_at)) }
             dt { "Subject" } dd { (said(&letter.subject)) }
             @if let Some(event_id) = &letter.event_id { dt { "Event id" } dd { (said(event_id)) } }
@@ -142,7 +144,7 @@ fn choice(letter: &Model, confirm: Option<Action>) -> Markup {
             }
         };
     }
-    let path = path(letter);
+    let path = path(LetterId::of(letter));
     match confirm {
         None => html! {
             p.actions {

@@ -1,6 +1,7 @@
 //! A page that cannot be shown.
 
 use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use maud::html;
 
@@ -15,7 +16,8 @@ pub(in crate::web) fn page(problem: &Problem) -> Response {
         p { a href="/" { "To the overview" } }
     };
     let page = layout::page(problem.title(), layout::Section::Elsewhere, &body);
-    (problem.status(), page).into_response()
+    let retry_after = problem.retry_after().map(|seconds| [(RETRY_AFTER, seconds)]);
+    (problem.status(), retry_after, page).into_response()
 }
 
 /// What a page answers: itself, or what is wrong.

@@ -4,15 +4,15 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use maud::{Markup, html};
 
 use crate::entity::job::{Failure, Model as Job, Status};
-use crate::observe::humanize::{is_hidden, number_of};
+use crate::observe::humanize::{is_hidden, number_of, without_colours};
 pub(super) use crate::observe::humanize::{seconds, span};
 
 /// A text from a sender: escaped, isolated from the text direction around it, and with invisible
-/// and reversing characters made visible.
+/// and reversing characters made visible. The colours of a terminal are left out.
 pub(super) fn said(text: &str) -> Markup {
     html! {
         bdi {
-            @for (is_hidden, part) in parts(text) {
+            @for (is_hidden, part) in parts(&without_colours(text)) {
                 @if is_hidden {
                     @for c in part.chars() { span.hidden-char { (number_of(c)) } }
                 } @else { (part) }
@@ -23,8 +23,9 @@ pub(super) fn said(text: &str) -> Markup {
 
 /// The same, cut to fit a line.
 pub(super) fn said_briefly(text: &str, max_chars: usize) -> Markup {
+    let text = without_colours(text);
     match text.char_indices().nth(max_chars) {
-        None => said(text),
+        None => said(&text),
         Some((end, _)) => html! { (said(&text[..end])) "…" },
     }
 }
@@ -133,6 +134,8 @@ mod tests {
             shown("a\u{202e}b\u{7}"),
             "<bdi>a<span class=\"hidden-char\">U+202E</span>b<span class=\"hidden-char\">U+0007</span></bdi>"
         );
+        assert_eq!(shown("\u{1b}[31m╷\u{1b}[0m red"), "<bdi>╷ red</bdi>");
+        assert_eq!(said_briefly("\u{1b}[31mred\u{1b}[0m", 3).into_string(), "<bdi>red</bdi>");
         assert_eq!(shown("two\nlines"), "<bdi>two\nlines</bdi>");
         assert_eq!(said_briefly("äöü", 2).into_string(), "<bdi>äö</bdi>…");
         assert_eq!(said_briefly("äöü", 3).into_string(), "<bdi>äöü</bdi>");

@@ -1,16 +1,18 @@
 //! The sign-in page: a browser presents the token once.
 
-use axum::Form;
 use axum::extract::State;
 use axum::http::header::{ORIGIN, SET_COOKIE};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Redirect, Response};
+use axum::{Extension, Form};
 use maud::{Markup, html};
 use serde::Deserialize;
+use shared::listener::Peer;
 
 use super::format::address;
-use super::layout;
+use super::{failed, layout};
 use crate::web::extractors::InQuery;
+use crate::web::guard::compare;
 use crate::web::settings::COOKIE;
 use crate::web::state::Web;
 
@@ -64,12 +66,18 @@ pub(super) struct Shown {
 
 pub(super) async fn let_in(
     State(web): State<Web>,
+    peer: Option<Extension<Peer>>,
     headers: HeaderMap,
     Form(shown): Form<Shown>,
 ) -> Response {
     let Some(token) = &web.settings.token else { return Redirect::to("/").into_response() };
-    if !token.is(shown.token.trim()) {
-        tracing::warn!("somebody showed a wrong token to the console");
+    let peer = peer.map(|Extension(peer)| peer);
+    let is_right = compare(&web, peer, &headers, || token.is(shown.token.trim()));
+    let is_right = match is_right {
+        Ok(is_right) => is_right,
+        Err(problem) => return failed::page(&problem),
+    };
+    if !is_right {
         return (StatusCode::UNAUTHORIZED, form(own_page(&shown.next), true)).into_response();
     }
     // Behind a proxy that terminates TLS only the browser knows that.
