@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
 use fastrand::Rng;
 use futures::TryStreamExt;
-use shared::partition::Layout;
+use shared::stream::find_open;
 use tokio::task::JoinSet;
 
 use crate::check::{self, Findings};
@@ -37,6 +37,8 @@ const LOADS_PER_ROUND: usize = 50;
 /// before what kills them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
+    /// The number of partitions changes; who changes it is killed, and does it again.
+    Resize,
     /// One more worker starts, and another one ends in order.
     ReplaceWorker,
     /// Somebody deletes the consumer of a partition.
@@ -55,7 +57,8 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
+        Self::Resize,
         Self::ReplaceWorker,
         Self::DeleteConsumer,
         Self::KillWorker,
@@ -159,6 +162,8 @@ struct System {
     workers: Vec<Member>,
     started: usize,
     second: Ingress,
+    /// How many partitions there are to be.
+    partitions: u16,
     stack: Stack,
     // Kept, so that nobody else gets them while an ingress is down.
     ports: [Port; 2],
@@ -185,7 +190,8 @@ impl System {
         for number in 0..started {
             workers.push(Member::start(&stack, number).await?);
         }
-        Ok(Self { rng: Rng::with_seed(seed), workers, started, second, stack, ports })
+        let (rng, partitions) = (Rng::with_seed(seed), crate::stack::PARTITIONS);
+        Ok(Self { rng, workers, started, second, partitions, stack, ports })
     }
 
     /// Sends callbacks in the background; jobs are named by the round's number.
@@ -234,6 +240,13 @@ impl System {
 
     async fn inject(&mut self, fault: Fault, victims: &[usize], ingress: usize) -> Result<()> {
         match fault {
+            Fault::Resize => {
+                self.partitions = (self.partitions + self.rng.u16(1..16) - 1) % 16 + 1;
+                let program = self.stack.program("ackline")?.args(self.resize());
+                let mut command = self.stack.spawn(&program)?;
+                self.pause().await;
+                command.kill9();
+            }
             Fault::ReplaceWorker => {
                 let more = self.start_worker().await?;
                 let mut less = std::mem::replace(&mut self.workers[victims[2]], more);
@@ -255,6 +268,12 @@ impl System {
 
     async fn mend(&mut self, fault: Fault, victims: &[usize], ingress: usize) -> Result<()> {
         match fault {
+            Fault::Resize => {
+                let resize = self.resize();
+                let resize: Vec<&str> = resize.iter().map(String::as_str).collect();
+                let resized = poll(LIMIT, async || self.stack.ackline(&resize).await.ok());
+                resized.await.context("the number of partitions can't be changed")?;
+            }
             Fault::ReplaceWorker | Fault::DeleteConsumer => {}
             Fault::KillWorker => self.workers[victims[0]] = self.start_worker().await?,
             Fault::PauseWorker => {
@@ -279,17 +298,24 @@ impl System {
         Ok(())
     }
 
+    fn resize(&self) -> [String; 5] {
+        let to = self.partitions.to_string();
+        ["partitions", "resize", &to, "--delete-old", "--yes"].map(str::to_owned)
+    }
+
     async fn start_worker(&mut self) -> Result<Member> {
         self.started += 1;
         Member::start(&self.stack, self.started).await
     }
 
     async fn delete_consumer(&mut self) -> Result<()> {
-        let all: Vec<_> = Layout::new(1, crate::stack::PARTITIONS).all().collect();
-        let partition = all[self.rng.usize(0..all.len())];
         let jetstream = jetstream::new(self.stack.nats.client().await?);
-        let stream = jetstream.get_stream(partition.stream()).await?;
+        let number = self.rng.u16(..);
         let deleted = poll(LIMIT, async || {
+            // While they are being moved, no streams are open.
+            let layout = find_open(&jetstream, None).await.ok()?;
+            let partition = layout.partition(number % layout.partitions())?;
+            let stream = jetstream.get_stream(partition.stream()).await.ok()?;
             // There is none for a moment when the partition is just being taken over.
             let names: Vec<String> = stream.consumer_names().try_collect().await.ok()?;
             stream.delete_consumer(names.first()?).await.ok()

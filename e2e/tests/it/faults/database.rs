@@ -8,7 +8,7 @@ use e2e::load::{Load, Report, Running};
 use e2e::stack::{Db, Stack, Worker};
 use futures::TryStreamExt;
 use rstest::rstest;
-use sea_orm::DatabaseTransaction;
+use sea_orm::ConnectionTrait;
 use shared::partition::Layout;
 use worker::entity::job::Status;
 
@@ -103,9 +103,19 @@ async fn consumers(stack: &Stack) -> Vec<Vec<Info>> {
     all
 }
 
-/// The database hangs: soon a batch of every partition waits for this table.
-async fn hang(stack: &Stack) -> DatabaseTransaction {
-    lock_table(&stack.db().await.unwrap(), "job_events").await
+/// The database hangs: soon a batch of every partition waits for this table, for no lock.
+async fn hang(stack: &Stack) {
+    let hang = "CREATE TABLE hang AS SELECT 1;
+        CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            WHILE EXISTS (SELECT FROM hang) LOOP PERFORM pg_sleep(0.05); END LOOP;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER hang BEFORE INSERT ON job_events EXECUTE FUNCTION hang();";
+    stack.db().await.unwrap().execute_unprepared(hang).await.unwrap();
+}
+
+async fn go_on(stack: &Stack) {
+    stack.db().await.unwrap().execute_unprepared("DELETE FROM hang").await.unwrap();
 }
 
 async fn until_forgotten(stack: &Stack) {
@@ -135,7 +145,7 @@ async fn a_database_that_hangs_until_messages_come_again_repeats_nothing() {
     let (stack, others) = three_workers(PARTITIONS, "9s").await;
     let running = trickle(&stack, "during");
     load_reaches(&stack, &running, 60).await;
-    let lock = hang(&stack).await;
+    hang(&stack).await;
     let mut again = [false; PARTITIONS as usize];
     stack
         .wait_until("the broker delivers again what the workers have", SOON, async || {
@@ -145,7 +155,7 @@ async fn a_database_that_hangs_until_messages_come_again_repeats_nothing() {
             again == [true; PARTITIONS as usize]
         })
         .await;
-    lock.rollback().await.unwrap();
+    go_on(&stack).await;
     let report = running.finish().await.unwrap();
     assert_unharmed(stack, others, &report).await;
 }
@@ -156,11 +166,11 @@ async fn a_database_that_hangs_until_the_broker_forgets_its_readers_loses_nothin
     let (stack, others) = three_workers(PARTITIONS, "20s").await;
     let running = trickle(&stack, "during");
     load_reaches(&stack, &running, 60).await;
-    let lock = hang(&stack).await;
+    hang(&stack).await;
     let mut report = running.finish().await.unwrap();
     // What comes again uses up what the workers have asked for, and they ask for no more.
     until_forgotten(&stack).await;
-    lock.rollback().await.unwrap();
+    go_on(&stack).await;
     report.jobs.extend(trickle(&stack, "after").finish().await.unwrap().jobs);
     assert_unharmed(stack, others, &report).await;
 }
