@@ -264,8 +264,13 @@ async fn a_trigger_that_refuses_every_row_is_never_waited_for_in_silence(
             run(&stack, &ackline(&stack, &["status"])).await.0 == 1
         })
         .await;
-    let log = stack.worker.process.log().text();
-    assert!(log.contains("broken (SQLSTATE P0001)") || log.contains("ACK-106"), "{log}");
+    let log = stack.worker.process.log();
+    stack
+        .wait_until("the log says what", SOON, async || {
+            let log = log.text();
+            log.contains("broken (SQLSTATE P0001)") || log.contains("ACK-106")
+        })
+        .await;
     execute(&stack, &dropping(Db::Postgres, table)).await;
     wait_until_applied(&stack, &db).await;
     let buried = dead_letters(&db).await.len();
