@@ -60,7 +60,7 @@ pub async fn rebuild(
     let sole_worker = connection::lock(database)?;
     prepare(database, *first).await?;
     let owned = connection::own(database, LEASE).await?;
-    let db = &owned.db;
+    let db = &owned.db.get();
     ensure!(
         schema::is_empty(db).await?,
         "the database is not empty, and a rebuild fills an empty one; a database that lags behind \
@@ -152,11 +152,11 @@ async fn apply(
     }
     owners.close();
     let renewing = tokio::spawn(renew(Arc::clone(&worker), "rebuild".into(), renewals, || {}));
-    let done = until_applied(&worker.db, ends, &stop, progress).await;
+    let done = until_applied(&worker.db.get(), ends, &stop, progress).await;
     stop.cancel();
     owners.wait().await;
     renewing.abort();
-    partitions::leave(&worker.db, &worker.id).await?;
+    partitions::leave(&worker.db.get(), &worker.id).await?;
     done
 }
 

@@ -14,7 +14,6 @@ use async_nats::jetstream;
 use async_nats::jetstream::stream::Info;
 use bytes::BytesMut;
 use chrono::{DateTime, TimeDelta, Utc};
-use sea_orm::DatabaseConnection;
 use serde::Deserialize;
 use shared::bundle;
 use shared::partition::Partition;
@@ -26,7 +25,7 @@ use crate::entity::partition::Model as Row;
 use crate::rules::event::{Position, lost_body};
 use crate::store::liveness::{Limits, Silent, Soonest, silent, soonest};
 use crate::store::partitions;
-use crate::store::pool::Connections;
+use crate::store::pool::{Connections, Pool};
 
 /// The shortest and the longest time between two rounds.
 const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
@@ -164,7 +163,7 @@ fn first_silence(silence: Silence, soonest: Soonest) -> DateTime<Utc> {
 #[derive(Debug, Clone, Copy)]
 pub struct Owner<'a> {
     /// The database.
-    pub db: &'a DatabaseConnection,
+    pub db: &'a Pool,
     /// Which connections to it are used.
     pub connections: &'a Connections,
     /// The broker.
@@ -250,7 +249,7 @@ impl Sweeper<'_> {
             return Ok(false);
         }
         let number = i32::from(partition.number());
-        let committed = partitions::committed(owner.db, number, owner.id, epoch).await?;
+        let committed = partitions::committed(&owner.db.get(), number, owner.id, epoch).await?;
         // Somebody else owns the partition; our reader is about to notice.
         let Some(committed) = committed else { return Ok(false) };
         // Everything that the stream held a round ago, including that round's own reports.
@@ -264,7 +263,7 @@ impl Sweeper<'_> {
         let limits = limits(self.silence, self.watch.watched(now), described.ts);
         let found = {
             let begun = Instant::now();
-            let found = silent(owner.db, number, limits, MAX_LOST as u64).await?;
+            let found = silent(&owner.db.get(), number, limits, MAX_LOST as u64).await?;
             metrics::histogram!("ackline_worker_sweep_seconds")
                 .record(begun.elapsed().as_secs_f64());
             found
@@ -273,7 +272,7 @@ impl Sweeper<'_> {
             // The database is asked again only if something has happened, or if a timeout can have
             // expired.
             if committed.row.applied_seq >= end {
-                let soonest = soonest(owner.db, number).await?;
+                let soonest = soonest(&owner.db.get(), number).await?;
                 self.quiet = Some((end, first_silence(self.silence, soonest)));
             }
             return Ok(false);
@@ -328,7 +327,7 @@ impl Sweeper<'_> {
     async fn write(&self, is_watched: bool) -> Result<(), sea_orm::DbErr> {
         let number = i32::from(self.partition.number());
         let Owner { db, id, .. } = self.owner;
-        partitions::set_watched(db, number, id, self.epoch, is_watched).await
+        partitions::set_watched(&db.get(), number, id, self.epoch, is_watched).await
     }
 }
 

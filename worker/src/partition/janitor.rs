@@ -181,7 +181,8 @@ impl Janitor<'_> {
     /// Runs one round. Returns whether the next one should follow soon.
     async fn round(&mut self) -> Result<bool, Fault> {
         let (worker, number) = (self.worker, i32::from(self.partition.number()));
-        let committed = partitions::committed(&worker.db, number, &worker.id, self.epoch).await?;
+        let committed =
+            partitions::committed(&worker.db.get(), number, &worker.id, self.epoch).await?;
         // Somebody else owns the partition; our reader is about to notice.
         let Some(committed) = committed else { return Ok(false) };
         let stream = worker.jetstream.get_stream(self.partition.stream()).await?;

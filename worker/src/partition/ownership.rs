@@ -92,7 +92,8 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
             // If this process still holds the partition, it has just found an anomaly.
             watch_gap: worker.silence.filter(|_| held.is_none()).map(Silence::longest_gap),
         };
-        let acquired = partitions::acquire(&worker.db, number, claim);
+        let db = worker.db.get();
+        let acquired = partitions::acquire(&db, number, claim);
         let row = match worker.connections.answer(BATCH_LIMIT, acquired).await {
             Ok(Some(row)) => row,
             Ok(None) => {
@@ -193,7 +194,8 @@ async fn release(worker: &Worker, partition: Partition, epoch: Option<i64>) {
     let Some(epoch) = epoch else { return };
     metrics::lost(partition);
     let number = i32::from(partition.number());
-    let released = partitions::release(&worker.db, number, &worker.id, epoch);
+    let db = worker.db.get();
+    let released = partitions::release(&db, number, &worker.id, epoch);
     if let Err(error) = worker.connections.answer(BATCH_LIMIT, released).await {
         tracing::warn!(%partition, %error, "not released: its lease must run out");
     }
@@ -273,7 +275,8 @@ async fn write_stop(
 ) -> Result<(), DbErr> {
     let reason = reason.map(ToString::to_string);
     let Ownership { partition, owner, epoch, .. } = mine;
-    let written = partitions::set_stopped(&worker.db, *partition, owner, *epoch, reason.as_deref());
+    let db = worker.db.get();
+    let written = partitions::set_stopped(&db, *partition, owner, *epoch, reason.as_deref());
     worker.connections.answer(BATCH_LIMIT, written).await
 }
 
@@ -453,7 +456,7 @@ async fn apply_up_to(
         callbacks: incoming.len(),
     };
     let known = &basis.known_refusals;
-    let applied = apply(&worker.db, mine, &checkpoint, incoming, known, limits).await?;
+    let applied = apply(&worker.db.get(), mine, &checkpoint, incoming, known, limits).await?;
     metrics::committed(begun.elapsed(), incoming, &applied);
     decision_log::tell(&worker.traces, basis.partition, began, messages, incoming, &applied);
     Ok(())

@@ -28,13 +28,14 @@ pub async fn renew(
     renewals: watch::Sender<Renewed>,
     renewed: impl Fn(),
 ) {
-    let Worker { renewals: db, connections, id, lease, .. } = &*worker;
+    let Worker { connections, id, lease, .. } = &*worker;
     let lease = *lease;
     let mut ticks = tokio::time::interval(lease / 3);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let at = Instant::now();
+        let db = &worker.renewals.get();
         let renewal = async {
             partitions::keep_alive(db, id, &name, lease).await?;
             let workers = partitions::count_workers(db, lease).await?;
@@ -58,7 +59,7 @@ pub async fn renew(
             connections.learn(error);
             if !fault::is_answer(error) {
                 // Batches may be waiting on connections of the same kind.
-                connections.suspect();
+                connections.suspect().await;
             }
         }
         match renewed_now {

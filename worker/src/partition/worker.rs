@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use sea_orm::DatabaseConnection;
 use shared::partition::Layout;
 use shared::trace::Traces;
 use shared::turns::Turns;
@@ -13,7 +12,7 @@ use tokio::sync::watch;
 use super::lease::Renewed;
 use super::share::Share;
 use crate::liveness::Silence;
-use crate::store::pool::Connections;
+use crate::store::pool::{Connections, Pool};
 
 /// What all partitions of a worker process share.
 #[derive(Debug)]
@@ -21,9 +20,9 @@ pub struct Worker {
     /// The random id of this process.
     pub id: String,
     /// The database.
-    pub db: DatabaseConnection,
+    pub db: Pool,
     /// The same, for renewals alone.
-    pub renewals: DatabaseConnection,
+    pub renewals: Pool,
     /// Which connections to it are used.
     pub connections: Connections,
     /// The broker.

@@ -104,7 +104,7 @@ pub async fn run(
         health.send_modify(|health| health.renewed_at = Some(Instant::now()));
     });
     let mut owners = TaskTracker::new();
-    while let Some(layout) = find_streams(&db, &jetstream, &shutdown).await? {
+    while let Some(layout) = find_streams(&db.get(), &jetstream, &shutdown).await? {
         let worker = Arc::new(Worker {
             id: id.clone(),
             db: db.clone(),
@@ -150,7 +150,7 @@ pub async fn run(
     let ended = tokio::time::timeout(args.shutdown_grace, async {
         owners.wait().await;
         observing.abort();
-        if let Err(error) = partitions::leave(&db, &id).await {
+        if let Err(error) = partitions::leave(&db.get(), &id).await {
             tracing::warn!(%error, "this worker's row stays until another one removes it");
         }
         // Acks and deletions have no answer; they must be flushed before the process ends. While
@@ -159,8 +159,8 @@ pub async fn run(
         ops_end.cancel();
         let _ = ops_task.await;
         let _ = look.close().await;
-        let _ = db.close().await;
-        let _ = owned.renewals.close().await;
+        let _ = db.get().close().await;
+        let _ = owned.renewals.get().close().await;
     })
     .await;
     if ended.is_err() {
@@ -220,7 +220,7 @@ async fn connect(
             SchemaError::Database(error) => Ok(error),
             _ => Err(error),
         },
-        async || schema::check(&owned.db).await,
+        async || schema::check(&owned.db.get()).await,
     )
     .await?;
     let Some(()) = checked else { return Ok(None) };

@@ -16,7 +16,7 @@ use shared::secret::{ExposeSecret, Secret};
 use shared::settings::InFile;
 use url::Url;
 
-use super::pool::{self, Connections};
+use super::pool::{self, Connections, Pool};
 
 const EXPECTED: &str =
     "must be like sqlite:ackline.db?mode=rwc or postgres://user:password@host:5432/name";
@@ -142,9 +142,9 @@ pub struct ConnectError {
 #[derive(Debug, Clone)]
 pub struct Owned {
     /// Those for batches.
-    pub db: DatabaseConnection,
+    pub db: Pool,
     /// Those for renewals, which must not wait for batches. SQLite has only one.
-    pub renewals: DatabaseConnection,
+    pub renewals: Pool,
     /// Which of them are used.
     pub connections: Connections,
 }
@@ -155,10 +155,14 @@ pub struct Owned {
 /// The database cannot be reached or opened.
 pub async fn own(url: &DatabaseUrl, lease: Duration) -> Result<Owned, ConnectError> {
     let connections = Connections::to(postgres(url, Purpose::Own(lease))?);
-    let db = open(url, Purpose::Own(lease), &connections).await?;
+    let (db, options) = open(url, Purpose::Own(lease), &connections).await?;
+    let db = connections.own(db, options);
     let renewals = match url {
         DatabaseUrl::Sqlite { .. } => db.clone(),
-        DatabaseUrl::Postgres { .. } => open(url, Purpose::Renew(lease), &connections).await?,
+        DatabaseUrl::Postgres { .. } => {
+            let (renewals, options) = open(url, Purpose::Renew(lease), &connections).await?;
+            connections.own(renewals, options)
+        }
     };
     Ok(Owned { db, renewals, connections })
 }
@@ -171,14 +175,14 @@ pub async fn connect(
     url: &DatabaseUrl,
     purpose: Purpose,
 ) -> Result<DatabaseConnection, ConnectError> {
-    open(url, purpose, &Connections::to(None)).await
+    open(url, purpose, &Connections::to(None)).await.map(|(db, _)| db)
 }
 
 async fn open(
     url: &DatabaseUrl,
     purpose: Purpose,
     connections: &Connections,
-) -> Result<DatabaseConnection, ConnectError> {
+) -> Result<(DatabaseConnection, ConnectOptions), ConnectError> {
     let mut options = match url {
         DatabaseUrl::Sqlite { url, path } => {
             if creates(url.expose_secret(), purpose) {
@@ -210,8 +214,10 @@ async fn open(
     });
     // Statements are logged with their values, which are other people's data.
     options.sqlx_logging(false);
-    let opened = Database::connect(options).await;
-    opened.map_err(|error| ConnectError { address: None, cause: pool::innermost(&error) })
+    match Database::connect(options.clone()).await {
+        Ok(opened) => Ok((opened, options)),
+        Err(error) => Err(ConnectError { address: None, cause: pool::innermost(&error) }),
+    }
 }
 
 fn sqlite(url: &Secret<str>, purpose: Purpose) -> ConnectOptions {

@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -13,7 +14,7 @@ use futures::future::BoxFuture;
 use sea_orm::sqlx::pool::PoolConnectionMetadata;
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection};
 use sea_orm::sqlx::{self, ConnectOptions as _, Connection as _};
-use sea_orm::{ConnectOptions, DbErr, RuntimeErr};
+use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -28,18 +29,42 @@ const TEST_LIMIT: Duration = Duration::from_secs(3);
 const LAST_CHANCE: Duration = Duration::from_secs(5);
 /// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Pools are not replaced more often.
+const REPLACED_FOR: Duration = Duration::from_secs(5);
 /// The pause before a server that is starting, or has no room yet, is tried again.
 const CONNECT_PAUSE: Duration = Duration::from_millis(200);
 
-/// The connections of an owner: two pools share it, one for batches and one for renewals.
+/// No connection that was made before this is used.
+type Retired = watch::Sender<Option<Instant>>;
+
+/// A pool that can be replaced by a new one.
+#[derive(Debug, Clone)]
+pub struct Pool(watch::Sender<DatabaseConnection>);
+
+impl Pool {
+    /// The pool of now; to be asked for again each time.
+    #[must_use]
+    pub fn get(&self) -> DatabaseConnection {
+        self.0.borrow().clone()
+    }
+}
+
+/// The connections of an owner: two pools, one for batches and one for renewals.
 #[derive(Debug, Clone)]
 pub struct Connections {
-    /// No connection that was made before this is used.
-    retired: watch::Sender<Option<Instant>>,
+    retired: Retired,
+    /// The pools, how each is made, and when they were last replaced.
+    pools: Arc<Mutex<Pools>>,
     /// Changes when a connection was silent for no good reason.
     suspected: watch::Sender<()>,
     /// Where they lead; none on SQLite.
     options: Option<Box<PgConnectOptions>>,
+}
+
+#[derive(Debug, Default)]
+struct Pools {
+    made: Vec<(Pool, ConnectOptions)>,
+    replaced: Option<Instant>,
 }
 
 impl Connections {
@@ -47,7 +72,12 @@ impl Connections {
     #[must_use]
     pub(super) fn to(options: Option<PgConnectOptions>) -> Self {
         let options = options.map(Box::new);
-        Self { retired: watch::Sender::new(None), suspected: watch::Sender::new(()), options }
+        Self {
+            retired: watch::Sender::new(None),
+            pools: Arc::default(),
+            suspected: watch::Sender::new(()),
+            options,
+        }
     }
 
     /// Retires what there is now, if the failure is of the kind that stays with a connection.
@@ -60,11 +90,41 @@ impl Connections {
     /// A connection was silent where any server would have answered: retires what there is now, and
     /// ends every [`Self::answer`] that does not come soon. SQLite always answers, and its one
     /// connection may only be busy.
-    pub fn suspect(&self) {
+    pub async fn suspect(&self) {
         if self.options.is_some() {
             self.retire();
             self.suspected.send_replace(());
+            self.replace().await;
         }
+    }
+
+    /// Replaces the pools. A connection whose other end is gone can stay on its way back to its pool,
+    /// and keep its place there, for as long as TCP waits.
+    async fn replace(&self) {
+        let made = {
+            let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+            if pools.replaced.is_some_and(|at| at.elapsed() < REPLACED_FOR) {
+                return;
+            }
+            pools.replaced = Some(Instant::now());
+            pools.made.clone()
+        };
+        for (pool, options) in made {
+            // It connects when it is used.
+            if let Ok(new) = Database::connect(options).await {
+                let old = pool.0.send_replace(new);
+                // What is in use is closed when it comes back.
+                tokio::spawn(async move { old.close().await });
+            }
+        }
+    }
+
+    /// Makes this pool one of those that are replaced.
+    pub(super) fn own(&self, pool: DatabaseConnection, options: ConnectOptions) -> Pool {
+        let pool = Pool(watch::Sender::new(pool));
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.made.push((pool.clone(), options));
+        pool
     }
 
     /// Waits for something that uses a connection. If that takes too long, the connection is
@@ -93,13 +153,17 @@ impl Connections {
         Err(unreachable("the database did not answer in time".into()).into())
     }
 
-    /// The cause, where the failure is only that no connection was to be had.
+    /// The cause, where the failure is only that no connection was to be had. If the server is well,
+    /// the pools are replaced.
     pub async fn explain(&self, error: DbErr) -> DbErr {
         let (DbErr::ConnectionAcquire(_), Some(options)) = (&error, &self.options) else {
             return error;
         };
         match connect_once(options).await {
-            Ok(()) => error,
+            Ok(()) => {
+                self.replace().await;
+                error
+            }
             Err(cause) => unreachable(cause.to_string()),
         }
     }
@@ -108,27 +172,22 @@ impl Connections {
         self.retired.send_replace(Some(Instant::now()));
     }
 
-    fn is_retired(&self, age: Duration) -> bool {
-        self.retired.borrow().is_some_and(|at| at.elapsed() < age)
-    }
-
     /// Tests the connections of a pool before they are used and before they go back.
     pub(super) fn watch(&self, pool: &mut ConnectOptions, purpose: Purpose) {
-        let connections = self.clone();
+        let retired = self.retired.clone();
         // The pool's own test has no time limit.
         pool.test_before_acquire(false);
         pool.map_sqlx_postgres_before_acquire(move |connection, known| {
-            let is_retired = connections.is_retired(known.age);
-            test(connection, is_retired, known.idle_for >= TESTED_FOR)
+            test(connection, is_retired(&retired, known.age), known.idle_for >= TESTED_FOR)
         });
         // An owner has few connections and returns them all the time. It retires those that do not
         // answer; elsewhere whoever waited for one may just be gone.
         let tests_returned = !matches!(purpose, Purpose::Own(_) | Purpose::Renew(_));
-        let connections = self.clone();
+        let retired = self.retired.clone();
         pool.map_sqlx_postgres_pool_opts(move |pool| {
-            let connections = connections.clone();
+            let retired = retired.clone();
             pool.after_release(move |connection, known: PoolConnectionMetadata| {
-                test(connection, connections.is_retired(known.age), tests_returned)
+                test(connection, is_retired(&retired, known.age), tests_returned)
             })
         });
     }
@@ -136,12 +195,16 @@ impl Connections {
     /// The same for SQLite, where a connection always answers, but may have met a broken disk or a
     /// file that is another one now.
     pub(super) fn watch_sqlite(&self, pool: &mut ConnectOptions) {
-        let connections = self.clone();
+        let retired = self.retired.clone();
         pool.map_sqlx_sqlite_before_acquire(move |_, known| {
-            let is_retired = connections.is_retired(known.age);
+            let is_retired = is_retired(&retired, known.age);
             async move { Ok(!is_retired) }.boxed()
         });
     }
+}
+
+fn is_retired(retired: &Retired, age: Duration) -> bool {
+    retired.borrow().is_some_and(|at| at.elapsed() < age)
 }
 
 /// Whether a connection is to be used further.

@@ -166,7 +166,7 @@ fn a_batch_applies_buries_and_holds_in_the_order_of_the_stream() {
             (10, "dead", None),
         ]
     );
-    // Three before the batch and two in it; whatever is applied or ignored begins anew.
+    // Three before the batch and two in it. What is applied begins anew; what is ignored does not.
     assert_eq!(plan.in_row, InRow { now: 2, most: 5 });
 }
 

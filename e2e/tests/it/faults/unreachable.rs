@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
-use e2e::load::Load;
+use e2e::load::{Load, Report};
 use e2e::port::Port;
-use e2e::stack::{Db, Stack};
+use e2e::proxy::Proxy;
+use e2e::stack::{Db, Stack, Worker};
 use rstest::rstest;
-use sea_orm::{ConnectionTrait, Database, DbBackend, Statement};
+use rustix::process::{Pid, Signal, kill_process};
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
 use worker::entity::job::Status;
 
 use crate::expect::*;
@@ -114,6 +116,127 @@ async fn a_database_that_is_read_only_for_a_while_under_load_loses_nothing() {
         set_read_only(&stack, false).await;
     }
     assert_all_applied(&stack, &running.finish().await.unwrap()).await;
+}
+
+/// A worker that reaches the database through a proxy, in place of the stack's.
+async fn behind_a_proxy(stack: &mut Stack, lease: &str) -> (Proxy, Worker) {
+    assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
+    let proxy = Proxy::start(stack.postgres.as_ref().unwrap().address()).await.unwrap();
+    let url = format!("postgres://ackline@{}/postgres", proxy.address());
+    let env = [("DATABASE_URL", url.as_str()), ("LEASE", lease)];
+    let worker = stack.start_worker_with(&env, &[]).await.unwrap();
+    (proxy, worker)
+}
+
+/// Waits until the owners have renewed their leases of 2 s for a while: all is well again.
+async fn until_settled(stack: &Stack, db: &DatabaseConnection) {
+    let ends = async || -> Vec<_> {
+        partitions(db).await.into_iter().filter_map(|row| row.lease_until).collect()
+    };
+    let before = ends().await;
+    stack
+        .wait_until("the leases are renewed", SOON, async || {
+            let later = chrono::TimeDelta::seconds(5);
+            let now = ends().await;
+            now.len() == 4 && now.iter().all(|end| before.iter().all(|then| *end - then > later))
+        })
+        .await;
+}
+
+/// As when a firewall forgets them, or a machine vanishes: no end hears of the other again.
+#[tokio::test]
+async fn connections_that_fall_silent_are_replaced_every_time() {
+    let mut stack = Stack::builder().db(Db::Postgres).partitions(4).start().await.unwrap();
+    let (proxy, worker) = behind_a_proxy(&mut stack, "2s").await;
+    let db = stack.db().await.unwrap();
+    for round in 0..3 {
+        for step in ["before", "after"] {
+            let ids: Vec<String> = (0..8).map(|n| format!("{step}-{round}-{n}")).collect();
+            for id in &ids {
+                accept(&stack, status(id, "queued")).await;
+            }
+            for id in &ids {
+                wait_for_status(&stack, &db, id, Status::Queued).await;
+            }
+            if step == "before" {
+                proxy.silence();
+            }
+        }
+        stack.wait_until("the worker is ready", SOON, async || is_ready(worker.ops).await).await;
+        until_settled(&stack, &db).await;
+    }
+    assert_audited(&stack).await;
+}
+
+#[tokio::test]
+#[ignore = "long: make test-faults"]
+async fn connections_that_fall_silent_under_load_lose_nothing() {
+    let mut stack = Stack::builder().db(Db::Postgres).start().await.unwrap();
+    let (proxy, _worker) = behind_a_proxy(&mut stack, "10s").await;
+    let db = stack.db().await.unwrap();
+    let mut report = Report::default();
+    for round in 0..2 {
+        let mut load = Load::new(stack.ingress.addr, stack.secret(), 100);
+        load.prefix = format!("round-{round}");
+        let running = load.start();
+        stack.wait_until("the load goes on", SOON, async || running.accepted() >= 300).await;
+        proxy.silence();
+        report.jobs.extend(running.finish().await.unwrap().jobs);
+        // Each time within a minute.
+        wait_until_applied(&stack, &db).await;
+    }
+    assert_all_applied(&stack, &report).await;
+}
+
+/// The server processes of a worker, stopped. They go on when this is dropped.
+struct Stopped(Vec<Pid>);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            let _ = kill_process(*pid, Signal::CONT);
+        }
+    }
+}
+
+/// Stops every server process of the workers at a moment at which none of them holds a lock.
+async fn stop_backends(stack: &Stack, db: &DatabaseConnection) -> Stopped {
+    let backends = async |condition: &str| -> Vec<i32> {
+        let sql = format!("SELECT pid {OURS} {condition}");
+        let rows =
+            db.query_all_raw(Statement::from_string(DbBackend::Postgres, sql)).await.unwrap();
+        rows.into_iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
+    };
+    stack
+        .wait_for("the worker's server processes are idle", SOON, async || {
+            let pids: Vec<Pid> = backends("").await.into_iter().filter_map(Pid::from_raw).collect();
+            for pid in &pids {
+                kill_process(*pid, Signal::STOP).unwrap();
+            }
+            let stopped = Stopped(pids);
+            backends("AND state <> 'idle'").await.is_empty().then_some(stopped)
+        })
+        .await
+}
+
+#[tokio::test]
+async fn server_processes_that_stand_still_are_replaced_every_time() {
+    let builder = Stack::builder().db(Db::Postgres).partitions(4).env("LEASE", "2s");
+    let stack = builder.start().await.unwrap();
+    let db = stack.db().await.unwrap();
+    let mut stopped = Vec::new();
+    for round in 0..2 {
+        let [before, after] = ["before", "after"].map(|step| format!("{step}-{round}"));
+        accept(&stack, status(&before, "queued")).await;
+        wait_for_status(&stack, &db, &before, Status::Queued).await;
+        stopped.push(stop_backends(&stack, &db).await);
+        accept(&stack, status(&after, "queued")).await;
+        wait_for_status(&stack, &db, &after, Status::Queued).await;
+        until_settled(&stack, &db).await;
+    }
+    assert!(stopped.iter().all(|stopped| !stopped.0.is_empty()));
+    drop(stopped);
+    assert_audited(&stack).await;
 }
 
 /// Runs `ackline migrate` on this database, which it must refuse with this text.
