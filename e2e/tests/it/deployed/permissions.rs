@@ -63,7 +63,11 @@ pub(super) async fn each_role_can_do_its_work(deployment: &Deployment, db: &Data
                   move --stream-max-bytes 33554432 --delete-old --yes";
     deployment.run(r#move).await.unwrap();
     deployment.run("docker compose run --rm --no-deps migrate").await.unwrap();
-    accept(deployment, status("moved", "running")).await;
+    // An ingress that has had nothing to do finds out with its next callback.
+    let is_accepted = async || {
+        deployment.post(status("moved", "running")).await.is_ok_and(|answer| answer.status == 200)
+    };
+    deployment.wait_until("callbacks are accepted again", is_accepted).await;
     reaches(deployment, db, "moved", Status::Running).await;
 }
 
