@@ -117,7 +117,10 @@ fn curl(deployment: &Deployment, number: usize, stop: Arc<AtomicBool>) -> JoinHa
         while !stop.load(Ordering::Relaxed) {
             sent += 1;
             let (job_id, event_id) = (format!("curl-{number}"), format!("curl-{number}-{sent}"));
-            let body = json!({ "job_id": job_id, "type": "heartbeat", "event_id": event_id });
+            let body = json!({
+                "job_id": job_id, "type": "heartbeat", "event_id": event_id,
+                "sent_at": now().timestamp(),
+            });
             let body = body.to_string();
             let output = tokio::process::Command::new("curl")
                 .args(["--disable", "--noproxy", "*", "--silent", "--show-error", "--fail"])
