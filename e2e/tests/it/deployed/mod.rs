@@ -38,7 +38,7 @@ async fn everything(nodes: usize) {
     }
     console::is_for_those_who_show_the_token(&deployment).await;
 
-    let others = ["works", "silent", "curl-0", "curl-1"];
+    let others = ["works", "silent", "moved", "curl-0", "curl-1"];
     let mut report = rolling::under_load(&deployment, &db, nodes).await;
     let faults = format!("{nodes} NATS servers, everything was scaled and restarted");
     applied(&deployment, &db).await;
