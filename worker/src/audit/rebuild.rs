@@ -11,13 +11,11 @@ use shared::stream::{self, ContractError};
 use shared::trace::Traces;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::progress::Progress;
 use crate::generation;
+use crate::partition::consuming::Consuming;
 use crate::partition::lease::Renewed;
-use crate::partition::ownership::own;
-use crate::partition::renewal::renew;
 use crate::partition::turns::turns;
 use crate::partition::worker::Worker;
 use crate::rules::stop_reason::Mismatch;
@@ -144,19 +142,11 @@ async fn apply(
     shutdown: &CancellationToken,
     progress: &Progress,
 ) -> anyhow::Result<()> {
-    let worker = Arc::new(worker);
-    let stop = shutdown.child_token();
-    let owners = TaskTracker::new();
-    for partition in worker.layout.all() {
-        owners.spawn(own(Arc::clone(&worker), partition, stop.clone()));
-    }
-    owners.close();
-    let renewing = tokio::spawn(renew(Arc::clone(&worker), "rebuild".into(), renewals, || {}));
-    let done = until_applied(&worker.db.get(), ends, &stop, progress).await;
-    stop.cancel();
-    owners.wait().await;
-    renewing.abort();
-    partitions::leave(&worker.db.get(), &worker.id).await?;
+    let (db, id) = (worker.db.clone(), worker.id.clone());
+    let consuming = Consuming::start(worker, "rebuild".into(), renewals, || {}, shutdown);
+    let done = until_applied(&db.get(), ends, shutdown, progress).await;
+    consuming.end().await;
+    partitions::leave(&db.get(), &id).await?;
     done
 }
 

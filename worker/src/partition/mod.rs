@@ -19,3 +19,5 @@ mod recurring;
 pub mod renewal;
 
 pub mod ownership;
+
+pub mod consuming;

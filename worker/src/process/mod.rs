@@ -19,13 +19,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::liveness::{self, Silence};
 use crate::observe::{self, Observer, Sources};
+use crate::partition::consuming::Consuming;
 use crate::partition::lease::Renewed;
-use crate::partition::ownership::own;
-use crate::partition::renewal::renew;
 use crate::partition::turns::turns;
 use crate::partition::worker::Worker;
 use crate::partition::{janitor, metrics as partition_metrics};
@@ -100,12 +98,9 @@ pub async fn run(
     let observing = tokio::spawn(observer.run(sources, renewals.1.clone(), silence));
 
     let id = uuid::Uuid::new_v4().simple().to_string();
-    let renewed: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
-        health.send_modify(|health| health.renewed_at = Some(Instant::now()));
-    });
-    let mut owners = TaskTracker::new();
+    let mut consuming = None;
     while let Some(layout) = find_streams(&db.get(), &jetstream, &shutdown).await? {
-        let worker = Arc::new(Worker {
+        let worker = Worker {
             id: id.clone(),
             db: db.clone(),
             renewals: owned.renewals.clone(),
@@ -123,32 +118,31 @@ pub async fn run(
             renewed: renewals.1.clone(),
             connected: connected.1.clone(),
             traces: traces.clone(),
-        });
+        };
         tracing::info!(
             worker = args.worker_id, id, partitions = layout.partitions(),
             generation = layout.generation(), database = ?config.database, broker = %config.servers,
             "consuming"
         );
-        owners = TaskTracker::new();
-        let end = shutdown.child_token();
-        for partition in layout.all() {
-            owners.spawn(own(Arc::clone(&worker), partition, end.clone()));
-        }
-        owners.close();
-        let (name, told) = (args.worker_id.clone(), Arc::clone(&renewed));
-        let renewing = renew(Arc::clone(&worker), name, renewals.0.clone(), move || told());
+        let (name, renewals, health) = (args.worker_id.clone(), renewals.0.clone(), health.clone());
+        let renewed = move || health.send_modify(|health| health.renewed_at = Some(Instant::now()));
+        let mut now = Consuming::start(worker, name, renewals, renewed, &shutdown);
         tokio::select! {
-            () = renewing => {}
-            () = shutdown.cancelled() => break,
+            () = now.moved() => {}
+            () = shutdown.cancelled() => {
+                consuming = Some(now);
+                break;
+            }
         }
         tracing::info!("the database has gone over to other streams");
-        end.cancel();
-        owners.wait().await;
+        now.end().await;
     }
 
     shutdown.cancelled().await;
     let ended = tokio::time::timeout(args.shutdown_grace, async {
-        owners.wait().await;
+        if let Some(consuming) = consuming {
+            consuming.end().await;
+        }
         observing.abort();
         if let Err(error) = partitions::leave(&db.get(), &id).await {
             tracing::warn!(%error, "this worker's row stays until another one removes it");
