@@ -1,6 +1,7 @@
 //! `ackline`: everything that a person types.
 
 pub mod commands;
+mod moving;
 mod output;
 mod streams;
 

@@ -107,7 +107,8 @@ async fn set(jetstream: &Context, partitions: &[Partition], gate: Gate) -> anyho
     Ok(())
 }
 
-async fn change(
+/// Opens or closes a stream, if it is not so already.
+pub(crate) async fn change(
     jetstream: &Context,
     partition: Partition,
     found: &Info,

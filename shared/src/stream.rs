@@ -65,7 +65,7 @@ pub enum ContractError {
     )]
     Closed(String),
     /// The broker did not tell the streams' names.
-    #[error("ACK-208: the broker did not name its streams")]
+    #[error("ACK-208: the broker did not name its streams: is JetStream enabled?")]
     Names(#[source] StreamsError),
     /// The broker did not answer.
     #[error("ACK-205: the broker did not describe the stream {stream}")]
@@ -249,7 +249,10 @@ pub async fn find_open(
     // `ackline move` opens the first stream of a generation last, and closes it first.
     let mut closed = None;
     for generation in generations(jetstream).await?.into_iter().rev() {
-        let Described { layout, gate } = describe_generation(jetstream, generation).await?;
+        let first = Layout::new(generation, 1).first();
+        let found = find_generation(jetstream, generation).await?;
+        let Described { layout, gate } =
+            found.ok_or_else(|| ContractError::Missing(first.stream()))?;
         match gate {
             Gate::Open => return check(jetstream, layout).await.map(|()| layout),
             Gate::Closed => closed = closed.or(Some(layout.first())),
@@ -280,23 +283,23 @@ pub struct Described {
     pub gate: Gate,
 }
 
-/// Reads from a generation's first stream how many partitions it has.
+/// Reads from a generation's first stream how many partitions it has; `None` if there is no such
+/// stream.
 ///
 /// # Errors
 /// [`ContractError`], of that stream.
-pub async fn describe_generation(
+pub async fn find_generation(
     jetstream: &jetstream::Context,
     generation: u32,
-) -> Result<Described, ContractError> {
+) -> Result<Option<Described>, ContractError> {
     let first = Layout::new(generation, 1).first();
-    let missing = || ContractError::Missing(first.stream());
-    let info = describe(jetstream, first).await?.ok_or_else(missing)?;
+    let Some(info) = describe(jetstream, first).await? else { return Ok(None) };
     let partitions = partitions_of(&info.config).ok_or_else(|| ContractError::Differs {
         stream: info.config.name.clone(),
         differences: vec![format!("its metadata must name {PARTITIONS_KEY}")],
     })?;
     let gate = Gate::of(&info.config, first);
-    Ok(Described { layout: Layout::new(generation, partitions), gate })
+    Ok(Some(Described { layout: Layout::new(generation, partitions), gate }))
 }
 
 /// Checks every stream of a generation against the contract. They may be closed.

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use async_nats::jetstream;
 use async_nats::jetstream::context::{
     ContextBuilder, CreateStreamError, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind,
+    RequestError, RequestErrorKind,
 };
 use async_nats::jetstream::stream::{Config, Info};
 use clap::Args;
@@ -13,7 +14,7 @@ use sea_orm::DatabaseConnection;
 use shared::broker::{BrokerArgs, Servers};
 use shared::partition::{FIRST_GENERATION, Layout, MAX_PARTITIONS, Partition};
 use shared::settings::number;
-use shared::stream::{self, ContractError, DEFAULT_PARTITIONS, Described, Gate};
+use shared::stream::{self, DEFAULT_PARTITIONS, Described, Gate};
 use tokio::time::Instant;
 use worker::entity::partition::Model as Row;
 use worker::process::settings::DatabaseArgs;
@@ -126,6 +127,10 @@ fn is_passing(error: &anyhow::Error) -> bool {
                 CreateStreamErrorKind::JetStream(error) => is_of_cluster(&error),
                 _ => false,
             }
+        } else if let Some(error) = cause.downcast_ref::<RequestError>() {
+            error.kind() == RequestErrorKind::TimedOut
+        } else if let Some(error) = cause.downcast_ref::<jetstream::Error>() {
+            is_of_cluster(error)
         } else if let Some(error) = cause.downcast_ref::<GetStreamError>() {
             match error.kind() {
                 GetStreamErrorKind::Request => true,
@@ -193,7 +198,7 @@ async fn choose(
     jetstream: &jetstream::Context,
 ) -> anyhow::Result<Layout> {
     let in_broker = match in_database {
-        Some(layout) => find_generation(jetstream, layout.generation()).await?,
+        Some(layout) => stream::find_generation(jetstream, layout.generation()).await?,
         None => newest(jetstream).await?,
     };
     let generation = in_database.or(in_broker.map(|found| found.layout)).map(Layout::generation);
@@ -225,24 +230,13 @@ async fn newest(jetstream: &jetstream::Context) -> anyhow::Result<Option<Describ
     let mut newest = None;
     let generations = stream::generations(jetstream).await?;
     for generation in generations.into_iter().rev() {
-        let found = find_generation(jetstream, generation).await?;
+        let found = stream::find_generation(jetstream, generation).await?;
         if found.is_some_and(|found| found.gate == Gate::Open) {
             return Ok(found);
         }
         newest = newest.or(found);
     }
     Ok(newest)
-}
-
-async fn find_generation(
-    jetstream: &jetstream::Context,
-    generation: u32,
-) -> anyhow::Result<Option<Described>> {
-    match stream::describe_generation(jetstream, generation).await {
-        Ok(found) => Ok(Some(found)),
-        Err(ContractError::Missing(_)) => Ok(None),
-        Err(error) => Err(error).context("is JetStream enabled?"),
-    }
 }
 
 /// A stream of which something is applied was there once. An empty one in its place would take

@@ -6,41 +6,29 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
 use clap::Args;
-use sea_orm::DatabaseConnection;
 use serde::Serialize;
 use shared::broker::{BrokerArgs, Servers};
 use shared::partition::{Layout, MAX_PARTITIONS};
 use shared::settings::{Problems, duration, number};
-use shared::stream::{self, ContractError, Described, Gate};
-use tokio::time::{Instant, sleep};
-use worker::entity::partition::Model as Row;
-use worker::generation;
+use shared::stream::{self, Described, Gate};
 use worker::rules::event::micros;
-use worker::rules::stop_reason::StopCode;
 use worker::store::connection::Purpose;
-use worker::store::generations::{Begin, Ends, NotYet, go_over};
-use worker::store::{accept, read, schema};
+use worker::store::schema;
 
 use super::{SystemArgs, broker_client, connect, open};
+use crate::moving::Moving;
 use crate::output::Output;
 use crate::output::print::json;
-use crate::streams::{self, ORIGIN_KEY, Size};
+use crate::streams::{self, Size};
 
-/// First sequences are multiples of this, so that a sequence tells its generation, and no old stream
-/// reaches the first sequence of a new one while it is being closed.
-const STEP: u64 = 1_000_000_000;
 /// How long one answer of the broker is waited for.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// The pause between two looks at how far the workers are.
-const POLL: Duration = Duration::from_millis(100);
 /// The size of new streams, if the old ones can't be asked and nothing is said.
 const LOST_SIZE: Size = Size { replicas: 1, max_bytes: 1 << 31 };
-/// How long a node of a cluster may take to learn that a stream is closed.
-const SETTLE: Duration = Duration::from_secs(2);
 
 /// `ackline move`.
 #[derive(Debug, Args)]
@@ -123,25 +111,6 @@ pub async fn resize(args: &Resize, out: &mut Output<impl Write>) -> anyhow::Resu
     start(None, Some(args.partitions), &args.how, out).await
 }
 
-/// What is moved, and to where.
-#[derive(Debug)]
-struct Moving {
-    db: DatabaseConnection,
-    /// Where the streams are.
-    old: Context,
-    from: Layout,
-    /// Where they go.
-    new: Context,
-    to: Layout,
-    size: Size,
-    is_elsewhere: bool,
-    /// What there is already of the new ones.
-    found: Option<Described>,
-    streams_lost: bool,
-    /// Tells the streams that this deployment makes from another one's.
-    origin: String,
-}
-
 /// What is printed for programs.
 #[derive(Debug, Serialize)]
 struct Plan {
@@ -176,7 +145,7 @@ async fn start(
     if how.take_back {
         return take_back(&old, &new, from, how, out).await;
     }
-    let found = existing(&new, from.generation() + 1).await?;
+    let found = stream::find_generation(&new, from.generation() + 1).await?;
     let wanted =
         partitions.unwrap_or_else(|| found.map_or(from, |found| found.layout).partitions());
     let is_elsewhere = target.is_some();
@@ -212,7 +181,7 @@ async fn start(
     };
     let moving = Moving { db, old, from, new, to, size, is_elsewhere, found, streams_lost, origin };
     moving.check(&rows).await?;
-    let plan = moving.plan(how.yes);
+    let plan = Plan::of(&moving, how.yes);
     if how.yes {
         let done = moving.run(how.wait, out).await;
         done.with_context(|| {
@@ -262,15 +231,6 @@ async fn operator(servers: &Servers) -> anyhow::Result<Context> {
     Ok(ContextBuilder::new().timeout(ANSWER_LIMIT).ack_timeout(ANSWER_LIMIT).build(client))
 }
 
-/// What there is of a generation.
-async fn existing(jetstream: &Context, generation: u32) -> anyhow::Result<Option<Described>> {
-    match stream::describe_generation(jetstream, generation).await {
-        Ok(found) => Ok(Some(found)),
-        Err(ContractError::Missing(_)) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
 async fn take_back(
     old: &Context,
     new: &Context,
@@ -278,7 +238,7 @@ async fn take_back(
     how: &How,
     out: &mut Output<impl Write>,
 ) -> anyhow::Result<()> {
-    let found = existing(new, from.generation() + 1).await?;
+    let found = stream::find_generation(new, from.generation() + 1).await?;
     if let Some(Described { gate: Gate::Open, layout }) = found {
         bail!(
             "the streams of generation {} are open, and callbacks may be there: the move can only be \
@@ -306,203 +266,16 @@ async fn delete_old(jetstream: &Context, now: Layout) -> anyhow::Result<()> {
     Ok(())
 }
 
-impl Moving {
-    fn plan(&self, done: bool) -> Plan {
-        Plan {
-            from_generation: self.from.generation(),
-            from_partitions: self.from.partitions(),
-            to_generation: self.to.generation(),
-            to_partitions: self.to.partitions(),
-            replicas: self.size.replicas,
-            max_bytes: self.size.max_bytes,
+impl Plan {
+    fn of(moving: &Moving, done: bool) -> Self {
+        Self {
+            from_generation: moving.from.generation(),
+            from_partitions: moving.from.partitions(),
+            to_generation: moving.to.generation(),
+            to_partitions: moving.to.partitions(),
+            replicas: moving.size.replicas,
+            max_bytes: moving.size.max_bytes,
             done,
-        }
-    }
-
-    /// Refuses what can't be done, before anything is changed.
-    async fn check(&self, rows: &[Row]) -> anyhow::Result<()> {
-        for row in rows {
-            let Some(reason) = &row.stopped_reason else { continue };
-            let is_of_stream = reason.parse().ok().is_none_or(StopCode::is_of_stream);
-            ensure!(
-                self.streams_lost && is_of_stream,
-                "partition {:02} is stopped: {reason}; let it go on first (docs/ERRORS.md), because \
-                 everything must be applied before the streams change",
-                row.partition
-            );
-        }
-        if self.streams_lost {
-            self.check_lost(rows).await?;
-        } else {
-            stream::check(&self.old, self.from).await.context("the streams can't be moved")?;
-            self.check_workers().await?;
-        }
-        if let Some(found) = self.found {
-            let info = streams::find(&self.new, found.layout.first()).await?;
-            let origin = info.as_ref().and_then(|info| info.config.metadata.get(ORIGIN_KEY));
-            ensure!(
-                origin == Some(&self.origin),
-                "the broker has streams of generation {}, which are not of this deployment: use an \
-                 account of its own",
-                found.layout.generation()
-            );
-        }
-        if let Some(found) = self.found.filter(|found| found.gate == Gate::Open) {
-            ensure!(
-                found.layout == self.to,
-                "a move to {} partitions is under way: finish that first",
-                found.layout.partitions()
-            );
-        }
-        if self.is_elsewhere {
-            self.check_target().await?;
-        }
-        Ok(())
-    }
-
-    /// Whoever says that streams are lost must not be mistaken.
-    async fn check_lost(&self, rows: &[Row]) -> anyhow::Result<()> {
-        for (partition, row) in self.from.all().zip(rows) {
-            let Some(info) = stream::find(&self.old, partition).await? else { continue };
-            let is_applied = row.stream_created_at == Some(micros(info.created));
-            ensure!(
-                !is_applied || row.stopped_reason.is_some(),
-                "the stream {} is not lost: leave out --streams-lost",
-                partition.stream()
-            );
-        }
-        Ok(())
-    }
-
-    async fn check_workers(&self) -> anyhow::Result<()> {
-        let now = read::now(&self.db).await?;
-        let workers = accept::workers(&self.db).await?;
-        ensure!(
-            workers.iter().any(|worker| worker.alive_until >= now),
-            "no worker is alive: start one, because workers must apply what the old streams hold"
-        );
-        Ok(())
-    }
-
-    /// Another broker must be able to take what this one takes, and be free for it.
-    async fn check_target(&self) -> anyhow::Result<()> {
-        let payload = |context: &Context| context.client().server_info().max_payload;
-        ensure!(
-            payload(&self.new) >= payload(&self.old),
-            "the other broker's max_payload of {} is smaller than {}: raise it, or callbacks would be \
-             refused",
-            payload(&self.new),
-            payload(&self.old)
-        );
-        for generation in stream::generations(&self.new).await? {
-            let found = existing(&self.new, generation).await?;
-            let is_closed = found.is_some_and(|found| found.gate == Gate::Closed);
-            let is_ours = generation == self.to.generation();
-            ensure!(
-                is_ours || (is_closed && generation < self.to.generation()),
-                "the other broker has streams of generation {generation} already, perhaps of another \
-                 deployment: use an account of its own"
-            );
-        }
-        Ok(())
-    }
-
-    async fn run(&self, wait: Duration, out: &mut Output<impl Write>) -> anyhow::Result<()> {
-        if self.found.is_none_or(|found| found.gate == Gate::Closed) {
-            // Everything that may fail for want of room or of nodes comes before anything is closed.
-            if let Err(error) = self.make().await {
-                // Nothing was closed by this attempt, so that nothing needs these.
-                if let Err(error) = streams::delete_empty(&self.new, self.to.all()).await {
-                    tracing::warn!("what was made of the new streams stays: {error:#}");
-                }
-                return Err(error);
-            }
-            self.close_old().await?;
-            streams::open(&self.new, self.to).await?;
-        }
-        writeln!(out, "the new streams are open")?;
-        let begins = generation::begins(&self.new, self.to).await?;
-        self.switch(&begins, wait).await
-    }
-
-    /// Makes the new streams, closed. What there is of an interrupted attempt is empty, and is made
-    /// anew where it differs.
-    async fn make(&self) -> anyhow::Result<()> {
-        if let Some(found) = self.found.filter(|found| found.layout != self.to) {
-            streams::delete_empty(&self.new, found.layout.all()).await?;
-        }
-        let first_sequence = self.first_sequence().await?;
-        for partition in self.to.all() {
-            let Size { replicas, max_bytes } = self.size;
-            if let Some(found) = streams::find(&self.new, partition).await? {
-                let config = &found.config;
-                let wanted = (replicas, max_bytes, Some(first_sequence));
-                if (config.num_replicas, config.max_bytes, config.first_sequence) == wanted {
-                    continue;
-                }
-                streams::delete_empty(&self.new, [partition]).await?;
-            }
-            let begin = streams::Begin { first_sequence, origin: &self.origin };
-            streams::make(&self.new, partition, self.size, Some(begin)).await?;
-        }
-        Ok(())
-    }
-
-    /// Above every sequence of the old streams, by far more than they take until they are closed.
-    async fn first_sequence(&self) -> anyhow::Result<u64> {
-        let rows = schema::partitions(&self.db).await?;
-        let mut last = rows.iter().map(|row| row.applied_seq.unsigned_abs()).max().unwrap_or(0);
-        if !self.streams_lost {
-            for end in generation::ends(&self.old, self.from).await? {
-                last = last.max(end.unsigned_abs());
-            }
-        }
-        Ok(((last + STEP / 2) / STEP + 1) * STEP)
-    }
-
-    async fn close_old(&self) -> anyhow::Result<()> {
-        if !self.streams_lost {
-            streams::close(&self.old, self.from).await?;
-            let info = stream::find(&self.old, self.from.first()).await?;
-            if info.is_some_and(|info| info.cluster.is_some()) {
-                sleep(SETTLE).await;
-            }
-            return Ok(());
-        }
-        // Whatever has the names of the lost ones takes nothing any more.
-        for partition in self.from.all() {
-            if let Some(info) = stream::find(&self.old, partition).await? {
-                let mut config = info.config;
-                config.subjects = Gate::Closed.subjects(partition);
-                self.old.update_stream(config).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until the old streams are applied up to their ends, and lets the database go over.
-    async fn switch(&self, begins: &[Begin], wait: Duration) -> anyhow::Result<()> {
-        let deadline = Instant::now() + wait;
-        let mut told: Option<NotYet> = None;
-        loop {
-            let ends = match self.streams_lost {
-                true => Vec::new(),
-                false => generation::ends(&self.old, self.from).await?,
-            };
-            let over = begins.iter().map(|begin| begin.first_seq).min().unwrap_or(0);
-            ensure!(ends.iter().all(|end| *end < over), "the old streams reach the new ones");
-            let ends = if self.streams_lost { Ends::Lost } else { Ends::Applied(&ends) };
-            let Err(not_yet) = go_over(&self.db, self.from, ends, begins).await? else {
-                return Ok(());
-            };
-            if Instant::now() >= deadline {
-                bail!("{not_yet}");
-            }
-            if told.as_ref() != Some(&not_yet) {
-                tracing::info!("waiting: {not_yet}");
-                told = Some(not_yet);
-            }
-            sleep(POLL).await;
         }
     }
 }

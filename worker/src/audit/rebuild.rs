@@ -86,11 +86,10 @@ async fn layouts(jetstream: &jetstream::Context) -> Result<Vec<Layout>, Contract
     let open = stream::find_open(jetstream, None).await?;
     let mut layouts = Vec::new();
     for generation in stream::generations(jetstream).await?.range(..open.generation()) {
-        match stream::describe_generation(jetstream, *generation).await {
-            Ok(described) => layouts.push(described.layout),
+        match stream::find_generation(jetstream, *generation).await? {
+            Some(found) => layouts.push(found.layout),
             // It was deleted, or is being deleted.
-            Err(ContractError::Missing(_)) => layouts.clear(),
-            Err(error) => return Err(error),
+            None => layouts.clear(),
         }
     }
     for layout in &layouts {

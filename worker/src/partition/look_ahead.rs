@@ -36,8 +36,8 @@ pub(crate) async fn look_ahead(
     if Gate::of(&stream.cached_info().config, partition) == Gate::Closed {
         let generation = partition.layout().generation();
         for later in stream::generations(jetstream).await?.range(generation + 1..) {
-            let later = stream::describe_generation(jetstream, *later).await?.layout;
-            for partition in later.all() {
+            let Some(later) = stream::find_generation(jetstream, *later).await? else { continue };
+            for partition in later.layout.all() {
                 let stream = jetstream.get_stream_no_info(partition.stream()).await?;
                 learn(&stream, partition, 0, &mut known).await?;
             }
