@@ -10,7 +10,7 @@ use async_nats::jetstream;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use serde::Serialize;
-use shared::partition::Layout;
+use shared::partition::{Layout, Partition};
 use shared::settings::duration;
 use shared::stream::{self, ContractError};
 use worker::partition::identify::identify;
@@ -83,11 +83,10 @@ pub async fn run(args: &Prune, bars: &Bars, out: &mut Output<impl Write>) -> any
                 let found = prune::candidates(&db, part, cutoff, after.as_ref(), PAGE).await?;
                 let Some(last) = found.last().cloned() else { break };
                 let count = found.len() as u64;
-                let mut of_partition: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+                let mut of_partition: BTreeMap<Partition, Vec<String>> = BTreeMap::new();
                 for job in found {
                     // A finished job's row may still name its partition of an earlier generation.
-                    let home = i32::from(layout.of_job(&job.id).number());
-                    of_partition.entry(home).or_default().push(job.id);
+                    of_partition.entry(layout.of_job(&job.id)).or_default().push(job.id);
                 }
                 let mut removed = Removed::default();
                 for (home, ids) in of_partition {
@@ -132,7 +131,7 @@ async fn first_stored(
     layout: Layout,
     rows: &[worker::entity::partition::Model],
     report: &mut Report,
-) -> anyhow::Result<HashMap<i32, i64>> {
+) -> anyhow::Result<HashMap<Partition, i64>> {
     let mut first_stored = HashMap::new();
     for row in rows.iter().filter(|row| row.applied_seq > 0) {
         let Some(partition) = layout.partition(row.partition) else { continue };
@@ -146,7 +145,7 @@ async fn first_stored(
         let reason = match (verdict, info) {
             (Some(Verdict::Believed), Some(info)) => {
                 let first = i64::try_from(info.state.first_sequence)?;
-                first_stored.insert(row.partition, first);
+                first_stored.insert(partition, first);
                 continue;
             }
             (Some(Verdict::Differs(mismatch)), _) => mismatch.to_string(),

@@ -1,9 +1,9 @@
 //! All SQL, as plain functions over a connection or a transaction.
 //!
 //! # Errors
-//! A function here returns the database's [`DbErr`](sea_orm::DbErr) as it is. A statement that failed had no effect;
-//! a commit that failed may have had one, unless the database answered that it refuses it.
-//! [`Fault`](fault::Fault) tells what comes back on every attempt from what to retry.
+//! A function here returns the database's [`DbErr`](sea_orm::DbErr) as it is. A statement that
+//! failed had no effect; a commit that failed may have had one, unless the database answered that it
+//! refuses it. [`Fault`](fault::Fault) tells what comes back on every attempt from what to retry.
 
 pub mod accept;
 pub mod audit;

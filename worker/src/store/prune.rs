@@ -7,6 +7,8 @@ use sea_orm::{
     QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait, Select,
 };
 
+use shared::partition::Partition;
+
 use super::connection::begin;
 use super::read::of_job;
 use crate::entity::{dead_letter, job, job_event, partition};
@@ -91,15 +93,16 @@ fn of_age(cutoff: DateTime<Utc>) -> Select<job::Entity> {
         .filter(Column::UpdatedAt.lt(cutoff))
 }
 
-/// Removes, of these jobs that belong to one partition, those without a dead letter and without a message in
-/// the stream; with their events, in one transaction. `first_seq` is the first sequence that the
-/// stream still holds. A dry run only counts.
+/// Removes, of these jobs that belong to one partition, those without a dead letter and without a
+/// message in the stream; with their events, in one transaction. `first_seq` is the first sequence
+/// that the stream still holds. A dry run only counts. Nothing is removed when the database has gone
+/// over to another generation meanwhile.
 ///
 /// # Errors
 /// The database failed; nothing has changed.
 pub async fn remove(
     db: &DatabaseConnection,
-    number: i32,
+    home: Partition,
     ids: &[String],
     cutoff: DateTime<Utc>,
     first_seq: i64,
@@ -107,7 +110,11 @@ pub async fn remove(
 ) -> Result<Removed, DbErr> {
     let transaction = begin(db).await?;
     // Every batch begins by updating this row, so no owner folds one of these jobs meanwhile.
-    let row = partition::Entity::find_by_id(number).lock_exclusive().one(&transaction).await?;
+    let row = partition::Entity::find_by_id(i32::from(home.number()))
+        .filter(partition::Column::Generation.eq(home.layout().generation()))
+        .lock_exclusive()
+        .one(&transaction)
+        .await?;
     let Some(row) = row else { return Ok(Removed::default()) };
     let bound = Ord::min(first_seq, row.applied_seq);
 
