@@ -66,6 +66,13 @@ pub(crate) struct Up {
     pub(crate) recheck: Arc<Notify>,
 }
 
+impl Up {
+    /// Whether a bundle for the one can be published on the other.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (self.connection, self.layout) == (other.connection, other.layout)
+    }
+}
+
 impl State {
     /// Why callbacks cannot be published, for people.
     pub(crate) fn reason(&self) -> Option<String> {
@@ -304,9 +311,7 @@ impl Link {
         metrics::broker_up(matches!(state, State::Up(_)));
         self.state.send_if_modified(|now| {
             let same = match (&*now, &state) {
-                (State::Up(now), State::Up(new)) => {
-                    (now.connection, now.layout) == (new.connection, new.layout)
-                }
+                (State::Up(now), State::Up(new)) => now.is_same(new),
                 _ => now.reason() == state.reason(),
             };
             *now = state;

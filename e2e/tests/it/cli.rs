@@ -428,30 +428,20 @@ async fn a_list_ends_silently_when_its_reader_has_had_enough() {
         "status --json",
         "jobs --help",
     ] {
-        // The reader has gone before anything is written.
-        let script =
-            format!("{{ sleep 0.2; '{}' {args}; echo $? >&2; }} | true", ackline.display());
-        let output = tokio::process::Command::new("bash")
-            .args(["-c", &script])
-            .env("DATABASE_URL", stack.database_url())
-            .env("NATS_URL", stack.nats.url())
-            .env("RUST_LOG", "error")
-            .output()
-            .await
-            .unwrap();
-        assert_eq!(String::from_utf8_lossy(&output.stderr), "0\n", "{args}");
-        // Or when it has begun to read.
-        let script =
-            format!("{{ '{}' {args}; echo $? >&2; }} | head -1 >/dev/null", ackline.display());
-        let output = tokio::process::Command::new("bash")
-            .args(["-c", &script])
-            .env("DATABASE_URL", stack.database_url())
-            .env("NATS_URL", stack.nats.url())
-            .env("RUST_LOG", "error")
-            .output()
-            .await
-            .unwrap();
-        assert_eq!(String::from_utf8_lossy(&output.stderr), "0\n", "{args}");
+        // The reader has gone before anything is written, or when it has begun to read.
+        for (wait, reader) in [("sleep 0.2;", "true"), ("", "head -1 >/dev/null")] {
+            let script =
+                format!("{{ {wait} '{}' {args}; echo $? >&2; }} | {reader}", ackline.display());
+            let output = tokio::process::Command::new("bash")
+                .args(["-c", &script])
+                .env("DATABASE_URL", stack.database_url())
+                .env("NATS_URL", stack.nats.url())
+                .env("RUST_LOG", "error")
+                .output()
+                .await
+                .unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stderr), "0\n", "{args} {reader}");
+        }
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) async fn publish(bundle: &Bundle, link: &mut watch::Receiver<State>) 
             return Confirmed::Moved;
         }
         let left = async |link: &mut watch::Receiver<State>| {
-            let same = |state: &State| matches!(state, State::Up(now) if (now.connection, now.layout) == (up.connection, up.layout));
+            let same = |state: &State| matches!(state, State::Up(now) if now.is_same(&up));
             // An error means that ingress is shutting down, which is a change as well.
             let _ = link.wait_for(|state| !same(state)).await;
         };

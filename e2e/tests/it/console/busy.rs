@@ -8,24 +8,15 @@ use e2e::stack::Stack;
 use hyper::Method;
 use rstest::rstest;
 
+use super::{TOKEN, guarded};
 use crate::expect::SOON;
 use crate::raw::Raw;
 
-const TOKEN: &str = "a-token-of-this-test";
 const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
 /// As many as the listener has connections.
 const ATTACKERS: usize = 64;
 /// What a probe of an orchestrator waits for an answer.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
-
-async fn stack() -> Stack {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("token");
-    std::fs::write(&file, TOKEN).unwrap();
-    let file = file.to_str().unwrap();
-    let builder = Stack::builder().partitions(1).env("CONSOLE_TOKEN_FILE", file);
-    builder.start().await.unwrap()
-}
 
 async fn log_in(stack: &Stack, body: impl Into<Bytes>) -> Answer {
     let form = [("content-type", "application/x-www-form-urlencoded")];
@@ -61,7 +52,7 @@ async fn probes_are_answered(stack: &Stack, case: &str) {
 #[case::for_half_a_minute(Duration::from_secs(30))]
 #[tokio::test]
 async fn bodies_that_never_end_keep_nobody_out(#[case] attacked: Duration) {
-    let stack = stack().await;
+    let stack = guarded().await;
     let bearer = format!("Authorization: Bearer {TOKEN}\r\n{FORM}");
     for (case, request) in [
         (
@@ -109,7 +100,7 @@ async fn bodies_that_never_end_keep_nobody_out(#[case] attacked: Duration) {
 
 #[tokio::test]
 async fn a_body_that_is_too_large_is_not_kept() {
-    let stack = stack().await;
+    let stack = guarded().await;
     let padded = |bytes: usize| format!("token={TOKEN}&next={}", "x".repeat(bytes));
     let largest = 32 * 1024 - padded(0).len();
     assert_eq!(log_in(&stack, padded(largest)).await.status, 303);

@@ -8,7 +8,7 @@ use e2e::http::Client;
 use e2e::stack::Stack;
 use hyper::Method;
 
-use super::{get, post};
+use super::{TOKEN, get, guarded, post};
 use crate::expect::{SOON, run, series};
 
 #[tokio::test]
@@ -92,11 +92,7 @@ async fn a_worker_that_others_can_reach_starts_only_with_a_token() {
 
 #[tokio::test]
 async fn a_login_leads_to_a_page_of_ours() {
-    let dir = tempfile::tempdir().unwrap();
-    let (file, token) = (dir.path().join("token"), "a-token-of-this-test");
-    std::fs::write(&file, token).unwrap();
-    let stack = Stack::builder().partitions(1).env("CONSOLE_TOKEN_FILE", file.to_str().unwrap());
-    let stack = stack.start().await.unwrap();
+    let stack = guarded().await;
     let form = [("content-type", "application/x-www-form-urlencoded")];
     for (next, expected) in [
         ("/jobs?status=failed&search=a%20b", "/jobs?status=failed&search=a%20b"),
@@ -123,7 +119,7 @@ async fn a_login_leads_to_a_page_of_ours() {
             write!(all, "%{byte:02X}").unwrap();
             all
         });
-        let body = format!("token={token}&next={next}").into();
+        let body = format!("token={TOKEN}&next={next}").into();
         let mut client = Client::new(stack.worker.ops);
         let answer = client.send(Method::POST, "/login", &form, body).await.unwrap();
         assert_eq!((answer.status, answer.header("location")), (303, expected), "{next}");
@@ -137,11 +133,7 @@ async fn a_login_leads_to_a_page_of_ours() {
 
 #[tokio::test]
 async fn wrong_tokens_are_slowed_down_counted_and_logged() {
-    let dir = tempfile::tempdir().unwrap();
-    let (file, token) = (dir.path().join("token"), "a-token-of-this-test");
-    std::fs::write(&file, token).unwrap();
-    let stack = Stack::builder().partitions(1).env("CONSOLE_TOKEN_FILE", file.to_str().unwrap());
-    let stack = stack.start().await.unwrap();
+    let stack = guarded().await;
     let mut client = Client::new(stack.worker.ops);
     let mut ask = async |token: &str, more: &[(&str, &str)]| {
         let bearer = format!("Bearer {token}");
@@ -164,11 +156,11 @@ async fn wrong_tokens_are_slowed_down_counted_and_logged() {
     let more = began.elapsed().as_secs() / 3 + 1;
     assert!((20..=20 + more).contains(&wrong), "{wrong} were compared");
     // Nor is a right one compared, but from elsewhere it is; no cookie and no form is a way round.
-    assert_eq!(ask(token, &[]).await.status, 429);
-    assert_eq!(ask(token, &[("x-forwarded-for", "127.0.0.1, 10.1.2.3")]).await.status, 200);
+    assert_eq!(ask(TOKEN, &[]).await.status, 429);
+    assert_eq!(ask(TOKEN, &[("x-forwarded-for", "127.0.0.1, 10.1.2.3")]).await.status, 200);
     unasked += 1;
     let form = [("content-type", "application/x-www-form-urlencoded")];
-    let body = format!("token={token}");
+    let body = format!("token={TOKEN}");
     let mut other = Client::new(stack.worker.ops);
     let login = other.send(Method::POST, "/login", &form, body.into()).await.unwrap();
     assert_eq!(login.status, 429);
@@ -195,21 +187,17 @@ async fn wrong_tokens_are_slowed_down_counted_and_logged() {
     let at_most = began.elapsed().as_secs() / 10 + 1;
     assert!((1..=at_most).contains(&(lines.len() as u64)), "{lines:?}");
     assert_eq!((&lines[0]["address"], &lines[0]["level"]), (&"127.0.0.1".into(), &"WARN".into()));
-    assert!(!log.contains("a-guess-of-this-test") && !log.contains(token), "{log}");
+    assert!(!log.contains("a-guess-of-this-test") && !log.contains(TOKEN), "{log}");
     stack
         .wait_until("the right token is compared again", SOON, async || {
-            ask(token, &[]).await.status == 200
+            ask(TOKEN, &[]).await.status == 200
         })
         .await;
 }
 
 #[tokio::test]
 async fn a_browser_forgets_a_cookie_that_is_out_of_date() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("token");
-    std::fs::write(&file, "a-token-of-this-test").unwrap();
-    let stack = Stack::builder().partitions(1).env("CONSOLE_TOKEN_FILE", file.to_str().unwrap());
-    let stack = stack.start().await.unwrap();
+    let stack = guarded().await;
     for (path, status) in [("/jobs", 303), ("/api/v1/jobs", 401)] {
         let cookie = [("cookie", "ackline_session=0123")];
         let mut client = Client::new(stack.worker.ops);

@@ -16,6 +16,19 @@ use e2e::stack::Stack;
 use hyper::Method;
 use serde_json::Value;
 
+/// What the console of a guarded stack asks for.
+const TOKEN: &str = "a-token-of-this-test";
+
+/// A stack whose console asks for [`TOKEN`].
+async fn guarded() -> Stack {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, TOKEN).unwrap();
+    let file = file.to_str().unwrap();
+    let builder = Stack::builder().partitions(1).env("CONSOLE_TOKEN_FILE", file);
+    builder.start().await.unwrap()
+}
+
 /// Where the console of the stack's worker is.
 fn base(stack: &Stack) -> String {
     format!("http://{}", stack.worker.ops)
