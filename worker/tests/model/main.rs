@@ -1,12 +1,17 @@
 //! The ownership protocol, explored: one partition, two workers, and every order in which their
-//! steps and a bounded number of faults can come.
+//! steps and a bounded number of faults can come. `moving` does the same for a move to the next
+//! generation of streams.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 #![allow(clippy::print_stdout, reason = "how much was explored is worth a line")]
 
+mod moving;
 mod perform;
 mod protocol;
 mod state;
+
+use std::fmt::Debug;
+use std::hash::Hash;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
@@ -44,19 +49,39 @@ fn protocol(faults: Faults) -> Protocol {
     }
 }
 
+/// What a checker needs of a model.
+trait Explored:
+    Model<
+        State: Clone + Debug + PartialEq + Hash + Send + Sync,
+        Action: Clone + Debug + PartialEq + Send + Sync,
+    > + Send
+    + Sync
+    + 'static
+{
+}
+
+impl Explored for Protocol {}
+
 /// Explores everything, and prints how much that is.
-fn holds(name: &str, model: Protocol) {
+fn holds<M: Explored>(name: &str, model: M) {
     let checker = model.checker().threads(2).spawn_bfs().join();
     println!("{name}: {} states, {} steps deep", checker.unique_state_count(), checker.max_depth());
     checker.assert_properties();
 }
 
 /// Finds a run that violates a property, and prints it.
-fn finds(property: &'static str, model: Protocol) {
+fn finds<M: Explored>(property: &'static str, model: M) {
     let wanted = HasDiscoveries::AllOf([property].into());
     let checker = model.checker().finish_when(wanted).spawn_bfs().join();
     let path = checker.discovery(property).unwrap();
     println!("violates {property:?}: {:?}", path.into_actions());
+}
+
+/// Explores until this property is violated, which never happens.
+fn never<M: Explored>(property: &'static str, model: M) {
+    let wanted = HasDiscoveries::AllOf([property].into());
+    let checker = model.checker().threads(2).finish_when(wanted).spawn_bfs().join();
+    checker.assert_no_discovery(property);
 }
 
 #[test]
