@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # deploy/image.sh BUILT DIR: makes the root folder of each image, DIR/ingress and DIR/worker, from what Cargo has built (BUILT is
 # what it printed with --message-format json): the image's programs without debug information, the libraries that they
-# load, and the files that a program expects.
+# load, the files that a program expects, and the licences of all of it.
 set -euo pipefail
 umask 022
 
@@ -24,10 +24,14 @@ image() {
     cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
     echo 'ackline:x:65532:65532::/:/nonexistent' >"$root/etc/passwd"
     echo 'hosts: files dns' >"$root/etc/nsswitch.conf"
-    cp LICENSE-MIT LICENSE-APACHE "$root/usr/share/doc/ackline/"
+    cp LICENSE-MIT LICENSE-APACHE "$images/THIRD-PARTY-NOTICES" "$root/usr/share/doc/ackline/"
+    # Of the C library and the compiler's.
+    cp -L --parents /usr/share/doc/{libc6,libgcc-s1}/copyright "$root"
 }
 
 rm -rf "$images"
+mkdir -p "$images"
+deploy/notices.sh "$built" >"$images/THIRD-PARTY-NOTICES"
 image ingress ackline-ingress
 image worker ackline-worker ackline
 du -sk "$images"/*
