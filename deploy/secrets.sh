@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Creates the files that deploy/ and docker-compose.yml use: authorities and certificates for NATS, PostgreSQL's password,
+# Creates the files that deploy/ and docker-compose.yml use: authorities and certificates for NATS, PostgreSQL's passwords,
 # a secret to sign callbacks with, and the console's token. Existing files stay as they are.
 #
 #   deploy/secrets.sh [DIR] [NAME...]     DIR is deploy/secrets by default; NAMEs are added to the NATS certificate
@@ -109,5 +109,7 @@ for role in ingress worker operator; do
     certificate ca "$role" clientAuth
 done
 secret postgres-password ''
+secret postgres-worker-password ''
+secret postgres-reader-password ''
 secret callback-secrets default:
 secret console-token ''

@@ -19,9 +19,12 @@ use crate::tools;
 const COMMAND_LIMIT: &str = "120";
 /// How long a condition is waited for.
 const WAIT_LIMIT: Duration = Duration::from_secs(90);
-/// For the harness only, which is not on the deployment's network.
-const OVERRIDE: &str = "services:\n  nats-1: {ports: ['${BIND}:4222:4222']}\n  \
-                        postgres: {ports: ['${BIND}:5432:5432']}\n";
+/// For the harness only. What is on an internal network alone can publish no port, and the two stay
+/// apart.
+const OVERRIDE: &str = "services:\n  \
+                        nats-1: {ports: ['${BIND}:4222:4222'], networks: [broker-out]}\n  \
+                        postgres: {ports: ['${BIND}:5432:5432'], networks: [data-out]}\n\
+                        networks: {broker-out: , data-out: }\n";
 
 /// A running deployment, in a directory like a clone's. Dropping it takes everything away.
 #[derive(Debug)]
@@ -100,10 +103,11 @@ impl Deployment {
         (self.host, port).into()
     }
 
-    /// The containers of a service that run, the oldest first: the id of each, and its address.
+    /// The containers of a service that run, the oldest first: the id of each, and an address that it
+    /// has on one of its networks.
     pub async fn containers(&self, service: &str) -> Result<Vec<(String, IpAddr)>> {
         let inspect = "docker inspect --format \
-             '{{.Created}} {{.Id}} {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}'";
+             '{{.Created}} {{.Id}} {{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}'";
         let list = format!("docker compose ps --quiet {service} | xargs {inspect} | sort");
         let containers = self.run(&list).await?;
         let parse = |line: &str| {
@@ -150,12 +154,16 @@ impl Deployment {
             .await
     }
 
-    /// A connection to the database.
+    /// A connection to the database as its owner.
     pub async fn db(&self) -> Result<DatabaseConnection> {
-        let (password, address) = (self.secret("postgres-password")?, self.published(5432));
-        let mut options = sea_orm::ConnectOptions::new(format!(
-            "postgres://ackline:{password}@{address}/ackline"
-        ));
+        self.db_as("ackline", "postgres-password").await
+    }
+
+    /// A connection to the database by this role, whose password is in this file of `deploy/secrets`.
+    pub async fn db_as(&self, role: &str, secret: &str) -> Result<DatabaseConnection> {
+        let (password, address) = (self.secret(secret)?, self.published(5432));
+        let mut options =
+            sea_orm::ConnectOptions::new(format!("postgres://{role}:{password}@{address}/ackline"));
         options.max_connections(2).sqlx_logging(false);
         Database::connect(options).await.context("can't connect to the database")
     }

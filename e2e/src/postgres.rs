@@ -114,6 +114,18 @@ impl Postgres {
         self.client("psql", &args).await
     }
 
+    /// Runs a file of SQL with psql in this database, with these variables in psql's environment.
+    pub async fn psql_file(
+        &self,
+        database: &str,
+        file: &Path,
+        args: &[&str],
+        env: &[(&str, &str)],
+    ) -> Result<()> {
+        let psql = self.program("psql").args(["-X", "-f"]).args([file]).args(args).args([database]);
+        Self::run(psql.envs(env.iter().copied())).await.map(drop)
+    }
+
     /// Dumps the database with pg_dump under this name, while others write.
     pub async fn dump(&self, name: &str) -> Result<()> {
         let args = ["--format=custom", "--file", name, DATABASE];
@@ -154,13 +166,15 @@ impl Postgres {
 
     /// Runs one of PostgreSQL's clients, which finds the server by its environment.
     async fn client(&self, name: &str, args: &[&str]) -> Result<String> {
+        Self::run(self.program(name).args(args)).await
+    }
+
+    fn program(&self, name: &str) -> Program {
         let address = self.address();
-        let program = Program::new(name, self.bin.join(name), self.home.path())
+        Program::new(name, self.bin.join(name), self.home.path())
             .env("PGHOST", address.ip().to_string())
             .env("PGPORT", address.port().to_string())
             .env("PGUSER", "ackline")
-            .args(args);
-        Self::run(program).await
     }
 
     /// Runs a program that ends by itself, and returns what it prints.

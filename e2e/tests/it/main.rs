@@ -34,6 +34,7 @@ mod many_workers;
 
 mod audit;
 mod cli;
+mod database_roles;
 mod rebuild;
 mod round_trips;
 mod up;

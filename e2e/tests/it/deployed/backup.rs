@@ -38,3 +38,16 @@ pub(super) async fn is_put_back(deployment: &Deployment, db: &DatabaseConnection
     assert_eq!(now, rows);
     report
 }
+
+/// The way of the runbook without any backup: the streams are folded into an empty database, by the
+/// owner.
+pub(super) async fn is_not_needed_where_the_streams_hold_enough(deployment: &Deployment) {
+    let rebuild = "docker compose exec -T postgres psql --username=ackline postgres \
+                      --command 'CREATE DATABASE rebuilt' \
+                   && docker compose run --rm --no-deps --entrypoint ackline \
+                      --volume \"$PWD/deploy/secrets/postgres-password:/run/owner:ro\" \
+                      --env DATABASE_URL=postgres://ackline@postgres:5432/rebuilt \
+                      --env DATABASE_PASSWORD_FILE=/run/owner worker rebuild --partial";
+    let said = deployment.run(rebuild).await.unwrap();
+    assert!(said.contains("rebuilt from "), "{said}");
+}

@@ -32,6 +32,8 @@ async fn everything(nodes: usize) {
     let db = deployment.db().await.unwrap();
     permissions::each_role_can_do_its_work(&deployment, &db).await;
     permissions::no_role_may_do_what_is_not_its_own(&deployment, &db).await;
+    permissions::no_role_but_the_owner_can_change_the_schema(&deployment).await;
+    permissions::nobody_finds_whom_it_need_not_reach(&deployment).await;
     permissions::who_shows_no_certificate_of_a_role_is_refused(&deployment).await;
     if nodes > 1 {
         permissions::a_client_can_not_pose_as_a_node(&deployment).await;
@@ -47,6 +49,7 @@ async fn everything(nodes: usize) {
     proved(&db, &report, "a backup was put back", &others).await;
 
     deployment.run("docker compose exec -T worker ackline audit").await.unwrap();
+    backup::is_not_needed_where_the_streams_hold_enough(&deployment).await;
     permissions::nobody_was_refused_and_no_secret_was_shown(&deployment).await;
 }
 

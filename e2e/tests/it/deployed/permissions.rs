@@ -1,9 +1,10 @@
-//! What each role may not do on the broker, and that it can do its work.
+//! What each role may not do on the broker and in the database, and that it can do its work; who can reach
+//! whom at all.
 
 use async_nats::{ConnectOptions, Event};
 use bytes::Bytes;
 use e2e::compose::Deployment;
-use sea_orm::DatabaseConnection;
+use sea_orm::{ConnectionTrait, DatabaseConnection};
 use serde_json::json;
 use shared::stream::DEFAULT_PARTITIONS;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -111,6 +112,45 @@ pub(super) async fn no_role_may_do_what_is_not_its_own(
     assert_eq!(applied(deployment, db).await, ends, "nothing was stored");
 }
 
+/// Workers have connected by the role that can't change the schema, and both roles by their
+/// passwords.
+pub(super) async fn no_role_but_the_owner_can_change_the_schema(deployment: &Deployment) {
+    let roles = [
+        ("ackline_worker", "postgres-worker-password"),
+        ("ackline_reader", "postgres-reader-password"),
+    ];
+    for (role, secret) in roles {
+        let db = deployment.db_as(role, secret).await.unwrap();
+        let read = db.execute_unprepared("SELECT FROM jobs").await.unwrap();
+        assert!(read.rows_affected() > 0, "{role}");
+        let refused = db.execute_unprepared("CREATE TABLE more (id int)").await.unwrap_err();
+        assert!(refused.to_string().contains("permission denied"), "{role}: {refused}");
+    }
+    let connected = "docker compose exec -T postgres psql --username=ackline --tuples-only \
+                     --no-align ackline --command \"SELECT DISTINCT usename FROM pg_stat_activity \
+                     WHERE application_name LIKE 'ackline%'\"";
+    assert_eq!(deployment.run(connected).await.unwrap(), "ackline_worker\n");
+}
+
+/// A service does not even find those with whom it shares no network.
+pub(super) async fn nobody_finds_whom_it_need_not_reach(deployment: &Deployment) {
+    for (service, found, hidden) in [
+        ("load-balancer", ["ingress", "worker"], ["nats-1", "postgres"]),
+        ("nats-1", ["ingress", "worker"], ["load-balancer", "postgres"]),
+    ] {
+        let look = async |name: &str| {
+            let look = format!("docker compose exec -T {service} nslookup {name}");
+            deployment.run(&look).await.is_ok()
+        };
+        for name in found {
+            assert!(look(name).await, "{service} does not find {name}");
+        }
+        for name in hidden {
+            assert!(!look(name).await, "{service} finds {name}");
+        }
+    }
+}
+
 async fn is_told(said: &mut UnboundedReceiver<String>, what: &str, subject: &str) {
     let refused = tokio::time::timeout(SOON, said.recv()).await;
     let refused = refused.unwrap_or_else(|_| panic!("{what} {subject} is not refused")).unwrap();
@@ -176,7 +216,8 @@ pub(super) async fn nobody_was_refused_and_no_secret_was_shown(deployment: &Depl
     let others = "docker compose logs && docker compose ps --all --quiet | xargs docker inspect";
     let shown = said + &deployment.run(others).await.unwrap();
     assert!(shown.contains("/callback-secrets"), "this looks at what they were given");
-    for secret in ["postgres-password", "callback-secrets", "console-token"] {
+    let passwords = ["postgres-password", "postgres-worker-password", "postgres-reader-password"];
+    for secret in passwords.into_iter().chain(["callback-secrets", "console-token"]) {
         let secret = deployment.secret(secret).unwrap();
         let secret = secret.trim_start_matches("default:");
         assert!(secret.len() > 20 && !shown.contains(secret));

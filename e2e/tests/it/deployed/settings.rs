@@ -25,10 +25,11 @@ fn kubernetes(file: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(&fs::read_to_string(file).unwrap()).unwrap()
 }
 
-/// The variables that several containers are given together.
-fn shared_settings() -> Vec<String> {
-    let generated = &kubernetes("kustomization.yaml")[0]["configMapGenerator"][0];
-    assert_eq!(generated["name"], "ackline-settings");
+/// The keys of a ConfigMap that kustomize makes.
+fn keys(config_map: &Value) -> Vec<String> {
+    let kustomization = &kubernetes("kustomization.yaml")[0];
+    let mut generated = kustomization["configMapGenerator"].as_array().unwrap().iter();
+    let generated = generated.find(|one| one["name"] == *config_map).unwrap();
     let literals = generated["literals"].as_array().unwrap().iter();
     let names = literals.map(|literal| literal.as_str().unwrap().split_once('=').unwrap().0);
     names.map(str::to_owned).collect()
@@ -43,14 +44,12 @@ fn containers(file: &str) -> Vec<(String, Vec<String>)> {
         for variable in container["env"].as_array()? {
             names.push(variable["name"].as_str()?.to_owned());
             if let Some(taken) = variable.pointer("/valueFrom/configMapKeyRef") {
-                assert_eq!(taken["name"], "ackline-settings");
                 let key = taken["key"].as_str()?;
-                assert!(shared_settings().iter().any(|name| name == key), "{file}: {key}");
+                assert!(keys(&taken["name"]).iter().any(|name| name == key), "{file}: {key}");
             }
         }
         for taken in container["envFrom"].as_array().into_iter().flatten() {
-            assert_eq!(taken["configMapRef"]["name"], "ackline-settings");
-            names.extend(shared_settings());
+            names.extend(keys(&taken["configMapRef"]["name"]));
         }
         Some((container["image"].as_str()?.to_owned(), names))
     });
