@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use shared::broker::{BrokerArgs, Servers};
 use shared::health::HealthArgs;
-use shared::settings::{InFile, Problems, duration, duration_or_zero, listen_address};
+use shared::settings::{InFile, Problems, duration, duration_or_zero, listen_address, yes_or_no};
 use shared::{telemetry, trace};
 use tokio_rustls::rustls::ServerConfig;
 
@@ -184,14 +184,6 @@ impl ServeArgs {
                 None
             }
         }
-    }
-}
-
-fn yes_or_no(text: &str) -> Result<bool, String> {
-    match text.trim() {
-        "true" | "yes" | "1" => Ok(true),
-        "false" | "no" | "0" => Ok(false),
-        _ => Err(format!("\"{text}\" is neither true nor false")),
     }
 }
 

@@ -9,7 +9,7 @@ use super::address;
 use super::servers::Servers;
 use super::tls::Tls;
 use crate::secret::{self, ExposeSecret, Secret};
-use crate::settings::{Empty, InFile, Problems};
+use crate::settings::{Empty, InFile, Problems, yes_or_no};
 
 const URL: &str = "--nats-url (NATS_URL)";
 const CA: &str = "--nats-ca (NATS_CA_FILE)";
@@ -43,6 +43,11 @@ pub struct BrokerArgs {
     /// The file with the client certificate's key, in PEM.
     #[arg(long, env = "NATS_KEY_FILE", value_name = "FILE")]
     nats_key: Option<OsString>,
+    /// Begin with TLS, before the server says a word: for a server with `handshake_first: true`. Requires
+    /// TLS.
+    #[arg(long, env = "NATS_TLS_FIRST", default_value = "false", num_args = 0..=1,
+          require_equals = true, default_missing_value = "true", value_parser = yes_or_no)]
+    nats_tls_first: bool,
     /// The user. The password is in `--nats-password-file`.
     #[arg(long, env = "NATS_USER", value_name = "NAME")]
     nats_user: Option<String>,
@@ -100,9 +105,11 @@ impl BrokerArgs {
             self.check_access(problems, servers.as_ref().and_then(|(_, access)| access.as_ref()));
         let (addresses, _) = servers?;
         let (tls, access) = (tls?, access?);
-        let tls = tls.or_else(|| {
-            addresses.iter().any(async_nats::ServerAddr::tls_required).then(Tls::default)
-        });
+        let is_required =
+            self.nats_tls_first || addresses.iter().any(async_nats::ServerAddr::tls_required);
+        let tls = tls
+            .or_else(|| is_required.then(Tls::default))
+            .map(|tls| Tls { is_first: self.nats_tls_first, ..tls });
         Some(Servers::new(addresses, access, tls))
     }
 
@@ -111,7 +118,7 @@ impl BrokerArgs {
         let certificate = InFile::take(problems, CERT, self.nats_cert.as_ref());
         let key = InFile::take(problems, KEY, self.nats_key.as_ref());
         let client = both(problems, (CERT, certificate?), (KEY, key?))?;
-        let tls = Tls { authorities: authorities?, client };
+        let tls = Tls { authorities: authorities?, client, is_first: false };
         for problem in tls.problems() {
             problems.note(problem.to_string());
         }

@@ -24,6 +24,11 @@ pub(super) fn explain(error: &ConnectError, access: &Access, tls: Option<&Tls>) 
             format!("authorization violation: the server does not let in {access}")
         }
         (_, Some(inner), _) => explain_tls(inner, tls),
+        _ if error.to_string().contains("expected INFO, got nothing") => {
+            "the server ended the connection without a word: it may expect TLS first \
+             (handshake_first: true): set NATS_TLS_FIRST=true; or it is no NATS server"
+                .to_owned()
+        }
         (_, None, Some(io)) if tls.is_some() && is_end(io) => ended(io, tls),
         // The end of a stream is a text in async-nats.
         (ConnectErrorKind::Io, None, None)
@@ -61,6 +66,11 @@ fn explain_tls(error: &rustls::Error, tls: Option<&Tls>) -> String {
         }
         rustls::Error::AlertReceived(alert) => {
             format!("the server refuses TLS ({alert:?}): {}", demands(tls))
+        }
+        rustls::Error::InvalidMessage(_) if tls.is_some_and(|tls| tls.is_first) => {
+            "the server does not begin with TLS: leave NATS_TLS_FIRST out, or set handshake_first: true \
+             in its tls block"
+                .to_owned()
         }
         rustls::Error::InvalidMessage(_) => {
             "the server does not speak TLS on this port, and TLS is demanded by tls:// in \

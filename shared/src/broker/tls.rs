@@ -20,6 +20,8 @@ pub(super) struct Tls {
     pub(super) authorities: Option<InFile>,
     /// A certificate and its key.
     pub(super) client: Option<(InFile, InFile)>,
+    /// Whether the client speaks first.
+    pub(super) is_first: bool,
 }
 
 impl Tls {
@@ -27,6 +29,9 @@ impl Tls {
     pub(super) fn apply(&self, options: ConnectOptions) -> ConnectOptions {
         // The list of a cluster's other servers arrives before TLS, from whoever answers.
         let mut options = options.require_tls(true).ignore_discovered_servers();
+        if self.is_first {
+            options = options.tls_first();
+        }
         if let Some(file) = &self.authorities {
             options = options.add_root_certificates(file.path.clone());
         }

@@ -34,6 +34,18 @@ pub fn duration_or_zero(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Reads `true` or `false`, `yes` or `no`, `1` or `0`.
+///
+/// # Errors
+/// What the text should be, for [`Problems::take`](super::Problems::take).
+pub fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text.trim() {
+        "true" | "yes" | "1" => Ok(true),
+        "false" | "no" | "0" => Ok(false),
+        _ => Err(format!("\"{text}\" is neither true nor false")),
+    }
+}
+
 /// Reads a duration that is not below this one.
 ///
 /// # Errors

@@ -86,6 +86,29 @@ async fn a_server_without_tls_is_refused_where_tls_is_demanded() {
 }
 
 #[tokio::test]
+async fn a_server_that_begins_with_tls_is_met_with_tls() {
+    let files = Files::new();
+    let authority = Authority::new(&files.path("own")).unwrap();
+    let server = authority.issue("server", &HOSTS).unwrap();
+    let env: Env =
+        vec![("NATS_CA_FILE", text(authority.certificate())), ("NATS_TLS_FIRST", "true".into())];
+    let first = config(&server, "  handshake_first: true\n");
+    let mut stack = guarded(&first, believing(&authority).tls_first(), &env).start().await.unwrap();
+    goes_through(&stack, "a").await;
+    end_worker(&mut stack).await;
+    let why = "without a word: it may expect TLS first (handshake_first: true): set NATS_TLS_FIRST";
+    are_refused(&stack, &[("NATS_TLS_FIRST", "false")], why).await;
+
+    let env: Env = vec![("NATS_CA_FILE", text(authority.certificate()))];
+    let other = guarded(&config(&server, ""), believing(&authority), &env);
+    let mut other = other.start().await.unwrap();
+    goes_through(&other, "a").await;
+    end_worker(&mut other).await;
+    let why = "the server does not begin with TLS: leave NATS_TLS_FIRST out";
+    are_refused(&other, &[("NATS_TLS_FIRST", "true")], why).await;
+}
+
+#[tokio::test]
 async fn a_server_that_wants_a_certificate_gets_one() {
     let files = Files::new();
     let authority = Authority::new(&files.path("own")).unwrap();
