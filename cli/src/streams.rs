@@ -7,7 +7,7 @@ use anyhow::{Context as _, ensure};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, Info};
-use shared::bundle::{MARK_HEADER, Mark};
+use shared::bundle::END_HEADER;
 use shared::partition::{Layout, MAX_PARTITIONS, Partition};
 use shared::stream::{self, ContractError, Gate};
 
@@ -87,7 +87,7 @@ pub(crate) async fn close(jetstream: &Context, layout: Layout) -> anyhow::Result
         // A leader takes messages in the order in which they come, so that what it was given before
         // has its sequence when the mark has one.
         let mark =
-            PublishMessage::build().expected_stream(&name).header(MARK_HEADER, Mark::End.as_str());
+            PublishMessage::build().expected_stream(&name).header(END_HEADER.0, END_HEADER.1);
         let sent = jetstream.send_publish(partition.closed_subject(), mark).await;
         let marked = match sent {
             Ok(sent) => sent.await,

@@ -36,7 +36,7 @@ use crate::callback::Handler;
 use crate::decision_log::DecisionLog;
 pub use crate::link::TooSmall;
 use crate::link::{Link, State};
-use crate::publish::Bundlers;
+use crate::publish::{Bundlers, tick};
 use crate::settings::Config;
 
 /// Why ingress ended other than by an orderly shutdown.
@@ -46,8 +46,11 @@ pub enum ServeError {
     #[error(transparent)]
     Broker(#[from] TooSmall),
     /// A task panicked; the message is in the log.
-    #[error("the task that keeps the connection to the broker failed: the log says why")]
-    Link(#[from] tokio::task::JoinError),
+    #[error("a task failed, without which ingress can't go on: the log says why")]
+    Task(#[from] tokio::task::JoinError),
+    /// A task that publishes callbacks panicked; the message is in the log.
+    #[error("a task that publishes callbacks failed: the log says why")]
+    Publishing,
     /// Requests or bundles were unfinished at the end of the grace period.
     #[error(
         "callbacks were still unconfirmed at the end of --shutdown-grace: their senders, who had no \
@@ -102,7 +105,7 @@ async fn serve_traced(
     let mut link = tokio::spawn(link.run(unlink.clone()));
 
     let readiness = readiness(link_state.clone(), shutdown.clone());
-    let serving_ops = {
+    let mut serving_ops = {
         let (limits, rest) = (ops::LIMITS, ops::nothing_else());
         tokio::spawn(ops::serve(ops_listener, limits, readiness, metrics, rest, unlink.clone()))
     };
@@ -115,10 +118,11 @@ async fn serve_traced(
         }
         None => (None, None),
     };
-    let reloading = tokio::spawn(reload::run(reload, config.key_source, keys, files));
+    let mut reloading = tokio::spawn(reload::run(reload, config.key_source, keys, files));
 
     let leaving = Leaving::after(&shutdown, config.args.drain_delay);
     let bundlers = Arc::new(Bundlers::new(link_state.clone(), limits.max_in_flight));
+    let mut ticking = tokio::spawn(tick(Arc::clone(&bundlers), link_state.clone()));
     let stopped = leaving.stopped.clone();
     let handler = Handler::new(
         current_keys,
@@ -135,9 +139,14 @@ async fn serve_traced(
             connections = serving => connections,
             // It ends by itself only if it cannot continue.
             ended = &mut link => return Ok(ended??),
+            ended = &mut serving_ops => return Ok(ended?),
+            ended = &mut reloading => return Ok(ended?),
+            ended = &mut ticking => return Ok(ended?),
+            () = bundlers.failed() => return Err(ServeError::Publishing),
         }
     };
     reloading.abort();
+    ticking.abort();
 
     let end = Instant::now() + config.args.shutdown_grace.saturating_sub(config.args.drain_delay);
     let finished = timeout_at(end, async {

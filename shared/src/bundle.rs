@@ -1,8 +1,8 @@
 //! The wire format of the stream: a message is a bundle of callbacks.
 //!
 //! For each callback a line of JSON metadata, then the verbatim signed body, then a newline. The
-//! format is readable with any NATS tool (`nats stream view CALLBACKS-1-00`). A message with the
-//! header of a [`Mark`] holds no callbacks.
+//! format is readable with any NATS tool (`nats stream view CALLBACKS-1-00`). The message
+//! that ends a closed stream ([`END_HEADER`]) holds no callbacks.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -11,8 +11,9 @@ use crate::trace::{self, TraceContext};
 
 /// The header that names the format, and its value.
 pub const VERSION_HEADER: (&str, &str) = ("Ackline-Bundle", "2");
-/// The header of a message that is no bundle, but a [`Mark`].
-pub const MARK_HEADER: &str = "Ackline-Mark";
+/// The header of the message behind which a closed stream holds no callback, and its value. That
+/// message is no bundle: it moves the checkpoint and has no other effect.
+pub const END_HEADER: (&str, &str) = ("Ackline-Mark", "end");
 /// The most callbacks in a bundle.
 pub const MAX_CALLBACKS: usize = 256;
 /// The largest bundle, in bytes of payload.
@@ -24,32 +25,6 @@ pub const MAX_METADATA_BYTES: usize = 4096;
 pub const MAX_SPEAKER_BYTES: usize = 500;
 /// What the server counts of a message besides its payload, in bytes.
 pub const MAX_HEADER_BYTES: usize = 512;
-
-/// A message without callbacks. It moves the checkpoint and has no other effect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mark {
-    /// An ingress that was ready had nothing to publish.
-    Tick,
-    /// The stream is closed: no callback follows.
-    End,
-}
-
-impl Mark {
-    /// The value of its header.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tick => "tick",
-            Self::End => "end",
-        }
-    }
-
-    /// The mark with this header; none for an unknown one.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Tick, Self::End].into_iter().find(|mark| mark.as_str() == text)
-    }
-}
 
 /// What a body is, as ingress found out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -252,14 +227,6 @@ mod tests {
         let entries =
             vec![entry("a", b"line\nline\n\n"), entry("b\n", b""), entry("c", &[0, 255, 10])];
         assert_eq!(decode(&payload(&entries)).unwrap(), entries);
-    }
-
-    #[test]
-    fn a_mark_is_read_as_it_is_written() {
-        for mark in [Mark::Tick, Mark::End] {
-            assert_eq!(Mark::parse(mark.as_str()), Some(mark));
-        }
-        assert_eq!(Mark::parse("Tick"), None);
     }
 
     #[test]

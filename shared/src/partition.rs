@@ -116,6 +116,12 @@ impl Partition {
         format!("orders.{}.{self}", self.layout.generation)
     }
 
+    /// The subject on which ingresses say that they can publish: `ticks.1.07`. No stream keeps it.
+    #[must_use]
+    pub fn ticks_subject(self) -> String {
+        format!("ticks.{}.{self}", self.layout.generation)
+    }
+
     /// The only subject of a stream that is closed: `closed.1.07`.
     #[must_use]
     pub fn closed_subject(self) -> String {
@@ -175,6 +181,7 @@ mod tests {
         assert_eq!(partition.callbacks_subject(), "callbacks.12.07");
         assert_eq!(partition.internal_subject(), "internal.12.07");
         assert_eq!(partition.orders_subject(), "orders.12.07");
+        assert_eq!(partition.ticks_subject(), "ticks.12.07");
         assert_eq!(partition.closed_subject(), "closed.12.07");
         let all: Vec<_> = Layout::new(1, 2).all().map(|one| one.to_string()).collect();
         assert_eq!(all, ["00", "01"]);

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 /// Exit code after a second signal: what a shell reports for a process that SIGINT ended.
@@ -33,6 +34,16 @@ pub fn on_signal() -> io::Result<CancellationToken> {
         }
     });
     Ok(token)
+}
+
+/// Goes on with the panic of a task that has ended, so that its process ends, too: nobody would do
+/// what the task did.
+pub fn propagate<T>(ended: Result<T, JoinError>) {
+    if let Err(error) = ended
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 /// The two steps of a listener's shutdown.

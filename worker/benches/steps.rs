@@ -49,7 +49,7 @@ fn message(kind: &str, jobs: usize) -> Message {
     Message {
         seq: 1,
         msg_id: None,
-        mark: None,
+        is_end: false,
         version: Some(bundle::VERSION_HEADER.1.into()),
         subject: Layout::new(1, 1).first().callbacks_subject().into(),
         at: DateTime::from_timestamp(1_700_000_500, 0).unwrap(),

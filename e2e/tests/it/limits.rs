@@ -7,6 +7,7 @@ use e2e::load::Load;
 use e2e::process::Program;
 use e2e::stack::{Db, Stack, address, listening};
 use e2e::usage::memory_kib;
+use futures::StreamExt;
 use futures::future::join_all;
 use shared::partition::Layout;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -187,6 +188,7 @@ async fn a_stream_that_takes_nothing_is_refused_alone() {
     let stack =
         builder.env("MAX_IN_FLIGHT", "16").env("PUBLISH_DEADLINE", "60s").start().await.unwrap();
     let id_in = |partition| id_in(Layout::new(1, 4).partition(partition).unwrap(), "job");
+    let mut ticks = stack.nats.client().await.unwrap().subscribe("ticks.1.*").await.unwrap();
     let stuck = status(&id_in(0), "queued");
     let waiting: Vec<_> = (0..8).map(|_| post_later(&stack, stuck.clone())).collect();
     stack
@@ -199,6 +201,19 @@ async fn a_stream_that_takes_nothing_is_refused_alone() {
     for partition in 1..4 {
         accept(&stack, status(&id_in(partition), "queued")).await;
     }
+    // The owner of its partition must not take its jobs for silent.
+    let mut ticked = Vec::new();
+    let last = async {
+        while let Some(tick) = ticks.next().await {
+            ticked.push(tick.subject.to_string());
+            if ticked.ends_with(
+                &["1", "2", "3", "1", "2", "3"].map(|number| format!("ticks.1.0{number}")),
+            ) {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(SOON, last).await.expect("the others are ticked");
     waiting.into_iter().for_each(|sending| sending.abort());
 }
 

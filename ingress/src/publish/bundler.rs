@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::bundle::{Bundle, Envelope, Pending, Stored, Waiting, form};
 use super::confirm::{Confirmed, publish};
 use super::limiter::PublishLimiter;
+use super::ticks::Hindrance;
 use crate::answer::Refusal;
 use crate::link::{State, up};
 use crate::metrics::InFlight;
@@ -28,6 +29,7 @@ pub(crate) struct Bundlers {
     queues: Mutex<Option<Arc<Queues>>>,
     limiter: Arc<PublishLimiter>,
     closing: CancellationToken,
+    failed: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -44,14 +46,16 @@ struct Queue {
     sender: mpsc::Sender<Pending>,
     /// How many callbacks of the partition are unconfirmed.
     unconfirmed: Arc<AtomicUsize>,
+    hindrance: Hindrance,
 }
 
 impl Bundlers {
     /// Bundlers that publish over `link`, up to `capacity` callbacks at a time.
     pub(crate) fn new(link: watch::Receiver<State>, capacity: usize) -> Self {
-        let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
         let limiter = Arc::new(PublishLimiter::new(capacity));
-        Self { link, capacity, queues: Mutex::default(), limiter, closing, tasks }
+        let queues = Mutex::default();
+        let (closing, failed) = (CancellationToken::new(), CancellationToken::new());
+        Self { link, capacity, queues, limiter, closing, failed, tasks: TaskTracker::new() }
     }
 
     /// Queues a callback, and returns a receiver of its outcome. Drop the receiver to stop waiting.
@@ -82,6 +86,19 @@ impl Bundlers {
         Ok(answered)
     }
 
+    /// Whether the last bundle for a partition was not confirmed.
+    pub(super) fn is_hindered(&self, partition: Partition) -> bool {
+        let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let queues = queues.as_ref().filter(|queues| queues.layout == partition.layout());
+        let queue = queues.and_then(|all| all.of_partition.get(usize::from(partition.number())));
+        queue.is_some_and(|queue| queue.hindrance.lasts())
+    }
+
+    /// Returns when a task of a partition has panicked: nobody would publish its callbacks.
+    pub(crate) async fn failed(&self) {
+        self.failed.cancelled().await;
+    }
+
     /// Takes no more callbacks, and returns when the queued ones are published or abandoned.
     pub(crate) async fn close(&self) {
         self.closing.cancel();
@@ -104,89 +121,101 @@ impl Bundlers {
 
     fn start(&self, partition: Partition) -> Queue {
         let (sender, queue) = mpsc::channel(self.capacity);
-        let (link, limiter) = (self.link.clone(), Arc::clone(&self.limiter));
-        self.tasks.spawn(run(partition, queue, link, limiter, self.closing.clone()));
-        Queue { sender, unconfirmed: Arc::default() }
+        let hindrance = Hindrance::default();
+        let publisher = Publisher {
+            partition,
+            link: self.link.clone(),
+            limiter: Arc::clone(&self.limiter),
+            hindrance: hindrance.clone(),
+            closing: self.closing.clone(),
+        };
+        let alarm = self.failed.clone().drop_guard();
+        self.tasks.spawn(async move {
+            publisher.run(queue).await;
+            alarm.disarm();
+        });
+        Queue { sender, unconfirmed: Arc::default(), hindrance }
     }
 }
 
-async fn run(
+/// What publishes the callbacks of a partition.
+struct Publisher {
     partition: Partition,
-    mut queue: mpsc::Receiver<Pending>,
-    mut link: watch::Receiver<State>,
+    link: watch::Receiver<State>,
     limiter: Arc<PublishLimiter>,
+    hindrance: Hindrance,
     closing: CancellationToken,
-) {
-    let mut carried = None;
-    loop {
-        let first = match carried.take() {
-            Some(first) => Some(first),
-            None => tokio::select! {
-                first = queue.recv() => first,
-                () = closing.cancelled(), if !queue.is_closed() => {
-                    queue.close();
-                    continue;
-                }
-            },
-        };
-        let Some(mut first) = first else { return };
-        // The size limit is the connection's, so a bundle is formed only when there is one.
-        let limit = tokio::select! {
-            biased;
-            () = first.answer.closed() => continue,
-            up = up(&mut link) => match up {
-                Some(up) => up.bundle_limit,
-                None => return,
-            },
-        };
-        let permit = limiter.acquire().await;
-        let arrived = || queue.try_recv().ok();
-        let (bundle, left_over) = form(partition, first, arrived, limit);
-        carried = left_over;
-        let Some((bundle, waiting)) = bundle else { continue };
-        settle(bundle, waiting, permit, &mut link).await;
-    }
 }
 
-/// Publishes a bundle, as long as anyone waits for it, and answers them.
-async fn settle(
-    bundle: Bundle,
-    mut waiting: Waiting,
-    permit: Turn<'_>,
-    link: &mut watch::Receiver<State>,
-) {
-    let outcome = {
-        let nobody_waits = async {
-            for pending in &mut waiting {
-                pending.answer.closed().await;
-            }
-        };
-        tokio::select! {
-            biased;
-            outcome = publish(&bundle, link) => outcome,
-            never = permit.expire() => match never {},
-            () = nobody_waits => {
-                tracing::warn!(
-                    partition = %bundle.partition,
-                    message_id = %bundle.id,
-                    callbacks = bundle.callbacks,
-                    "gave up the bundle {}: it was not confirmed, its effect is unknown",
-                    bundle.id,
-                );
-                return;
-            }
+impl Publisher {
+    async fn run(mut self, mut queue: mpsc::Receiver<Pending>) {
+        let limiter = Arc::clone(&self.limiter);
+        let mut carried = None;
+        loop {
+            let first = match carried.take() {
+                Some(first) => Some(first),
+                None => tokio::select! {
+                    first = queue.recv() => first,
+                    () = self.closing.cancelled(), if !queue.is_closed() => {
+                        queue.close();
+                        continue;
+                    }
+                },
+            };
+            let Some(mut first) = first else { return };
+            // The size limit is the connection's, so a bundle is formed only when there is one.
+            let limit = tokio::select! {
+                biased;
+                () = first.answer.closed() => continue,
+                up = up(&mut self.link) => match up {
+                    Some(up) => up.bundle_limit,
+                    None => return,
+                },
+            };
+            let permit = limiter.acquire().await;
+            let arrived = || queue.try_recv().ok();
+            let (bundle, left_over) = form(self.partition, first, arrived, limit);
+            carried = left_over;
+            let Some((bundle, waiting)) = bundle else { continue };
+            self.settle(bundle, waiting, permit).await;
         }
-    };
-    for (idx, pending) in waiting.into_iter().enumerate() {
-        let answer = match outcome {
-            Confirmed::Stored { seq } => Ok(Stored { seq, idx }),
-            Confirmed::Full => Err(Refusal::StreamFull),
-            Confirmed::Ended => Err(Refusal::ShuttingDown),
-            Confirmed::Moved => Err(Refusal::NotConfirmed),
+    }
+
+    /// Publishes a bundle, as long as anyone waits for it, and answers them.
+    async fn settle(&mut self, bundle: Bundle, mut waiting: Waiting, permit: Turn<'_>) {
+        let outcome = {
+            let nobody_waits = async {
+                for pending in &mut waiting {
+                    pending.answer.closed().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                outcome = publish(&bundle, &mut self.link, &self.hindrance) => outcome,
+                never = permit.expire() => match never {},
+                () = nobody_waits => {
+                    tracing::warn!(
+                        partition = %bundle.partition,
+                        message_id = %bundle.id,
+                        callbacks = bundle.callbacks,
+                        "gave up the bundle {}: it was not confirmed, its effect is unknown",
+                        bundle.id,
+                    );
+                    return;
+                }
+            }
         };
-        // A sender that has just stopped waiting gets no answer; the callback takes effect all the
-        // same.
-        let _ = pending.answer.send(answer);
+        for (idx, pending) in waiting.into_iter().enumerate() {
+            let answer = match outcome {
+                Confirmed::Stored { seq } => Ok(Stored { seq, idx }),
+                Confirmed::Full => Err(Refusal::StreamFull),
+                Confirmed::Ended => Err(Refusal::ShuttingDown),
+                Confirmed::Moved => Err(Refusal::NotConfirmed),
+            };
+            // A sender that has just stopped waiting gets no answer; the callback takes effect all the
+            // same.
+            let _ = pending.answer.send(answer);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::bundle::Bundle;
+use super::ticks::Hindrance;
 use crate::link::{State, Up, up};
 use crate::metrics;
 
@@ -34,7 +35,11 @@ pub(super) enum Confirmed {
 ///
 /// The stream recognises the id of a bundle that it already has, so sending it again after a
 /// timeout or on another connection is harmless.
-pub(super) async fn publish(bundle: &Bundle, link: &mut watch::Receiver<State>) -> Confirmed {
+pub(super) async fn publish(
+    bundle: &Bundle,
+    link: &mut watch::Receiver<State>,
+    hindrance: &Hindrance,
+) -> Confirmed {
     let began = Instant::now();
     let mut pause = RETRY_MIN;
     loop {
@@ -51,6 +56,7 @@ pub(super) async fn publish(bundle: &Bundle, link: &mut watch::Receiver<State>) 
             biased;
             attempt = attempt(&up, bundle) => match attempt {
                 Ok(seq) => {
+                    hindrance.end();
                     metrics::confirmed(began.elapsed(), bundle.callbacks);
                     return Confirmed::Stored { seq };
                 }
@@ -58,6 +64,7 @@ pub(super) async fn publish(bundle: &Bundle, link: &mut watch::Receiver<State>) 
             },
             () = left(link) => continue,
         };
+        hindrance.begin();
         let partition = bundle.partition;
         match failure {
             Failure::Full(why) => {

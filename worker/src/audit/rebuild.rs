@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
 use crate::generation;
+use crate::liveness::Heard;
 use crate::partition::consuming::Consuming;
 use crate::partition::lease::Renewed;
 use crate::partition::turns::turns;
@@ -123,6 +124,7 @@ fn worker(
         replay_horizon: None,
         // Earlier presumptions are in the streams.
         silence: None,
+        heard: Heard::default(),
         alone,
         share: Arc::default(),
         turns: turns(),
@@ -142,7 +144,7 @@ async fn apply(
     progress: &Progress,
 ) -> anyhow::Result<()> {
     let (db, id) = (worker.db.clone(), worker.id.clone());
-    let consuming = Consuming::start(worker, "rebuild".into(), renewals, || {}, shutdown);
+    let consuming = Consuming::start(worker, "rebuild".into(), renewals, |_| {}, shutdown);
     let done = until_applied(&db.get(), ends, shutdown, progress).await;
     consuming.end().await;
     partitions::leave(&db.get(), &id).await?;

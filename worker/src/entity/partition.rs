@@ -46,8 +46,8 @@ pub struct Model {
     /// Since when owners have been connected and up to date without a gap, by the database's clock.
     /// A job's silence counts only while somebody has listened.
     pub watched_since: Option<DateTimeUtc>,
-    /// When its owner was last alive: written with every renewal, and when the partition is
-    /// released.
+    /// Until when its owner has listened and heard an ingress: written with every renewal, and when
+    /// the partition is released.
     pub watched_until: Option<DateTimeUtc>,
     /// How many callbacks and internal events were applied, with any outcome.
     pub applied_callbacks: i64,

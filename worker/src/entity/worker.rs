@@ -14,6 +14,8 @@ pub struct Model {
     /// Its name for people (`WORKER_ID`).
     #[sea_orm(column_type = "Text")]
     pub name: String,
+    /// Since when it has been alive without a gap, by the database's clock.
+    pub alive_since: DateTimeUtc,
     /// It counts as alive until this time, by the database's clock.
     pub alive_until: DateTimeUtc,
 }

@@ -5,7 +5,11 @@
 //! After an outage every job looks silent. So an owner presumes no job failed until it has been
 //! connected and up to date for as long as the job may be silent. Silence is measured by one clock,
 //! the broker's, which also gave the jobs their times. How long the owner has listened is measured
-//! by its own monotonic clock, and between owners by the database's clock.
+//! by its own monotonic clock, and between owners by the database's clock. It has listened to nobody
+//! while no ingress could be heard.
+
+mod heard;
+mod watch;
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -20,6 +24,8 @@ use shared::partition::Partition;
 use shared::stream::{ContractError, has_leader};
 use tokio::time::Instant;
 
+pub use self::heard::Heard;
+use self::watch::Watch;
 use crate::apply::internal;
 use crate::entity::partition::Model as Row;
 use crate::rules::event::{Position, lost_body};
@@ -31,6 +37,8 @@ use crate::store::pool::{Connections, Pool};
 const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 /// A shorter interruption is never a gap.
 const SHORTEST_GAP: Duration = Duration::from_millis(500);
+/// Nor is a shorter time without an ingress: a restart takes as long.
+const SHORTEST_UNHEARD: Duration = Duration::from_secs(5);
 /// How long a round may take.
 const ROUND_LIMIT: Duration = Duration::from_secs(30);
 /// The most silent jobs that a round reports; if there are more, the next round follows at once.
@@ -56,6 +64,13 @@ impl Silence {
         (self.heartbeat / 4).max(SHORTEST_GAP)
     }
 
+    /// The longest time without a word of an ingress after which a partition still counts as
+    /// watched.
+    #[must_use]
+    pub fn longest_unheard(self) -> Duration {
+        (self.heartbeat / 4).max(SHORTEST_UNHEARD)
+    }
+
     fn interval(self) -> Duration {
         (self.heartbeat / 30).clamp(INTERVAL.0, INTERVAL.1)
     }
@@ -73,66 +88,6 @@ pub(crate) fn describe_metrics() {
         Unit::Seconds,
         "How long the database takes to name a partition's silent jobs."
     );
-}
-
-/// How long a partition has been watched: the broker answered, and everything that it held was
-/// applied.
-#[derive(Debug)]
-struct Watch {
-    longest_gap: Duration,
-    /// How long earlier owners had watched when this one began.
-    before: Duration,
-    /// Since when this one has.
-    since: Option<Instant>,
-    /// When the broker last answered: by our clock, and by its own.
-    answered: Option<(Instant, DateTime<Utc>)>,
-}
-
-impl Watch {
-    /// Continues the watch of earlier owners, if there is one.
-    fn new(longest_gap: Duration, before: Option<Duration>, now: Instant) -> Self {
-        let since = before.map(|_| now);
-        Self { longest_gap, before: before.unwrap_or_default(), since, answered: None }
-    }
-
-    /// The broker has answered, with its time. `Err` is why the watch must begin again.
-    fn hear(&mut self, now: Instant, there: DateTime<Utc>) -> Result<(), &'static str> {
-        let Some((before, there_before)) = self.answered.replace((now, there)) else {
-            return Ok(());
-        };
-        let here = now.duration_since(before);
-        if here > self.longest_gap {
-            return Err("nothing was heard for too long");
-        }
-        let here = TimeDelta::from_std(here).unwrap_or(TimeDelta::MAX);
-        let off = there.signed_duration_since(there_before) - here;
-        // The jobs' times come from the old clock; they are comparable only once all of them are
-        // new.
-        if off.abs().to_std().is_ok_and(|off| off > self.longest_gap) {
-            return Err("the broker's clock has been set");
-        }
-        Ok(())
-    }
-
-    fn has_begun(&self) -> bool {
-        self.since.is_some()
-    }
-
-    fn begin(&mut self, now: Instant) {
-        self.since = Some(now);
-    }
-
-    /// Ends the watch: what was watched no longer counts.
-    fn forget(&mut self) {
-        self.answered = None;
-        self.before = Duration::ZERO;
-        self.since = None;
-    }
-
-    fn watched(&self, now: Instant) -> Duration {
-        self.since
-            .map_or(Duration::ZERO, |since| self.before + now.saturating_duration_since(since))
-    }
 }
 
 /// What counts as silent at this time of the stream, for an owner that has `watched` this long.
@@ -168,6 +123,8 @@ pub struct Owner<'a> {
     pub connections: &'a Connections,
     /// The broker.
     pub jetstream: &'a jetstream::Context,
+    /// What is heard of ingresses.
+    pub heard: &'a Heard,
     /// The random id of the process.
     pub id: &'a str,
     /// How long an acquisition holds a partition.
@@ -187,9 +144,11 @@ pub async fn watch(
     let acquired = row
         .lease_until
         .and_then(|until| until.checked_sub_signed(TimeDelta::from_std(owner.lease).ok()?));
-    let before = acquired.zip(row.watched_since).map(|(acquired, since)| {
-        acquired.signed_duration_since(since).to_std().unwrap_or_default()
-    });
+    let ago = |time: DateTime<Utc>| {
+        Some(acquired?.signed_duration_since(time).to_std().unwrap_or_default())
+    };
+    let before = row.watched_since.and_then(ago);
+    owner.heard.begin(partition, before.and(row.watched_until).and_then(ago));
     let mut sweeper = Sweeper {
         owner,
         partition,
@@ -199,6 +158,17 @@ pub async fn watch(
         end: None,
         quiet: None,
     };
+    let sweep = sweep(&mut sweeper);
+    let client = owner.jetstream.client();
+    tokio::select! {
+        never = sweep => never,
+        never = owner.heard.listen(&client, partition) => never,
+    }
+}
+
+/// Looks, round by round.
+async fn sweep(sweeper: &mut Sweeper<'_>) -> Infallible {
+    let Sweeper { owner, partition, silence, .. } = *sweeper;
     loop {
         let more = match owner.connections.answer(ROUND_LIMIT, sweeper.round()).await {
             Ok(more) => more,
@@ -243,6 +213,10 @@ impl Sweeper<'_> {
         if let Err(why) = self.watch.hear(now, described.ts) {
             self.begin_anew(why).await?;
         }
+        let is_heard = owner.heard.is_heard(partition, self.silence.longest_unheard());
+        if !is_heard && self.watch.has_begun() {
+            self.begin_anew("no ingress was heard for too long").await?;
+        }
         let end = i64::try_from(described.info.state.last_sequence)?;
         let end_before = self.end.replace(end);
         if self.quiet.is_some_and(|(there, until)| there == end && described.ts < until) {
@@ -257,6 +231,9 @@ impl Sweeper<'_> {
             return Ok(false);
         }
         if !self.watch.has_begun() {
+            if !is_heard {
+                return Ok(false);
+            }
             self.write(true).await?;
             self.watch.begin(Instant::now());
         }
@@ -351,57 +328,8 @@ async fn describe(
 mod tests {
     use super::*;
 
-    const GAP: Duration = Duration::from_secs(45);
-
     fn there(seconds: i64) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + TimeDelta::seconds(1_800_000_000 + seconds)
-    }
-
-    #[test]
-    fn a_watch_counts_from_when_it_begins() {
-        let begun = Instant::now();
-        let at = |seconds| begun + Duration::from_secs(seconds);
-        let mut watch = Watch::new(GAP, None, begun);
-        assert_eq!(watch.hear(at(0), there(0)), Ok(()));
-        assert_eq!(watch.watched(at(30)), Duration::ZERO, "not up to date yet");
-        assert!(!watch.has_begun());
-        watch.begin(at(30));
-        assert_eq!(watch.hear(at(40), there(40)), Ok(()));
-        assert_eq!(watch.watched(at(50)), Duration::from_secs(20));
-    }
-
-    #[test]
-    fn a_successor_goes_on_with_what_was_watched() {
-        let begun = Instant::now();
-        let at = |seconds| begun + Duration::from_secs(seconds);
-        let mut watch = Watch::new(GAP, Some(Duration::from_secs(100)), begun);
-        assert!(watch.has_begun());
-        assert_eq!(watch.watched(at(10)), Duration::from_secs(110));
-        watch.forget();
-        assert_eq!(watch.watched(at(20)), Duration::ZERO);
-        assert!(!watch.has_begun());
-        watch.begin(at(20));
-        assert_eq!(watch.watched(at(21)), Duration::from_secs(1));
-    }
-
-    #[test]
-    fn a_gap_and_a_clock_that_is_set_break_a_watch() {
-        let begun = Instant::now();
-        let at = |seconds| begun + Duration::from_secs(seconds);
-        for (here, there_then, breaks) in [
-            (45, 45, false),
-            (46, 46, true),
-            (3, 48, false),
-            (3, 49, true),
-            (3, 600, true),
-            (3, -42, false),
-            (3, -43, true),
-        ] {
-            let mut watch = Watch::new(GAP, Some(Duration::ZERO), begun);
-            assert_eq!(watch.hear(at(0), there(0)), Ok(()));
-            let heard = watch.hear(at(here), there(there_then));
-            assert_eq!(heard.is_err(), breaks, "{here} here, {there_then} there");
-        }
     }
 
     #[test]

@@ -17,13 +17,13 @@ const OLDEST_SILENCE: &str = "ackline_worker_oldest_silence_seconds";
 pub(super) fn describe() {
     describe_gauge!(
         LAG_MESSAGES,
-        "Messages of a partition behind its checkpoint; 0 from a worker that does not own it."
+        "Messages of a partition behind its checkpoint, as this worker sees it; NaN if it does not."
     );
     describe_gauge!(
         LAG_SECONDS,
         Unit::Seconds,
-        "How long the first message behind the checkpoint has waited; 0 where there is none, and \
-         from a worker that does not own the partition."
+        "How long the first message behind the checkpoint has waited, as this worker sees it; 0 where \
+         there is none, NaN if it does not see it."
     );
     describe_gauge!(STREAM_BYTES, Unit::Bytes, "How much a partition's stream holds.");
     describe_gauge!(STREAM_MAX_BYTES, Unit::Bytes, "How much it may hold.");
@@ -45,21 +45,23 @@ pub(super) fn describe() {
     );
 }
 
-pub(super) fn lag_messages(partition: i32, messages: u64) {
-    of(LAG_MESSAGES, partition, messages as f64);
+pub(super) fn lag_messages(partition: i32, messages: Option<u64>) {
+    of(LAG_MESSAGES, partition, messages.map(|messages| messages as f64));
 }
 
-pub(super) fn lag_seconds(partition: i32, seconds: f64) {
+pub(super) fn lag_seconds(partition: i32, seconds: Option<f64>) {
     of(LAG_SECONDS, partition, seconds);
 }
 
-pub(super) fn stream(partition: i32, bytes: u64, max_bytes: u64) {
-    of(STREAM_BYTES, partition, bytes as f64);
-    of(STREAM_MAX_BYTES, partition, max_bytes as f64);
+/// What a stream holds, and what it may hold, in bytes.
+pub(super) fn stream(partition: i32, sizes: Option<(u64, u64)>) {
+    of(STREAM_BYTES, partition, sizes.map(|(bytes, _)| bytes as f64));
+    of(STREAM_MAX_BYTES, partition, sizes.map(|(_, max_bytes)| max_bytes as f64));
 }
 
-fn of(name: &'static str, partition: i32, value: f64) {
-    gauge!(name, "partition" => format!("{partition:02}")).set(value);
+/// What is not known is NaN: no comparison holds for it, and no maximum counts it.
+fn of(name: &'static str, partition: i32, value: Option<f64>) {
+    gauge!(name, "partition" => format!("{partition:02}")).set(value.unwrap_or(f64::NAN));
 }
 
 pub(super) fn jobs(status: Status, jobs: u64) {

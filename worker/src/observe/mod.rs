@@ -116,7 +116,8 @@ impl Observer {
         (Self { snapshot, wanted }, view)
     }
 
-    /// Looks periodically, for ever, and exports the metrics of the partitions that are `owned`.
+    /// Looks periodically, for ever, and exports the metrics: lag and size of every partition, because
+    /// its owner may not see them; the rest of those that are `owned`.
     pub(crate) async fn run(
         self,
         sources: Sources,
@@ -126,7 +127,8 @@ impl Observer {
         let calm = (silence.heartbeat / 6).clamp(CALM_INTERVAL.0, CALM_INTERVAL.1);
         let mut looker = Looker::new(sources);
         let mut history = History::default();
-        let mut shown = BTreeSet::new();
+        let mut shown = 0;
+        let mut owned_before = false;
         let mut next_whole = Instant::now();
         loop {
             let is_watched = self.snapshot.receiver_count() > 0;
@@ -139,14 +141,20 @@ impl Observer {
                 next_whole = Instant::now() + calm;
                 history.add(snapshot.at, &snapshot.partitions);
                 snapshot.history = history.samples();
-                looker.show(&snapshot, &owned, &mut shown);
+                show_streams(&snapshot, &mut shown);
+                looker.show_owned(&snapshot, &owned);
                 if looker.counts {
                     self.snapshot.send_replace(Arc::new(snapshot));
                 }
-            } else if !(owned.is_empty() && shown.is_empty()) {
+            } else if owned_before || !owned.is_empty() {
                 let snapshot = looker.look_at(Some(&owned)).await;
-                looker.show(&snapshot, &owned, &mut shown);
+                for state in snapshot.partitions.iter().filter(|one| owned.contains(&one.partition))
+                {
+                    show_stream(state);
+                }
+                looker.show_owned(&snapshot, &owned);
             }
+            owned_before = !owned.is_empty();
             tokio::select! {
                 () = tokio::time::sleep(if is_watched { INTERVAL.0 } else { INTERVAL.1 }) => {}
                 () = self.wanted.notified(), if !is_watched => {}
@@ -307,27 +315,8 @@ impl Looker {
         }
     }
 
-    /// Exports the metrics of the partitions that this process owns, and clears those of lost ones.
-    fn show(&self, snapshot: &Snapshot, owned: &BTreeSet<i32>, shown: &mut BTreeSet<i32>) {
-        for state in &snapshot.partitions {
-            let number = state.partition;
-            if owned.contains(&state.partition) {
-                shown.insert(state.partition);
-                if let Some(messages) = state.lag_messages {
-                    metrics::lag_messages(number, messages);
-                }
-                if let Some(seconds) = state.lag_seconds {
-                    metrics::lag_seconds(number, seconds);
-                }
-                if let Some(stream) = state.stream {
-                    metrics::stream(number, stream.bytes, stream.max_bytes);
-                }
-            } else if shown.remove(&state.partition) {
-                metrics::lag_messages(number, 0);
-                metrics::lag_seconds(number, 0.0);
-                metrics::stream(number, 0, 0);
-            }
-        }
+    /// Exports what is owned.
+    fn show_owned(&self, snapshot: &Snapshot, owned: &BTreeSet<i32>) {
         // What is finished may be of a partition that there is no more.
         let partitions = i32::try_from(snapshot.partitions.len()).unwrap_or(i32::MAX).max(1);
         let is_owned = |partition: &i32| owned.contains(&(partition % partitions));
@@ -342,4 +331,22 @@ impl Looker {
         metrics::dead_letters(State::Dead, letters.dead);
         metrics::dead_letters(State::Held, letters.held);
     }
+}
+
+/// Exports lag and size of every partition, and that nothing is known of those that are no more; so
+/// many were `shown` before.
+fn show_streams(snapshot: &Snapshot, shown: &mut usize) {
+    snapshot.partitions.iter().for_each(show_stream);
+    for gone in snapshot.partitions.len()..*shown {
+        let partition = i32::try_from(gone).unwrap_or(i32::MAX);
+        show_stream(&PartitionState { partition, ..PartitionState::default() });
+    }
+    *shown = snapshot.partitions.len();
+}
+
+fn show_stream(state: &PartitionState) {
+    let number = state.partition;
+    metrics::lag_messages(number, state.lag_messages);
+    metrics::lag_seconds(number, state.lag_seconds);
+    metrics::stream(number, state.stream.map(|stream| (stream.bytes, stream.max_bytes)));
 }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use shared::shutdown::propagate;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::lease::Renewed;
 use super::ownership::own;
@@ -15,44 +15,64 @@ use super::worker::Worker;
 /// The tasks of a process that applies a generation.
 #[derive(Debug)]
 pub struct Consuming {
-    owners: TaskTracker,
-    renewing: JoinHandle<()>,
+    tasks: JoinSet<()>,
+    renewing: AbortHandle,
     stop: CancellationToken,
 }
 
 impl Consuming {
-    /// Starts them. `name` is the process's for people, and `renewed` is called after each renewal.
+    /// Starts them. `name` is the process's for people; `renewed` is that of [`renew`].
     pub fn start(
         worker: Worker,
         name: String,
         renewals: watch::Sender<Renewed>,
-        renewed: impl Fn() + Send + 'static,
+        renewed: impl Fn(bool) + Send + 'static,
         shutdown: &CancellationToken,
     ) -> Self {
         let (worker, stop) = (Arc::new(worker), shutdown.child_token());
-        let owners = TaskTracker::new();
+        let mut tasks = JoinSet::new();
         for partition in worker.layout.all() {
-            owners.spawn(own(Arc::clone(&worker), partition, stop.clone()));
+            tasks.spawn(own(Arc::clone(&worker), partition, stop.clone()));
         }
-        owners.close();
-        let renewing = tokio::spawn(renew(worker, name, renewals, renewed));
-        Self { owners, renewing, stop }
+        let renewing = tasks.spawn(renew(worker, name, renewals, renewed));
+        Self { tasks, renewing, stop }
     }
 
     /// Waits until the database has gone over to other streams.
     pub async fn moved(&mut self) {
-        // Without renewals nothing would be owned for long, so a panic ends this process, too.
-        if let Err(error) = (&mut self.renewing).await
-            && let Ok(panic) = error.try_into_panic()
-        {
-            std::panic::resume_unwind(panic);
-        }
+        // Only the renewals end by themselves.
+        self.join_next().await;
     }
 
     /// Ends the owners, each after its batch, and then the renewals.
-    pub async fn end(self) {
+    pub async fn end(mut self) {
         self.stop.cancel();
-        self.owners.wait().await;
+        while self.tasks.len() > usize::from(!self.renewing.is_finished()) {
+            self.join_next().await;
+        }
         self.renewing.abort();
+    }
+
+    /// Waits for the end of a task. A panic ends the process: the leases of an owner that is gone
+    /// would be renewed for ever.
+    async fn join_next(&mut self) {
+        if let Some(ended) = self.tasks.join_next().await {
+            propagate(ended);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_owner_that_panics_takes_the_process_with_it() {
+        let mut tasks = JoinSet::new();
+        let renewing = tasks.spawn(std::future::pending());
+        tasks.spawn(async { panic!("a defect") });
+        let mut consuming = Consuming { tasks, renewing, stop: CancellationToken::new() };
+        let ended = tokio::spawn(async move { consuming.moved().await }).await;
+        assert!(ended.unwrap_err().is_panic());
     }
 }

@@ -8,7 +8,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull::{Config, Stream as Messages};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::stream::Stream;
-use shared::bundle::{self, Mark};
+use shared::bundle::{self, END_HEADER};
 
 use crate::rules::event::{Message, kept_msg_id};
 
@@ -65,7 +65,7 @@ pub(crate) fn to_message(delivered: &jetstream::Message) -> anyhow::Result<Messa
         msg_id: header(headers, async_nats::header::NATS_MESSAGE_ID.as_ref())
             .map(|id| kept_msg_id(&id)),
         version: header(headers, bundle::VERSION_HEADER.0),
-        mark: header(headers, bundle::MARK_HEADER).and_then(|mark| Mark::parse(&mark)),
+        is_end: header(headers, END_HEADER.0).as_deref() == Some(END_HEADER.1),
         subject: delivered.subject.as_str().into(),
         at: info.published,
         payload: delivered.payload.clone(),

@@ -24,6 +24,7 @@ const ACQUISITIONS: &str = "ackline_worker_acquisitions_total";
 const FENCES: &str = "ackline_worker_fences_total";
 const TAKEOVER_SECONDS: &str = "ackline_worker_takeover_seconds";
 const PARTITIONS_OWNED: &str = "ackline_worker_partitions_owned";
+const INGRESS_UNHEARD: &str = "ackline_worker_ingress_unheard_seconds";
 const PARTITION_STOPPED: &str = "ackline_worker_partition_stopped";
 const HORIZON_SHRUNK: &str = "ackline_worker_replay_horizon_shrunk";
 
@@ -56,6 +57,12 @@ pub(crate) fn describe() {
         "From acquiring a partition to reading it, the message at its checkpoint checked."
     );
     describe_gauge!(PARTITIONS_OWNED, "Partitions that this process owns.");
+    describe_gauge!(
+        INGRESS_UNHEARD,
+        Unit::Seconds,
+        "How long no ingress was heard of an owned partition, the longest of them; no silent job is \
+         presumed failed while it is long. 0 where nothing is owned."
+    );
     describe_gauge!(
         PARTITION_STOPPED,
         "Whether a partition is stopped, by the reason's code; 0 from a worker that does not own it."
@@ -110,6 +117,10 @@ pub(crate) fn taken_over(took: Duration) {
 
 pub(crate) fn owned(partitions: usize) {
     gauge!(PARTITIONS_OWNED).set(partitions as f64);
+}
+
+pub(crate) fn ingress_unheard(longest: Duration) {
+    gauge!(INGRESS_UNHEARD).set(longest);
 }
 
 /// The partition is stopped for this reason, or for none.

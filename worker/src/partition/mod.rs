@@ -14,6 +14,7 @@ pub mod feed;
 pub mod identify;
 
 pub mod decision_log;
+mod hearing;
 pub mod janitor;
 mod recurring;
 pub mod renewal;

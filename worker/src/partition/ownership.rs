@@ -100,7 +100,7 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
                 drop(slot);
                 recurring.clear();
                 if held.take().is_some() {
-                    metrics::lost(partition);
+                    lose(&worker, partition);
                 }
                 await_turn(&mut renewed, worker.lease, &shutdown).await;
                 continue;
@@ -149,7 +149,7 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
                 recurring.clear();
                 held = None;
                 metrics::fenced();
-                metrics::lost(partition);
+                lose(&worker, partition);
                 tracing::warn!(%partition, epoch = mine.epoch, "fenced: another worker owns it");
             }
             End::Anomaly(reason) => {
@@ -172,7 +172,7 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
                 // `ackline partitions accept`, or a restored database, changes the row.
                 tokio::select! {
                     () = pause(STOPPED_RECHECK, &shutdown) => {}
-                    () = changed(&mut renewed, &mine) => {}
+                    () = changed(&mut renewed, &mine, &slot) => {}
                 }
             }
         }
@@ -180,10 +180,12 @@ pub async fn own(worker: Arc<Worker>, partition: Partition, shutdown: Cancellati
     release(&worker, partition, held).await;
 }
 
-/// Waits until a renewal finds the row of a stopped partition changed.
-async fn changed(renewed: &mut watch::Receiver<Renewed>, mine: &Ownership) {
+/// Waits until a renewal finds the row of a stopped partition changed, or gives the partition to
+/// another worker.
+async fn changed(renewed: &mut watch::Receiver<Renewed>, mine: &Ownership, slot: &Slot) {
     let stopped_at = Instant::now();
-    let is_changed = |renewed: &Renewed| renewed.contradicts(mine, stopped_at).is_some();
+    let is_changed =
+        |renewed: &Renewed| slot.is_surplus() || renewed.contradicts(mine, stopped_at).is_some();
     if renewed.wait_for(is_changed).await.is_err() {
         std::future::pending().await
     }
@@ -192,13 +194,20 @@ async fn changed(renewed: &mut watch::Receiver<Renewed>, mine: &Ownership) {
 /// Releases a partition, if it is held.
 async fn release(worker: &Worker, partition: Partition, epoch: Option<i64>) {
     let Some(epoch) = epoch else { return };
-    metrics::lost(partition);
     let number = i32::from(partition.number());
+    let unheard = worker.heard.unheard(partition).unwrap_or_default();
+    lose(worker, partition);
     let db = worker.db.get();
-    let released = partitions::release(&db, number, &worker.id, epoch);
+    let released = partitions::release(&db, number, &worker.id, epoch, unheard);
     if let Err(error) = worker.connections.answer(BATCH_LIMIT, released).await {
         tracing::warn!(%partition, %error, "not released: its lease must run out");
     }
+}
+
+/// The partition is no longer this process's.
+fn lose(worker: &Worker, partition: Partition) {
+    metrics::lost(partition);
+    worker.heard.end(partition);
 }
 
 /// Waits a little, but no longer than until the next renewal, because the share may have grown.
@@ -309,6 +318,7 @@ async fn serve(
         db: &worker.db,
         connections: &worker.connections,
         jetstream: &worker.jetstream,
+        heard: &worker.heard,
         id: &worker.id,
         lease: worker.lease,
     };

@@ -8,6 +8,7 @@ use sea_orm::DbErr;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::hearing::Hearing;
 use super::lease::Renewed;
 use super::metrics;
 use super::worker::Worker;
@@ -20,41 +21,54 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// live processes, renews its leases and, while it has a free slot, looks for free partitions. It
 /// also removes the rows of processes that are long dead.
 ///
-/// `renewed` is called after each renewal. Returns when the database has gone over to other streams
+/// A process that has not heard the broker for a lease is not alive to the others, and gives all its
+/// partitions back: it would hold up what they could apply.
+///
+/// `renewed` is called after each renewal, with whether the process is deaf. Returns when the database has gone over to other streams
 /// than the worker's.
 pub async fn renew(
     worker: Arc<Worker>,
     name: String,
     renewals: watch::Sender<Renewed>,
-    renewed: impl Fn(),
+    renewed: impl Fn(bool),
 ) {
     let Worker { connections, id, lease, .. } = &*worker;
     let lease = *lease;
     let mut ticks = tokio::time::interval(lease / 3);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut hearing = Hearing::new(worker.layout);
     loop {
         ticks.tick().await;
         let at = Instant::now();
         let db = &worker.renewals.get();
+        let is_deaf = hearing.is_deaf(lease);
         let renewal = async {
-            partitions::keep_alive(db, id, &name, lease).await?;
-            let workers = partitions::count_workers(db, lease).await?;
-            // The row of a crashed process looks alive for a while.
-            let alive = if worker.alone { 1 } else { workers.alive.unsigned_abs() };
+            let alive = if is_deaf {
+                partitions::leave(db, id).await?;
+                0
+            } else {
+                partitions::keep_alive(db, id, &name, lease).await?;
+                let workers = partitions::count_workers(db, id, lease).await?;
+                if workers.long_dead > 0
+                    && let Err(error) = partitions::bury(db, lease).await
+                {
+                    tracing::warn!(%error, "the rows of workers that are long dead stay for now");
+                }
+                // The row of a crashed process looks alive for a while.
+                if worker.alone { 1 } else { workers.sharing() }
+            };
             worker.share.divide(worker.layout.partitions(), alive);
             let generation = partitions::generation(db).await?;
-            let owned = partitions::renew(db, id, lease).await?;
+            let unheard = worker.heard.longest_unheard();
+            metrics::ingress_unheard(unheard);
+            let owned = partitions::renew(db, id, lease, unheard).await?;
             let has_room = worker.share.has_room();
             let free = if has_room { partitions::free(db).await? } else { HashSet::new() };
-            if workers.long_dead > 0
-                && let Err(error) = partitions::bury(db, lease).await
-            {
-                tracing::warn!(%error, "the rows of workers that are long dead stay for now");
-            }
             Ok::<_, DbErr>((generation, owned, free))
         };
         // A database that vanished silently must not delay the renewals when it is back.
-        let renewed_now = connections.answer(lease.min(ANSWER_LIMIT), renewal).await;
+        let renewal = connections.answer(lease.min(ANSWER_LIMIT), renewal);
+        let (renewed_now, ()) = tokio::join!(renewal, hearing.ask(&worker.jetstream, lease / 4));
         if let Err(error) = &renewed_now {
             connections.learn(error);
             if !fault::is_answer(error) {
@@ -67,7 +81,7 @@ pub async fn renew(
             Ok((_, owned, free)) => {
                 metrics::owned(owned.len());
                 renewals.send_replace(Renewed { free: Arc::new(free), at, owned: Arc::new(owned) });
-                renewed();
+                renewed(is_deaf);
             }
             Err(error) => {
                 let error = connections.explain(error).await;

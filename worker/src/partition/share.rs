@@ -28,9 +28,10 @@ impl Share {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Divides the partitions among the live workers, rounding up, so that none is left over.
+    /// Divides the partitions among so many workers, rounding up, so that none is left over. Among
+    /// none, this one gets none.
     pub fn divide(&self, partitions: u16, workers: u64) {
-        let fair = u64::from(partitions).div_ceil(workers.max(1));
+        let fair = if workers == 0 { 0 } else { u64::from(partitions).div_ceil(workers) };
         self.slots().fair = usize::try_from(fair).unwrap_or(usize::MAX);
     }
 
@@ -81,7 +82,7 @@ mod tests {
             "nothing before the first division"
         );
         for (partitions, workers, fair) in
-            [(16, 1, 16), (16, 3, 6), (16, 16, 1), (16, 40, 1), (1, 2, 1), (4, 0, 4)]
+            [(16, 1, 16), (16, 3, 6), (16, 16, 1), (16, 40, 1), (1, 2, 1), (4, 0, 0)]
         {
             share.divide(partitions, workers);
             let slots: Vec<_> =

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::lease::Renewed;
 use super::share::Share;
-use crate::liveness::Silence;
+use crate::liveness::{Heard, Silence};
 use crate::store::pool::{Connections, Pool};
 
 /// What all partitions of a worker process share.
@@ -39,6 +39,8 @@ pub struct Worker {
     pub replay_horizon: Option<Duration>,
     /// When a job counts as silent; none to presume nobody failed.
     pub silence: Option<Silence>,
+    /// What is heard of ingresses.
+    pub heard: Heard,
     /// Whether no other process can be alive: SQLite's lock proves it.
     pub alone: bool,
     /// How many partitions this process may own.

@@ -12,6 +12,7 @@ use async_nats::{Client, ClientError, Event, jetstream};
 use sea_orm::DatabaseConnection;
 use shared::ops::{self, Readiness};
 use shared::partition::Layout;
+use shared::shutdown::propagate;
 use shared::stream::{self, ContractError};
 use shared::telemetry::PrometheusHandle;
 use shared::trace::Traces;
@@ -20,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::liveness::{self, Silence};
+use crate::liveness::{self, Heard, Silence};
 use crate::observe::{self, Observer, Sources};
 use crate::partition::consuming::Consuming;
 use crate::partition::lease::Renewed;
@@ -70,7 +71,7 @@ pub async fn run(
     let (observer, view) = Observer::new();
     let (backend, current_backend) = watch::channel(None);
     let settings = std::mem::take(&mut config.web);
-    let ops_task = tokio::spawn(ops::serve(
+    let mut ops_task = tokio::spawn(ops::serve(
         ops_listener,
         ops::LIMITS,
         readiness(status, args.lease),
@@ -95,7 +96,7 @@ pub async fn run(
         jetstream: Some(jetstream.clone()),
         ingresses: args.ingresses.ingress_ops.clone(),
     };
-    let observing = tokio::spawn(observer.run(sources, renewals.1.clone(), silence));
+    let mut observing = tokio::spawn(observer.run(sources, renewals.1.clone(), silence));
 
     let id = uuid::Uuid::new_v4().simple().to_string();
     let mut consuming = None;
@@ -112,6 +113,7 @@ pub async fn run(
             dead_letter_limit: args.dead_letter_limit,
             replay_horizon: Some(args.replay_horizon),
             silence: Some(silence),
+            heard: Heard::default(),
             alone: sole_worker.is_some(),
             share: Arc::default(),
             turns: turns(),
@@ -125,14 +127,21 @@ pub async fn run(
             "consuming"
         );
         let (name, renewals, health) = (args.worker_id.clone(), renewals.0.clone(), health.clone());
-        let renewed = move || health.send_modify(|health| health.renewed_at = Some(Instant::now()));
+        let renewed = move |is_deaf| {
+            health.send_modify(|health| {
+                (health.renewed_at, health.is_deaf) = (Some(Instant::now()), is_deaf);
+            });
+        };
         let mut now = Consuming::start(worker, name, renewals, renewed, &shutdown);
         tokio::select! {
-            () = now.moved() => {}
+            biased;
             () = shutdown.cancelled() => {
                 consuming = Some(now);
                 break;
             }
+            () = now.moved() => {}
+            ended = &mut observing => propagate(ended),
+            ended = &mut ops_task => propagate(ended),
         }
         tracing::info!("the database has gone over to other streams");
         now.end().await;
@@ -269,6 +278,8 @@ pub(crate) struct Health {
     /// Why the last attempt to connect to the broker failed.
     trouble: Option<String>,
     renewed_at: Option<Instant>,
+    /// Whether the broker has not answered for a lease.
+    is_deaf: bool,
 }
 
 fn trouble(health: &watch::Sender<Health>, why: String) {
@@ -285,6 +296,11 @@ fn readiness(health: watch::Receiver<Health>, lease: Duration) -> Readiness {
                 let why = health.trouble.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
                 reasons.push(format!("ACK-401: the broker is not connected{why}"));
             }
+        }
+        if health.is_deaf {
+            let why = "ACK-404: the broker has not answered for a whole lease: the partitions are given \
+                       back";
+            reasons.push(why.to_owned());
         }
         if health.renewed_at.is_none_or(|at| at.elapsed() >= lease) {
             reasons.push("ACK-402: the database has not answered for a whole lease".to_owned());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
-use shared::bundle::{self, MAX_SPEAKER_BYTES, Mark, Metadata, Run};
+use shared::bundle::{self, MAX_SPEAKER_BYTES, Metadata, Run};
 use shared::callback::{self, Callback, MAX_EVENT_ID_BYTES, MAX_JOB_ID_BYTES, MAX_NAME_BYTES};
 use shared::partition::Partition;
 use shared::trace::TraceContext;
@@ -187,8 +187,8 @@ pub struct Message {
     pub msg_id: Option<String>,
     /// The value of its `Ackline-Bundle` header.
     pub version: Option<String>,
-    /// What its `Ackline-Mark` header says, if it has one.
-    pub mark: Option<Mark>,
+    /// Whether it is the mark of the stream's end.
+    pub is_end: bool,
     /// The subject that it came on.
     pub subject: Arc<str>,
     /// When the stream stored it.
@@ -221,11 +221,11 @@ pub fn micros(time: DateTime<Utc>) -> DateTime<Utc> {
     time.trunc_subsecs(6)
 }
 
-/// Decodes a message into its entries, in order. A mark has none. A message that is neither a mark
-/// nor a bundle is one undecodable entry with index 0.
+/// Decodes a message into its entries, in order. The mark of the end has none. Another message
+/// that is no bundle is one undecodable entry with index 0.
 #[must_use]
 pub fn decode(message: &Message, partition: Partition) -> Vec<Incoming> {
-    if message.mark.is_some() {
+    if message.is_end {
         return Vec::new();
     }
     let at = micros(message.at);

@@ -45,7 +45,7 @@ pub struct Claim<'a> {
     pub lease: Duration,
     /// Whether no other process can be alive.
     pub alone: bool,
-    /// The longest time without an owner after which the partition still counts as watched
+    /// The longest time after `watched_until` after which the partition still counts as watched
     /// throughout; none if it does not count in any case.
     pub watch_gap: Option<Duration>,
 }
@@ -149,7 +149,8 @@ impl Held {
     }
 }
 
-/// Renews the leases of all partitions of this process and returns what it still owns.
+/// Renews the leases of all partitions of this process and returns what it still owns. They count as
+/// watched until `unheard` ago.
 ///
 /// A row that is locked is passed over: its batch, which holds it, has renewed its lease. Otherwise
 /// a batch that waits would hold up all partitions of the process.
@@ -157,6 +158,7 @@ pub async fn renew(
     db: &DatabaseConnection,
     me: &str,
     lease: Duration,
+    unheard: Duration,
 ) -> Result<HashMap<i32, Held>, DbErr> {
     use partition::Column;
     let backend = db.get_database_backend();
@@ -168,7 +170,7 @@ pub async fn renew(
         .to_owned();
     partition::Entity::update_many()
         .col_expr(Column::LeaseUntil, clock(backend, lease))
-        .col_expr(Column::WatchedUntil, clock(backend, Duration::ZERO))
+        .col_expr(Column::WatchedUntil, shifted_clock(backend, '-', unheard))
         .filter(Column::Partition.in_subquery(free))
         .exec(db)
         .await?;
@@ -183,17 +185,19 @@ pub async fn renew(
     Ok(held.into_iter().map(|held| (held.partition, held)).collect())
 }
 
-/// Releases a partition, if it is still ours.
+/// Releases a partition, if it is still ours. It counts as watched until `unheard` ago.
 pub async fn release(
     db: &DatabaseConnection,
     number: i32,
     me: &str,
     epoch: i64,
+    unheard: Duration,
 ) -> Result<(), DbErr> {
+    let watched_until = shifted_clock(db.get_database_backend(), '-', unheard);
     owned(number, me, epoch)
         .col_expr(partition::Column::Owner, Expr::value(Option::<String>::None))
         .col_expr(partition::Column::LeaseUntil, Expr::cust("NULL"))
-        .col_expr(partition::Column::WatchedUntil, clock(db.get_database_backend(), Duration::ZERO))
+        .col_expr(partition::Column::WatchedUntil, watched_until)
         .exec(db)
         .await?;
     Ok(())
@@ -263,7 +267,8 @@ pub async fn committed(
         .await
 }
 
-/// Records that this process is alive for one lease.
+/// Records that this process is alive for one lease. A process that was thought dead begins a new
+/// life.
 pub async fn keep_alive(
     db: &DatabaseConnection,
     me: &str,
@@ -271,41 +276,82 @@ pub async fn keep_alive(
     lease: Duration,
 ) -> Result<(), DbErr> {
     use worker::Column;
-    // The time is a database expression, which the entity's insert cannot carry.
+    let now = || clock(db.get_database_backend(), Duration::ZERO);
+    let column = |column: Column| Expr::col((worker::Entity, column));
+    let since = Expr::case(column(Column::AliveUntil).lt(now()), now());
+    // The times are database expressions, which the entity's insert cannot carry.
     let statement = Query::insert()
         .into_table(worker::Entity)
-        .columns([Column::Id, Column::Name, Column::AliveUntil])
-        .values_panic([Expr::value(me), Expr::value(name), clock(db.get_database_backend(), lease)])
-        .on_conflict(OnConflict::column(Column::Id).update_column(Column::AliveUntil).to_owned())
+        .columns([Column::Id, Column::Name, Column::AliveSince, Column::AliveUntil])
+        .values_panic([
+            Expr::value(me),
+            Expr::value(name),
+            now(),
+            clock(db.get_database_backend(), lease),
+        ])
+        .on_conflict(
+            OnConflict::column(Column::Id)
+                .update_column(Column::AliveUntil)
+                .value(Column::AliveSince, since.finally(column(Column::AliveSince)))
+                .to_owned(),
+        )
         .to_owned();
     db.execute(&statement).await?;
     Ok(())
 }
 
 /// The processes that have a row.
-#[derive(Debug, FromQueryResult)]
+#[derive(Debug, Default, Clone, Copy, FromQueryResult)]
 pub struct Workers {
     /// How many are alive.
     pub alive: i64,
+    /// How many of those have been so for a lease.
+    pub settled: i64,
+    /// Whether this process is one of them: 1, or 0.
+    pub is_settled: i64,
     /// How many have been dead for long.
     pub long_dead: i64,
 }
 
-/// Counts the processes.
-pub async fn count_workers(db: &DatabaseConnection, lease: Duration) -> Result<Workers, DbErr> {
-    let alive_until = || Expr::col(worker::Column::AliveUntil);
-    let now = clock(db.get_database_backend(), Duration::ZERO);
+impl Workers {
+    /// Among how many processes the partitions are divided; 0 if this one gets none of them.
+    ///
+    /// Whoever has not lived for a lease counts only among its like: a process that crashes after
+    /// each start would otherwise keep the others from what it never applies.
+    #[must_use]
+    pub fn sharing(&self) -> u64 {
+        match (self.settled, self.is_settled) {
+            (0, _) => self.alive.unsigned_abs(),
+            (settled, 1..) => settled.unsigned_abs(),
+            _ => 0,
+        }
+    }
+}
+
+/// Counts the processes, as this one sees them.
+pub async fn count_workers(
+    db: &DatabaseConnection,
+    me: &str,
+    lease: Duration,
+) -> Result<Workers, DbErr> {
+    use worker::Column;
+    let backend = db.get_database_backend();
+    let is_alive = || Expr::col(Column::AliveUntil).gte(clock(backend, Duration::ZERO));
+    let is_settled =
+        || is_alive().and(Expr::col(Column::AliveSince).lte(shifted_clock(backend, '-', lease)));
     let count_if = |condition: Expr| {
         Func::coalesce([Func::sum(Expr::case(condition, 1).finally(0)).into(), Expr::value(0)])
     };
     let counted = worker::Entity::find()
         .select_only()
-        .expr_as(count_if(alive_until().gte(now)), "alive")
-        .expr_as(count_if(alive_until().lt(long_ago(db, lease))), "long_dead")
+        .expr_as(count_if(is_alive()), "alive")
+        .expr_as(count_if(is_settled()), "settled")
+        .expr_as(count_if(is_settled().and(Column::Id.eq(me))), "is_settled")
+        .expr_as(count_if(Expr::col(Column::AliveUntil).lt(long_ago(db, lease))), "long_dead")
         .into_model()
         .one(db)
         .await?;
-    Ok(counted.unwrap_or(Workers { alive: 0, long_dead: 0 }))
+    Ok(counted.unwrap_or_default())
 }
 
 /// Deletes the rows of processes that crashed long ago. A process that was only paused creates its
@@ -326,4 +372,19 @@ fn long_ago(db: &DatabaseConnection, lease: Duration) -> Expr {
 pub async fn leave(db: &DatabaseConnection, me: &str) -> Result<(), DbErr> {
     worker::Entity::delete_by_id(me).exec(db).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_not_lived_for_a_lease_counts_only_among_its_like() {
+        for (alive, settled, is_settled, sharing) in
+            [(1, 0, 0, 1), (3, 0, 0, 3), (2, 1, 1, 1), (2, 1, 0, 0), (5, 3, 1, 3), (0, 0, 0, 0)]
+        {
+            let workers = Workers { alive, settled, is_settled, long_dead: 0 };
+            assert_eq!(workers.sharing(), sharing, "{workers:?}");
+        }
+    }
 }

@@ -261,16 +261,16 @@ mod tests {
     fn a_statement_is_the_same_for_any_number_of_rows() {
         use crate::entity::worker::{Column, Model};
         let at = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
-        let row = |id: &str| Model { id: id.into(), name: "w".into(), alive_until: at };
+        let row =
+            |id: &str| Model { id: id.into(), name: "w".into(), alive_since: at, alive_until: at };
         for backend in [DbBackend::Postgres, DbBackend::Sqlite] {
             let of = |rows: &[Model]| insertion(backend, rows, Some(Column::Id)).unwrap();
             let (one, two) = (of(&[row("a")]), of(&[row("a"), row("b")]));
             assert_eq!(one.sql, two.sql);
             assert_ne!(one.values, two.values);
-            assert!(
-                one.sql
-                    .starts_with(r#"INSERT INTO "workers" ("id", "name", "alive_until") SELECT"#)
-            );
+            assert!(one.sql.starts_with(
+                r#"INSERT INTO "workers" ("id", "name", "alive_since", "alive_until") SELECT"#
+            ));
             let update = r#"ON CONFLICT ("id") DO UPDATE SET "name" = excluded."name""#;
             assert!(one.sql.contains(update), "{}", one.sql);
         }

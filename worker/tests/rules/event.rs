@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chrono::DateTime;
-use shared::bundle::{self, Mark, Metadata, Run};
+use shared::bundle::{self, Metadata, Run};
 use shared::partition::Layout;
 use worker::rules::batch::bury;
 use worker::rules::event::{
@@ -21,7 +21,7 @@ fn message(subject: &str, payload: impl Into<Bytes>) -> Message {
         seq: 7,
         msg_id: None,
         version: Some("2".into()),
-        mark: None,
+        is_end: false,
         subject: subject.into(),
         at: DateTime::from_timestamp_nanos(1_700_000_000_123_456_789),
         payload: payload.into(),
@@ -104,10 +104,10 @@ fn a_subject_decides_what_may_be_said_on_it() {
 }
 
 #[test]
-fn a_mark_has_no_entries() {
-    let mut tick = message("callbacks.1.00", "");
-    tick.mark = Some(Mark::Tick);
-    assert!(decode(&tick, Layout::new(1, 1).first()).is_empty());
+fn the_mark_of_an_end_has_no_entries() {
+    let mut end = message("closed.1.00", "");
+    end.is_end = true;
+    assert!(decode(&end, Layout::new(1, 1).first()).is_empty());
 }
 
 #[test]

@@ -8,6 +8,7 @@ use async_nats::{Client, ConnectOptions, jetstream};
 use e2e::port::Port;
 use e2e::process::{Process, Program};
 use e2e::tools;
+use futures::StreamExt;
 use rstest::rstest;
 
 use crate::expect::SOON;
@@ -32,6 +33,17 @@ fn start(dir: &Path, port: &Port, strict: &str) -> Process {
         .env("NATS_NAME", "nats-1")
         .env("NATS_STORE", dir.join("store").display().to_string());
     program.start().unwrap()
+}
+
+/// The same, on a port of its own and with new secrets.
+fn shipped(dir: &Path, strict: &str) -> (Process, Port) {
+    let secrets = std::process::Command::new(tools::workspace().join("deploy/secrets.sh"))
+        .arg(dir)
+        .output()
+        .unwrap();
+    assert!(secrets.status.success(), "{secrets:?}");
+    let port = Port::lease().unwrap();
+    (start(dir, &port, strict), port)
 }
 
 async fn connect(dir: &Path, port: &Port, role: &str) -> Client {
@@ -62,13 +74,7 @@ async fn connect(dir: &Path, port: &Port, role: &str) -> Client {
 async fn no_reply_subject_removes_what_was_accepted(#[case] strict: &str, #[case] left: u64) {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let secrets = std::process::Command::new(tools::workspace().join("deploy/secrets.sh"))
-        .arg(dir)
-        .output()
-        .unwrap();
-    assert!(secrets.status.success(), "{secrets:?}");
-    let port = Port::lease().unwrap();
-    let server = start(dir, &port, strict);
+    let (server, port) = shipped(dir, strict);
     let operator = jetstream::new(connect(dir, &port, "operator").await);
     let config =
         Config { name: STREAM.into(), subjects: vec![SUBJECT.into()], ..Config::default() };
@@ -106,4 +112,20 @@ async fn no_reply_subject_removes_what_was_accepted(#[case] strict: &str, #[case
     } else {
         assert_eq!((state.first_sequence, state.messages), (1, left), "{state:?}");
     }
+}
+
+/// Ticks are what keeps a job's silence meaningful: nobody but ingress may send them.
+#[tokio::test]
+async fn workers_hear_ticks_and_cannot_send_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, port) = shipped(dir.path(), "strict: true");
+    let worker = connect(dir.path(), &port, "worker").await;
+    let mut heard = worker.subscribe("ticks.1.00").await.unwrap();
+    worker.flush().await.unwrap();
+    worker.publish("ticks.1.00", "forged".into()).await.unwrap();
+    worker.flush().await.unwrap();
+    let ingress = connect(dir.path(), &port, "ingress").await;
+    ingress.publish("ticks.1.00", "tick".into()).await.unwrap();
+    let tick = tokio::time::timeout(SOON, heard.next()).await.unwrap().unwrap();
+    assert_eq!(tick.payload, "tick", "{}", server.log().tail(20));
 }

@@ -125,7 +125,7 @@ async fn a_snapshot_that_stays_open_does_not_make_the_fence_read_more() {
         dead_letters_in_row: 0,
         place: Place::default(),
     };
-    let place = async || store::renew(&db, "test", SOON).await.unwrap()[&0].place();
+    let place = async || store::renew(&db, "test", SOON, Duration::ZERO).await.unwrap()[&0].place();
     let fresh = blocks_read(&db, &mine, place().await).await;
 
     let snapshot = db.begin().await.unwrap();

@@ -9,6 +9,7 @@ mod cluster;
 mod crash;
 mod database;
 pub(crate) mod figures;
+mod half_there;
 mod janitor;
 mod locks;
 mod moving;

@@ -26,6 +26,7 @@ async fn a_worker_forgets_those_that_are_long_dead(db: Db) {
         let row = worker::ActiveModel {
             id: Set(name.to_owned()),
             name: Set(name.to_owned()),
+            alive_since: Set(now() - TimeDelta::hours(12)),
             alive_until: Set(now() - TimeDelta::hours(hours_ago)),
         };
         worker::Entity::insert(row).exec_without_returning(&database).await.unwrap();

@@ -13,7 +13,7 @@ use super::figures::{conclude, endless, goes_on};
 use crate::expect::*;
 
 /// How many partitions each owner has, most first.
-async fn spread(db: &DatabaseConnection) -> Vec<usize> {
+pub(crate) async fn spread(db: &DatabaseConnection) -> Vec<usize> {
     let mut owned: HashMap<String, usize> = HashMap::new();
     for row in partitions(db).await {
         *owned.entry(row.owner.unwrap_or_default()).or_default() += 1;
@@ -26,7 +26,7 @@ async fn spread(db: &DatabaseConnection) -> Vec<usize> {
     if nobody > 0 { vec![] } else { counts }
 }
 
-async fn wait_for_spread(stack: &Stack, db: &DatabaseConnection, expected: &[usize]) {
+pub(crate) async fn wait_for_spread(stack: &Stack, db: &DatabaseConnection, expected: &[usize]) {
     stack
         .wait_until(&format!("the partitions are spread {expected:?}"), SOON, async || {
             spread(db).await == expected
@@ -66,8 +66,8 @@ async fn the_last_free_partition_is_found_at_a_renewal() {
     assert!(stack.worker.process.terminate(SOON).await.unwrap().success());
     let db = stack.db().await.unwrap();
     db.execute_unprepared(
-        "INSERT INTO workers (id, name, alive_until) \
-         SELECT 'other-' || n, 'other', clock_timestamp() + interval '1 hour' \
+        "INSERT INTO workers (id, name, alive_since, alive_until) \
+         SELECT 'other-' || n, 'other', clock_timestamp(), clock_timestamp() + interval '1 hour' \
          FROM generate_series(1, 63) AS n; \
          UPDATE partitions SET owner = 'other-' || partition, \
          lease_until = clock_timestamp() + interval '1 hour' WHERE partition <> 40",

@@ -149,3 +149,56 @@ async fn a_quick_successor_goes_on_watching() {
         .await;
     assert_audited(&stack).await;
 }
+
+async fn is_watched(db: &DatabaseConnection) -> bool {
+    partitions(db).await.iter().all(|row| row.watched_since.is_some())
+}
+
+/// While no ingress can be heard, a job's silence means nothing.
+#[tokio::test]
+async fn nobody_is_watched_without_an_ingress() {
+    let mut stack = impatient(Db::Sqlite, "8s").start().await.unwrap();
+    let db = stack.db().await.unwrap();
+    stack.wait_until("both are watched", SOON, async || is_watched(&db).await).await;
+    stack.ingress.process.kill9();
+    stack
+        .wait_until("none is watched", SOON, async || {
+            partitions(&db).await.iter().all(|row| row.watched_since.is_none())
+        })
+        .await;
+    let unheard = metric(&stack.worker, "ackline_worker_ingress_unheard_seconds").await;
+    assert!(unheard >= 1.0, "{unheard}");
+    stack.start_ingress().await.unwrap();
+    stack.wait_until("both are watched again", SOON, async || is_watched(&db).await).await;
+}
+
+/// Workflows beat against a closed door.
+#[tokio::test]
+#[ignore = "long: make test-faults"]
+async fn an_outage_of_ingress_presumes_nobody_failed() {
+    const TIMEOUT: Duration = Duration::from_secs(8);
+    let mut stack = impatient(Db::Postgres, "8s").start().await.unwrap();
+    let db = stack.db().await.unwrap();
+    let ids: Vec<String> = (0..10).map(|number| format!("job-{number}")).collect();
+    stack.wait_until("both are watched", SOON, async || is_watched(&db).await).await;
+    for id in &ids {
+        accept(&stack, status(id, "provisioning")).await;
+    }
+    stack.ingress.process.kill9();
+    tokio::time::sleep(TIMEOUT * 2).await;
+    stack.start_ingress().await.unwrap();
+    let (beating, silent) = ids.split_at(5);
+    for id in beating {
+        accept(&stack, heartbeat(id)).await;
+    }
+    wait_until_applied(&stack, &db).await;
+    for id in &ids {
+        let job = job(&db, id).await.unwrap();
+        assert_eq!((job.status, job.failure), (Status::Provisioning, None), "{id}");
+    }
+    // From then on silence counts.
+    for id in silent {
+        wait_until_presumed(&stack, &db, id).await;
+    }
+    assert_audited(&stack).await;
+}

@@ -156,8 +156,12 @@ impl MigrationTrait for Migration {
             required(time("stream_created_at")),
             required(time("accepted_at")),
         ];
-        let workers =
-            vec![required(text("id")), required(text("name")), required(time("alive_until"))];
+        let workers = vec![
+            required(text("id")),
+            required(text("name")),
+            required(time("alive_since")),
+            required(time("alive_until")),
+        ];
 
         let position = ["partition", "seq", "idx"];
         for table in [
