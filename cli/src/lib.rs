@@ -10,6 +10,8 @@ pub use output::{Bars, Output};
 use std::io;
 
 use clap::{Parser, Subcommand};
+use sea_orm::DbErr;
+use worker::store::fault;
 
 use commands::{
     SystemArgs, audit, dead_letters, jobs, migrate, move_streams, partitions, prune, rebuild, send,
@@ -92,6 +94,22 @@ pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
             .downcast_ref::<io::Error>()
             .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
     })
+}
+
+/// What is printed of an error: its causes, one after the other. Of a database it is what that says,
+/// with the code; the driver's text would name a line of PostgreSQL's source.
+#[must_use]
+pub fn said(error: &anyhow::Error) -> String {
+    let mut said = Vec::new();
+    for cause in error.chain() {
+        if let Some(error) = cause.downcast_ref::<DbErr>() {
+            // What is behind it says the same.
+            said.push(fault::text(error));
+            break;
+        }
+        said.push(cause.to_string());
+    }
+    said.join(": ")
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ async fn main() -> ExitCode {
     }
     #[expect(clippy::print_stderr, reason = "the last words of a command are for its caller")]
     {
-        eprintln!("ackline: {error:#}");
+        eprintln!("ackline: {}", cli::said(&error));
     }
     if error.is::<Invalid>() {
         ExitCode::from(2)
