@@ -16,7 +16,7 @@ use async_nats::jetstream;
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use sea_orm::{DatabaseConnection, DbErr};
-use shared::stream;
+use shared::stream::{self, Gate};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
@@ -221,12 +221,22 @@ impl Looker {
         if streams.iter().any(Option::is_none) {
             problems.push("ACK-412: the broker does not describe all streams".to_owned());
         }
+        if let Some(layout) = schema::layout_of(&self.rows)
+            && streams.iter().flatten().any(|(_, gate)| *gate == Gate::Closed)
+        {
+            problems.push(format!(
+                "ACK-414: the streams of generation {} are closed, and the database has not gone over \
+                 to the next ones: `ackline move` is under way, or has not finished; run it again",
+                layout.generation()
+            ));
+        }
         problems.extend(unseen);
         let mut partitions: Vec<_> = self
             .rows
             .iter()
             .zip(streams)
             .map(|(row, stream)| {
+                let stream = stream.map(|(state, _)| state);
                 PartitionState::new(row.clone(), stream, &self.names, &self.letters)
             })
             .collect();
@@ -264,7 +274,7 @@ impl Looker {
         Ok(())
     }
 
-    async fn streams(&self, scope: Option<&BTreeSet<i32>>) -> Vec<Option<StreamState>> {
+    async fn streams(&self, scope: Option<&BTreeSet<i32>>) -> Vec<Option<(StreamState, Gate)>> {
         let layout = schema::layout_of(&self.rows);
         let find = async |row: &Row| {
             let jetstream = self.sources.jetstream.as_ref()?;
@@ -273,12 +283,13 @@ impl Looker {
             }
             let partition = layout?.partition(row.partition)?;
             let info = timeout(LIMIT, stream::find(jetstream, partition)).await.ok()?.ok()??;
-            Some(StreamState {
+            let state = StreamState {
                 first_seq: info.state.first_sequence,
                 last_seq: info.state.last_sequence,
                 bytes: info.state.bytes,
                 max_bytes: u64::try_from(info.config.max_bytes).unwrap_or_default(),
-            })
+            };
+            Some((state, Gate::of(&info.config, partition)))
         };
         join_all(self.rows.iter().map(find)).await
     }
