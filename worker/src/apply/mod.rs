@@ -233,7 +233,11 @@ impl Target<'_> {
             }
             Err(error) => error,
         };
-        savepoint.rollback().await?;
+        // A refusal can end the whole transaction on SQLite. It is the cause then, and not that there
+        // is nothing to roll back to.
+        if savepoint.rollback().await.is_err() {
+            return Err(error);
+        }
         if Fault::of(&error) != Fault::Callback {
             return Err(error);
         }
