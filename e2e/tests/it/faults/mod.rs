@@ -25,4 +25,5 @@ pub(crate) mod restore;
 mod restore_live;
 mod scale;
 mod soak;
+mod triggers;
 mod unreachable;
