@@ -28,7 +28,7 @@ use crate::store::schema::Counts;
 use crate::store::{generations, partitions, schema};
 
 const LEASE: Duration = Duration::from_secs(10);
-const BATCH_MAX: usize = 500;
+const BATCH_MAX: usize = 2000;
 const POLL: Duration = Duration::from_millis(100);
 
 /// The result of a rebuild.

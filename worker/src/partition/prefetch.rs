@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use crate::rules::event::Incoming;
 
 /// How many bytes of the stream are decoded while a batch is being committed.
-const MAX_BYTES: usize = 256 * 1024;
+const MAX_BYTES: usize = 1024 * 1024;
 
 /// A message that was read.
 #[derive(Debug)]

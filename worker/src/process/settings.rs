@@ -93,7 +93,7 @@ pub struct RunArgs {
     #[arg(long, env = "LEASE", default_value = "10s", value_parser = |text: &str| at_least(text, LEAST_LEASE))]
     pub lease: Duration,
     /// The most callbacks in one transaction.
-    #[arg(long, env = "BATCH_MAX", default_value = "500", value_parser = |text: &str| number::<usize>(text, 1, 10_000))]
+    #[arg(long, env = "BATCH_MAX", default_value = "2000", value_parser = |text: &str| number::<usize>(text, 1, 10_000))]
     pub batch_max: usize,
     /// How many dead letters a partition may have in a row before it stops.
     #[arg(long, env = "DEAD_LETTER_LIMIT", default_value = "20", value_parser = |text: &str| number::<i32>(text, 1, i32::MAX - 100_000))]
