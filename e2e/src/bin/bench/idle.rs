@@ -7,12 +7,15 @@ use e2e::stack::{Db, Stack};
 use e2e::usage::cpu_seconds;
 
 use crate::report::Report;
+use crate::yardstick::partition_count;
 
 /// Measures it for so long.
 pub(crate) async fn run(report: &mut Report, lasting: Duration) -> Result<()> {
     for db in Db::ALL {
-        report.part(format!("idle, {}", db.name()), "no callbacks, 16 partitions");
-        let mut stack = Stack::builder().db(db).start().await?;
+        let partitions = partition_count();
+        let what = format!("no callbacks, {partitions} partitions");
+        report.part(format!("idle, {}", db.name()), &what);
+        let mut stack = Stack::builder().db(db).partitions(partitions).start().await?;
         // For starting, and for the first looks at everything.
         tokio::time::sleep(lasting / 4).await;
         let of = |stack: &Stack| -> Result<[f64; 2]> {
