@@ -148,8 +148,11 @@ async fn until_settled(stack: &Stack, db: &DatabaseConnection) {
 async fn connections_that_fall_silent_are_replaced_every_time() {
     let mut stack = Stack::builder().db(Db::Postgres).partitions(4).start().await.unwrap();
     let (proxy, worker) = behind_a_proxy(&mut stack, "2s").await;
+    let url = format!("postgres://ackline@{}/postgres", proxy.address());
+    let env = [("DATABASE_URL", url.as_str()), ("LEASE", "2s")];
+    let second = stack.start_worker_with(&env, &[]).await.unwrap();
     let db = stack.db().await.unwrap();
-    for round in 0..3 {
+    for round in 0..2 {
         for step in ["before", "after"] {
             let ids: Vec<String> = (0..8).map(|n| format!("{step}-{round}-{n}")).collect();
             for id in &ids {
@@ -162,7 +165,17 @@ async fn connections_that_fall_silent_are_replaced_every_time() {
                 proxy.silence();
             }
         }
-        stack.wait_until("the worker is ready", SOON, async || is_ready(worker.ops).await).await;
+        for worker in [&worker, &second] {
+            let shown = format!("/api/v1/jobs/after-{round}-0");
+            stack
+                .wait_until("the worker is ready, and its console answers", SOON, async || {
+                    let asked = e2e::http::get(worker.ops, &shown);
+                    let answer = tokio::time::timeout(Duration::from_secs(5), asked).await;
+                    is_ready(worker.ops).await
+                        && answer.is_ok_and(|answer| answer.is_ok_and(|page| page.status == 200))
+                })
+                .await;
+        }
         until_settled(&stack, &db).await;
     }
     assert_audited(&stack).await;
