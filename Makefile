@@ -59,8 +59,8 @@ test: tools build ## Run every test but the long ones
 	    $(CARGO) test --workspace --locked --no-fail-fast --lib --bins --tests; \
 	fi
 
-test-faults: MODULES = faults silence
-test-faults: tools build ## Run every test of faults and of silence, the long ones too
+test-faults: MODULES = faults silence console::busy
+test-faults: tools build ## Run every test of faults, of silence and of slow logins, the long ones too
 	@.ci/tools-debian pgbouncer
 	$(every_test)
 
