@@ -37,8 +37,6 @@ const LOADS_PER_ROUND: usize = 50;
 /// before what kills them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// The number of partitions changes; who changes it is killed, and does it again.
-    Resize,
     /// One more worker starts, and another one ends in order.
     ReplaceWorker,
     /// Somebody deletes the consumer of a partition.
@@ -49,6 +47,9 @@ pub enum Fault {
     PauseWorker,
     /// An ingress is killed; its senders turn to the other one.
     KillIngress,
+    /// The number of partitions changes; who changes it is killed, and does it again. No ingress that
+    /// starts meanwhile becomes ready, so this is mended before.
+    Resize,
     /// nats-server is killed.
     KillBroker,
     /// PostgreSQL is killed.
@@ -58,12 +59,12 @@ pub enum Fault {
 impl Fault {
     /// Every kind.
     pub const ALL: [Self; 8] = [
-        Self::Resize,
         Self::ReplaceWorker,
         Self::DeleteConsumer,
         Self::KillWorker,
         Self::PauseWorker,
         Self::KillIngress,
+        Self::Resize,
         Self::KillBroker,
         Self::KillDatabase,
     ];

@@ -17,7 +17,7 @@ use shared::settings::{Problems, duration, number};
 use shared::stream::{self, Described, Gate};
 use worker::rules::event::micros;
 use worker::store::connection::Purpose;
-use worker::store::schema;
+use worker::store::{move_lock, schema};
 
 use super::{SystemArgs, broker_client, connect, open};
 use crate::moving::Moving;
@@ -134,6 +134,7 @@ async fn start(
     // Checked before it is opened for writing without a time limit.
     open(&database, Purpose::Read).await?.close().await?;
     let db = connect(&database, Purpose::Migrate).await?;
+    let _sole = if how.yes { Some(move_lock::take(&database).await?) } else { None };
     let old = operator(&servers).await?;
     let new = match &target {
         Some(servers) => operator(servers).await?,

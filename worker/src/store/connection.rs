@@ -333,9 +333,9 @@ pub async fn check_at_once(transaction: &DatabaseTransaction) -> Result<(), DbEr
     Ok(())
 }
 
-/// The lock that makes this process the only worker of an SQLite file.
+/// A lock beside an SQLite file: the one that makes this process its only worker, or its only move.
 #[derive(Debug)]
-pub struct SoleWorker(#[expect(dead_code, reason = "the lock lives as long as the file")] File);
+pub struct FileLock(#[expect(dead_code, reason = "the lock lives as long as the file")] File);
 
 /// Why the lock was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -360,11 +360,18 @@ pub enum LockError {
 ///
 /// # Errors
 /// [`LockError`].
-pub fn lock(url: &DatabaseUrl) -> Result<Option<SoleWorker>, LockError> {
-    let DatabaseUrl::Sqlite { path, .. } = url else { return Ok(None) };
+pub fn lock(url: &DatabaseUrl) -> Result<Option<FileLock>, LockError> {
+    match url {
+        DatabaseUrl::Sqlite { path, .. } => lock_beside(path, ".lock").map(Some),
+        DatabaseUrl::Postgres { .. } => Ok(None),
+    }
+}
+
+/// Takes a lock beside a file, whose name ends like this.
+pub(super) fn lock_beside(path: &Path, end: &str) -> Result<FileLock, LockError> {
     // A link to the file must lead to the same lock.
-    let mut name = path.canonicalize().unwrap_or_else(|_| path.clone()).into_os_string();
-    name.push(".lock");
+    let mut name = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
+    name.push(end);
     let path = PathBuf::from(name);
     let file = OpenOptions::new()
         .write(true)
@@ -374,7 +381,7 @@ pub fn lock(url: &DatabaseUrl) -> Result<Option<SoleWorker>, LockError> {
         .open(&path)
         .map_err(|source| LockError::Io { path: path.clone(), source })?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(SoleWorker(file))),
+        Ok(()) => Ok(FileLock(file)),
         Err(TryLockError::WouldBlock) => Err(LockError::Taken),
         Err(TryLockError::Error(source)) => Err(LockError::Io { path, source }),
     }

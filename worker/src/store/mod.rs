@@ -14,6 +14,7 @@ pub mod fault;
 pub mod generations;
 pub mod liveness;
 pub mod migration;
+pub mod move_lock;
 pub mod observe;
 pub mod partitions;
 pub mod pool;

@@ -122,6 +122,12 @@ async fn a_move_waits_until_everything_in_the_old_streams_is_applied() {
             log.text().contains("waiting: partition 00 is applied")
         })
         .await;
+    let (code, output) = resize(&stack, "2").await;
+    let why = "ackline: another command moves the streams of this database: wait for it, or end it";
+    assert!(code == 1 && output.contains(why), "{output}");
+    let take_back = ackline(&stack, &["move", "--take-back", "--yes"]);
+    let (code, output) = run(&stack, &take_back).await;
+    assert!(code == 1 && output.contains(why), "{output}");
     // The new streams take what the old ones do not.
     for job in &jobs {
         until_accepted(&stack, status(job, "running")).await;
