@@ -95,7 +95,8 @@ async fn looks(report: &mut Report, database: &DatabaseConnection) -> Result<()>
 /// A page of old jobs, and the last one, which is empty.
 async fn prunes(report: &mut Report, database: &DatabaseConnection) -> Result<()> {
     let now = read::now(database).await?;
-    for (what, age) in [("a page", TimeDelta::hours(1)), ("the last page", TimeDelta::days(999))] {
+    for (what, age) in [("a page", TimeDelta::minutes(10)), ("the last page", TimeDelta::days(999))]
+    {
         let mut times = Vec::new();
         for partition in 0..PARTITIONS {
             let begun = Instant::now();
