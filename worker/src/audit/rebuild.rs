@@ -144,8 +144,12 @@ async fn apply(
     progress: &Progress,
 ) -> anyhow::Result<()> {
     let (db, id) = (worker.db.clone(), worker.id.clone());
-    let consuming = Consuming::start(worker, "rebuild".into(), renewals, |_| {}, shutdown);
-    let done = until_applied(&db.get(), ends, shutdown, progress).await;
+    let mut consuming = Consuming::start(worker, "rebuild".into(), renewals, |_| {}, shutdown);
+    let pool = db.get();
+    let done = tokio::select! {
+        done = until_applied(&pool, ends, shutdown, progress) => done,
+        never = consuming.fail() => match never {},
+    };
     consuming.end().await;
     partitions::leave(&db.get(), &id).await?;
     done

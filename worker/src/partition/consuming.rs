@@ -1,5 +1,6 @@
 //! What applies a generation in one process: an owner of each partition, and the renewals.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use shared::shutdown::propagate;
@@ -44,6 +45,14 @@ impl Consuming {
         self.join_next().await;
     }
 
+    /// Goes on with the panic of any task, for as long as it is polled.
+    pub async fn fail(&mut self) -> Infallible {
+        while !self.tasks.is_empty() {
+            self.join_next().await;
+        }
+        std::future::pending().await
+    }
+
     /// Ends the owners, each after its batch, and then the renewals.
     pub async fn end(mut self) {
         self.stop.cancel();
@@ -66,13 +75,19 @@ impl Consuming {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn an_owner_that_panics_takes_the_process_with_it() {
+    fn with_a_defect() -> Consuming {
         let mut tasks = JoinSet::new();
         let renewing = tasks.spawn(std::future::pending());
         tasks.spawn(async { panic!("a defect") });
-        let mut consuming = Consuming { tasks, renewing, stop: CancellationToken::new() };
-        let ended = tokio::spawn(async move { consuming.moved().await }).await;
+        Consuming { tasks, renewing, stop: CancellationToken::new() }
+    }
+
+    #[tokio::test]
+    async fn an_owner_that_panics_takes_the_process_with_it() {
+        let (mut worker, mut rebuild) = (with_a_defect(), with_a_defect());
+        let ended = tokio::spawn(async move { worker.moved().await }).await;
+        assert!(ended.unwrap_err().is_panic());
+        let ended = tokio::spawn(async move { rebuild.fail().await }).await;
         assert!(ended.unwrap_err().is_panic());
     }
 }
