@@ -134,7 +134,7 @@ async fn start(
     // Checked before it is opened for writing without a time limit.
     open(&database, Purpose::Read).await?.close().await?;
     let db = connect(&database, Purpose::Migrate).await?;
-    let _sole = if how.yes { Some(move_lock::take(&database).await?) } else { None };
+    let _sole = if how.yes { Some(move_lock::take(&database, &db).await?) } else { None };
     let old = operator(&servers).await?;
     let new = match &target {
         Some(servers) => operator(servers).await?,

@@ -49,6 +49,14 @@ struct Queue {
     hindrance: Hindrance,
 }
 
+impl Queues {
+    /// The queue of a partition; none if it is of another generation.
+    fn of(&self, partition: Partition) -> Option<&Queue> {
+        let of_partition = self.of_partition.get(usize::from(partition.number()));
+        of_partition.filter(|_| self.layout == partition.layout())
+    }
+}
+
 impl Bundlers {
     /// Bundlers that publish over `link`, up to `capacity` callbacks at a time.
     pub(crate) fn new(link: watch::Receiver<State>, capacity: usize) -> Self {
@@ -69,12 +77,9 @@ impl Bundlers {
         in_flight: InFlight,
     ) -> Result<oneshot::Receiver<Result<Stored, Refusal>>, Refusal> {
         let queues = self.queues(partition.layout());
-        let of_partition = &queues.of_partition;
-        let queue = of_partition.get(usize::from(partition.number()));
-        // The request was admitted for streams that have been closed since.
-        let queue = queue.filter(|_| queues.layout == partition.layout());
-        let queue = queue.ok_or(Refusal::BrokerDown)?;
-        if of_partition.len() > 1 && !self.limiter.has_room(&queue.unconfirmed) {
+        // The request may have been admitted for streams that have been closed since.
+        let queue = queues.of(partition).ok_or(Refusal::BrokerDown)?;
+        if queues.of_partition.len() > 1 && !self.limiter.has_room(&queue.unconfirmed) {
             return Err(Refusal::TooMany);
         }
         let unconfirmed = self.limiter.count(&queue.unconfirmed);
@@ -89,8 +94,7 @@ impl Bundlers {
     /// Whether the last bundle for a partition was not confirmed.
     pub(super) fn is_hindered(&self, partition: Partition) -> bool {
         let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        let queues = queues.as_ref().filter(|queues| queues.layout == partition.layout());
-        let queue = queues.and_then(|all| all.of_partition.get(usize::from(partition.number())));
+        let queue = queues.as_ref().and_then(|queues| queues.of(partition));
         queue.is_some_and(|queue| queue.hindrance.lasts())
     }
 

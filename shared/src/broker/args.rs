@@ -105,11 +105,9 @@ impl BrokerArgs {
             self.check_access(problems, servers.as_ref().and_then(|(_, access)| access.as_ref()));
         let (addresses, _) = servers?;
         let (tls, access) = (tls?, access?);
-        let is_required =
-            self.nats_tls_first || addresses.iter().any(async_nats::ServerAddr::tls_required);
-        let tls = tls
-            .or_else(|| is_required.then(Tls::default))
-            .map(|tls| Tls { is_first: self.nats_tls_first, ..tls });
+        let tls = tls.or_else(|| {
+            addresses.iter().any(async_nats::ServerAddr::tls_required).then(Tls::default)
+        });
         Some(Servers::new(addresses, access, tls))
     }
 
@@ -118,11 +116,12 @@ impl BrokerArgs {
         let certificate = InFile::take(problems, CERT, self.nats_cert.as_ref());
         let key = InFile::take(problems, KEY, self.nats_key.as_ref());
         let client = both(problems, (CERT, certificate?), (KEY, key?))?;
-        let tls = Tls { authorities: authorities?, client, is_first: false };
+        let tls = Tls { authorities: authorities?, client, is_first: self.nats_tls_first };
         for problem in tls.problems() {
             problems.note(problem.to_string());
         }
-        Some((tls.authorities.is_some() || tls.client.is_some()).then_some(tls))
+        let is_asked_for = tls.authorities.is_some() || tls.client.is_some() || tls.is_first;
+        Some(is_asked_for.then_some(tls))
     }
 
     fn check_access(&self, problems: &mut Problems, in_url: Option<&Access>) -> Option<Access> {

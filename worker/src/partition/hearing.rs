@@ -40,7 +40,7 @@ impl Hearing {
     /// Asks for the description of a stream. Only a leader's counts: a server that was cut off from
     /// the others describes what it has itself.
     pub(super) async fn ask(&mut self, jetstream: &jetstream::Context, limit: Duration) {
-        let Some(partition) = self.layout.partition(i32::from(self.turn)) else { return };
+        let Some(partition) = self.layout.partition(self.turn) else { return };
         self.turn = (self.turn + 1) % self.layout.partitions();
         let answered = timeout(limit, stream::find(jetstream, partition)).await;
         if let Ok(Ok(info)) = answered

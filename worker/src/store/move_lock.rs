@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, Statement};
 use tokio::time::{Instant, sleep};
 
-use super::connection::{self, DatabaseUrl, FileLock, LockError, Purpose, begin, lock_beside};
+use super::connection::{DatabaseUrl, FileLock, LockError, begin, lock_beside};
 
 /// PostgreSQL's name of the lock: "ackline" in ASCII. Its locks belong to one database.
 const KEY: i64 = 0x61_636b_6c69_6e65;
@@ -32,29 +32,26 @@ pub enum NoMoveLock {
     /// The database did not give it.
     #[error(transparent)]
     Database(#[from] DbErr),
-    /// The database can't be reached.
-    #[error(transparent)]
-    Unreachable(#[from] connection::ConnectError),
     /// The file can't be locked.
     #[error(transparent)]
     File(LockError),
 }
 
-/// Takes the lock.
+/// Takes the lock of the database at this address, over one of its connections.
 ///
 /// # Errors
 /// [`NoMoveLock`].
-pub async fn take(url: &DatabaseUrl) -> Result<MoveLock, NoMoveLock> {
+pub async fn take(url: &DatabaseUrl, db: &DatabaseConnection) -> Result<MoveLock, NoMoveLock> {
     let given_up = Instant::now() + PATIENCE;
     loop {
-        match attempt(url).await {
+        match attempt(url, db).await {
             Err(NoMoveLock::Taken) if Instant::now() < given_up => sleep(RETRY).await,
             taken => return taken,
         }
     }
 }
 
-async fn attempt(url: &DatabaseUrl) -> Result<MoveLock, NoMoveLock> {
+async fn attempt(url: &DatabaseUrl, db: &DatabaseConnection) -> Result<MoveLock, NoMoveLock> {
     if let DatabaseUrl::Sqlite { path, .. } = url {
         return match lock_beside(path, ".move.lock") {
             Ok(lock) => Ok(MoveLock::File(lock)),
@@ -62,8 +59,7 @@ async fn attempt(url: &DatabaseUrl) -> Result<MoveLock, NoMoveLock> {
             Err(error) => Err(NoMoveLock::File(error)),
         };
     }
-    let db = connection::connect(url, Purpose::Migrate).await?;
-    let transaction = begin(&db).await?;
+    let transaction = begin(db).await?;
     let asked = format!("SELECT pg_try_advisory_xact_lock({KEY})");
     let asked = Statement::from_string(db.get_database_backend(), asked);
     let row = transaction.query_one_raw(asked).await?;
